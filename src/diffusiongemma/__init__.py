@@ -1,0 +1,71 @@
+"""A Python runtime for DiffusionGemma: text denoised in parallel, canvas by canvas.
+
+>>> from diffusiongemma import DiffusionGemmaModel
+>>> model = DiffusionGemmaModel.from_pretrained("sudoku")
+
+Names are loaded when they are first used, so that importing the package is quick and loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.engine.events import CanvasReport, Commit, Done, Draft, Result, Usage
+    from diffusiongemma.errors import (
+        CheckpointError,
+        ConfigError,
+        DiffusionGemmaError,
+        InputError,
+        OptionError,
+        PromptTooLongError,
+        TrainingError,
+    )
+    from diffusiongemma.sampler import SamplingParams
+
+_HOMES = {
+    "diffusiongemma.api": ["DiffusionGemmaModel"],
+    "diffusiongemma.engine.events": ["CanvasReport", "Commit", "Done", "Draft", "Result", "Usage"],
+    "diffusiongemma.errors": [
+        "CheckpointError",
+        "ConfigError",
+        "DiffusionGemmaError",
+        "InputError",
+        "OptionError",
+        "PromptTooLongError",
+        "TrainingError",
+    ],
+    "diffusiongemma.sampler": ["SamplingParams"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CanvasReport",
+    "CheckpointError",
+    "Commit",
+    "ConfigError",
+    "DiffusionGemmaError",
+    "DiffusionGemmaModel",
+    "Done",
+    "Draft",
+    "InputError",
+    "OptionError",
+    "PromptTooLongError",
+    "Result",
+    "SamplingParams",
+    "TrainingError",
+    "Usage",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'diffusiongemma' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,341 @@
+"""DiffusionGemmaModel: the one place where text and engine meet."""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, overload
+
+import torch
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from torch import Tensor
+
+from diffusiongemma.engine.events import Done, Event, Result
+from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
+from diffusiongemma.errors import CheckpointError, InputError, OptionError
+from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.text.chat import Message
+from diffusiongemma.text.tokenizer import Tokenizer
+from diffusiongemma.weights.load import fill, save, vision_tensors
+from diffusiongemma.weights.resolve import resolve
+from diffusiongemma.weights.stream import read_json, write_json
+
+__all__ = ["DiffusionGemmaModel", "Mode"]
+
+Mode = Literal["diffusion", "causal"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROGRESS_FROM = 1 << 28
+"""Bytes of weights from which loading shows a progress bar."""
+
+
+class DiffusionGemmaModel:
+    """A DiffusionGemma checkpoint, ready to generate.
+
+    Make one with ``from_pretrained``. ``generate`` and ``stream`` take text; ``new_cache``, ``encode``, ``denoise``,
+    ``logits`` and ``soften`` are the passes they are built from.
+
+    Args:
+        transformer: the stack of weights, in evaluation mode.
+        tokenizer: the checkpoint's tokenizer.
+        defaults: sampling defaults of the checkpoint.
+        stop_ids: token ids that end an answer.
+        folder: where the checkpoint came from; None for a model made in memory.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        tokenizer: Tokenizer,
+        defaults: SamplingParams,
+        stop_ids: Sequence[int],
+        folder: Path | None = None,
+    ) -> None:
+        self.transformer = transformer
+        self.tokenizer = tokenizer
+        self.defaults = defaults
+        self.stop_ids = tuple(stop_ids)
+        self.folder = folder
+
+    # -- loading and saving ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = True,
+    ) -> "DiffusionGemmaModel":
+        """Load a checkpoint.
+
+        Args:
+            name: a built-in name (``sudoku``), a folder as Hugging Face writes it, or a hub id.
+            dtype: of the weights: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
+                CPU float32 (small models are faster so, and their results do not depend on the batch).
+            device: None: a CUDA device if there is one, else the CPU.
+            progress: show a bar while large weights load.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            CheckpointError: no such checkpoint, or its files are incomplete, damaged or of a format that is not read.
+            ConfigError: a config.json that this runtime does not follow.
+            OptionError: an unknown dtype or a device that is not there.
+        """
+        chosen_device = _device(device)
+        chosen_dtype = _dtype(dtype, chosen_device)
+        folder = resolve(name)
+        config = ModelConfig.from_dict(read_json(folder / "config.json"))
+        generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+        defaults = SamplingParams.from_generation_config(generation)
+        tokenizer = Tokenizer.from_folder(folder)
+        if tokenizer.vocab_size > config.text.vocab_size:
+            raise CheckpointError(
+                f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, config.json a vocabulary of {config.text.vocab_size}"
+            )
+        transformer = empty_transformer(config, chosen_dtype, chosen_device)
+        total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        with Progress(
+            TextColumn("loading"), BarColumn(), DownloadColumn(), disable=not progress or total < _PROGRESS_FROM, transient=True
+        ) as bar:
+            task = bar.add_task("loading", total=total)
+            fill(transformer.state_dict(keep_vars=True), folder, lambda _, size: bar.advance(task, size))
+        stop = generation.get("eos_token_id", list(config.text.eos_token_id))
+        stop_ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
+        return cls(transformer.eval().requires_grad_(False), tokenizer, defaults, stop_ids, folder)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that ``from_pretrained`` and transformers load.
+
+        Args:
+            folder: made if it is not there; files of the same names are replaced.
+        """
+        target = Path(folder)
+        extra = vision_tensors(self.folder) if self.folder is not None else {}
+        save(target, self.transformer.state_dict(), self.config.to_dict(), extra)
+        write_json(
+            target / "generation_config.json",
+            {
+                "bos_token_id": self.config.text.bos_token_id,
+                "eos_token_id": list(self.stop_ids),
+                "pad_token_id": self.config.text.pad_token_id,
+                **self.defaults.to_generation_config(),
+            },
+        )
+        self.tokenizer.save(target)
+
+    # -- properties --------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> ModelConfig:
+        """The checkpoint's configuration."""
+        return self.transformer.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.transformer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.transformer.dtype
+
+    # -- the passes (B batch, T tokens, L canvas, D hidden, V vocabulary) ----------------------------------------------
+
+    def new_cache(self, batch_size: int = 1, max_length: int = 4096) -> KVCache:
+        """An empty cache.
+
+        Args:
+            batch_size: rows.
+            max_length: tokens a row can hold.
+
+        Raises:
+            OptionError: a size below 1, or more than the model's positions.
+        """
+        limit = self.config.text.max_position_embeddings
+        if batch_size < 1 or max_length < 1:
+            raise OptionError(f"batch_size is {batch_size} and max_length is {max_length}; both must be at least 1")
+        return KVCache(self.config.text, batch_size, min(max_length, limit), self.dtype, self.device)
+
+    @torch.inference_mode()
+    def encode(self, token_ids: Tensor, cache: KVCache, lengths: Tensor | None = None) -> Tensor:
+        """Append tokens to the cache through the causal role.
+
+        Args:
+            token_ids: ``[B, T]`` int64, right-padded where rows differ.
+            cache: of B rows; each row goes on at its own length.
+            lengths: ``[B]`` int64, real tokens a row; None: T.
+
+        Returns:
+            ``[B, T, D]`` final hidden states in the model's dtype.
+
+        Raises:
+            InputError: wrong shape, ids outside the vocabulary, or no room in the cache.
+        """
+        self._check_ids(token_ids, cache)
+        return self.transformer.encode(token_ids, cache, lengths)
+
+    @torch.inference_mode()
+    def denoise(self, canvas: Tensor, cache: KVCache, soft: Tensor | None = None) -> Tensor:
+        """One bidirectional pass over a canvas; the cache is only read.
+
+        Args:
+            canvas: ``[B, L]`` int64.
+            cache: of B rows.
+            soft: ``[B, L, D]``, ``soften`` of the last step's shaped logits; None at the first step.
+
+        Returns:
+            ``[B, L, D]`` final hidden states in the model's dtype.
+
+        Raises:
+            InputError: wrong shape or ids outside the vocabulary.
+        """
+        self._check_ids(canvas, cache)
+        expected = (*canvas.shape, self.config.text.hidden_size)
+        if soft is not None and soft.shape != expected:
+            raise InputError(f"soft has shape {list(soft.shape)}; the canvas needs {list(expected)}")
+        return self.transformer.denoise(canvas, cache, soft)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Soft-capped logits, float32 ``[B, T, V]``, of hidden states ``[B, T, D]``."""
+        return self.transformer.logits(hidden)
+
+    @torch.inference_mode()
+    def soften(self, shaped_logits: Tensor) -> Tensor:
+        """The expected embedding ``[B, L, D]`` under the softmax of ``[B, L, V]`` logits."""
+        return self.transformer.soften(shaped_logits)
+
+    # -- text ----------------------------------------------------------------------------------------------------------
+
+    @overload
+    def generate(self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **options: Any) -> Result: ...
+    @overload
+    def generate(self, prompt: Sequence[str], **options: Any) -> list[Result]: ...
+
+    def generate(self, prompt: Any = None, *, messages: Any = None, **options: Any) -> Any:
+        """Answer a prompt, or a list of prompts as one batch.
+
+        Args:
+            prompt: a user's message, put into the checkpoint's chat template; or a list of them.
+            messages: a whole conversation instead: ``[{"role": ..., "content": ...}, ...]``.
+            **options: see ``stream``.
+
+        Returns:
+            A Result (printing it prints the text); for a list of prompts a list of them, in order.
+
+        Raises:
+            InputError, PromptTooLongError, OptionError: see ``stream``.
+        """
+        many = isinstance(prompt, list | tuple)
+        results: dict[int, Result] = {}
+        for event in self.stream(prompt, messages=messages, **options):
+            if isinstance(event, Done):
+                results[event.row] = event.result
+        return [results[row] for row in sorted(results)] if many else results[0]
+
+    def stream(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        mode: Mode = "diffusion",
+        pins: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Iterator[Event]:
+        """Generate, and see it happen.
+
+        Args:
+            prompt: a user's message or a list of them (one batch; row i draws from seed, whatever its neighbours are).
+            messages: a whole conversation instead of a prompt.
+            mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
+            pins: token ids that stay fixed from the start of the answer, -1 where the model writes; the same for all rows.
+            **options: fields of ``SamplingParams``: ``max_tokens``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
+                ``t_min``, ``t_max``, ``stability``, ``confidence``, ``early_stop``, ``commit``, ``stop``, ``temperature``. Unset
+                ones come from the checkpoint; ``seed`` unset is drawn at random.
+
+        Yields:
+            Draft (each row and denoising step), Commit (text that is final), Done (the row's Result).
+
+        Raises:
+            InputError: no prompt, an empty one, both prompt and messages, or text the tokenizer cannot represent.
+            PromptTooLongError: prompt and answer exceed the model's positions.
+            OptionError: an unknown option, or a value outside what is allowed.
+        """
+        if mode not in get_args(Mode):
+            raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
+        if mode == "causal" and pins is not None:
+            raise OptionError("pins need mode 'diffusion': token by token nothing to the right can be held fixed")
+        if options.get("seed") is None:
+            options["seed"] = secrets.randbits(32)
+        params = self.defaults.replaced(**options)
+        prompts = [self.tokenizer.encode(text) for text in self._prompt_texts(prompt, messages)]
+        batch = Batch(
+            prompts=prompts,
+            seeds=[params.seed] * len(prompts),
+            params=params,
+            stop_ids=self.stop_ids,
+            pins=None if pins is None else [list(pins)] * len(prompts),
+        )
+        run = run_diffusion if mode == "diffusion" else run_causal
+        return run(self.transformer, self.tokenizer, batch)
+
+    def _prompt_texts(self, prompt: str | Sequence[str] | None, messages: Sequence[Message] | None) -> list[str]:
+        if (prompt is None) == (messages is None):
+            raise InputError("give either prompt or messages, not both and not neither")
+        if messages is not None:
+            conversations: list[Sequence[Message]] = [messages]
+        else:
+            texts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
+            for i, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise InputError(f"prompt {i} is of type {type(text).__name__}; give a string, or a list of strings")
+                if not text.strip():
+                    raise InputError(f"prompt {i} is empty; give it at least one character that is not a space")
+            conversations = [[{"role": "user", "content": text}] for text in texts]
+        if self.tokenizer.template is None:
+            if messages is not None:
+                raise InputError("this checkpoint has no chat template; give prompt instead of messages")
+            return [conversation[0]["content"] for conversation in conversations]
+        return [self.tokenizer.template.render(conversation) for conversation in conversations]
+
+    def _check_ids(self, ids: Tensor, cache: KVCache) -> None:
+        if ids.ndim != 2 or ids.shape[0] != cache.batch_size or ids.shape[1] < 1 or ids.dtype != torch.int64:
+            raise InputError(
+                f"token ids have shape {list(ids.shape)} and dtype {ids.dtype}; needed: [{cache.batch_size}, at least 1], int64"
+            )
+        if int(ids.min()) < 0 or int(ids.max()) >= self.config.text.vocab_size:
+            raise InputError(f"there are token ids outside 0 to {self.config.text.vocab_size - 1}")
+
+
+def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """A stack whose weights are allocated and not initialised: they must all be filled."""
+    with torch.device("meta"):
+        transformer = Transformer(config)
+    return transformer.to(dtype).to_empty(device=device)
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in _DTYPES.values():
+        raise OptionError(f"dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}")
+    return chosen

@@ -1,0 +1,125 @@
+"""What a generation gives back while it runs and when it is done."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = ["CanvasReport", "Commit", "Done", "Draft", "Event", "FinishReason", "Result", "Usage"]
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class CanvasReport:
+    """One finished canvas of a row.
+
+    Attributes:
+        steps: denoising passes.
+        tokens: tokens of it that belong to the answer (padding and what follows a stop token do not).
+        tokens_per_forward: tokens / steps.
+        seconds: wall time from its first pass to its commit, shared with the rest of the batch.
+    """
+
+    steps: int
+    tokens: int
+    tokens_per_forward: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Counts of one generation.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        completion_tokens: tokens of the answer, its stop token included.
+        total_tokens: both.
+        denoising_steps: denoising passes, all canvases (causal mode: 0).
+        commit_passes: passes that wrote a finished canvas into the cache (causal mode: one a token).
+        tokens_per_forward: completion tokens / denoising passes (causal mode: / commit passes).
+        tokens_per_forward_with_commits: completion tokens / all passes after the prompt.
+        seconds: wall time, prompt included.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    denoising_steps: int
+    commit_passes: int
+    tokens_per_forward: float
+    tokens_per_forward_with_commits: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished generation; printing it prints the text.
+
+    Attributes:
+        text: the answer, without special tokens and without the stop string.
+        token_ids: the answer's tokens up to and with the first stop token.
+        finish_reason: ``stop``: a stop token or stop string; ``length``: max_tokens.
+        usage: counts.
+        canvases: one report a canvas, in order (causal mode: none).
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    usage: Usage
+    canvases: list[CanvasReport] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A row's canvas after one denoising step.
+
+    Attributes:
+        row: which prompt of the batch.
+        canvas: which canvas of the row, from 0.
+        step: steps done on it, from 1.
+        tokens: most probable token of each position.
+        entropy: nats, of each position.
+        accepted: whether the step kept a draw there.
+        text: the draft as text.
+    """
+
+    row: int
+    canvas: int
+    step: int
+    tokens: list[int]
+    entropy: list[float]
+    accepted: list[bool]
+    text: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Text of a row that is final.
+
+    Attributes:
+        row: which prompt of the batch.
+        text: what is new.
+        token_ids: its tokens.
+    """
+
+    row: int
+    text: str
+    token_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A row is finished."""
+
+    row: int
+    result: Result
+
+
+Event = Draft | Commit | Done

@@ -1,0 +1,53 @@
+"""The exceptions this package raises for a user's mistake.
+
+::
+
+    DiffusionGemmaError
+    ├── ConfigError          a config.json, generation_config.json or recipe that we cannot follow
+    ├── CheckpointError      a folder, file or tensor that is missing, left over, mis-shaped or damaged
+    ├── InputError           a prompt, puzzle or token sequence that the model cannot take
+    │   └── PromptTooLongError
+    ├── OptionError          an option with a value outside what is allowed, or an unknown option
+    └── TrainingError        a run that cannot start, go on or be resumed
+
+Every message says what was given, what is allowed, and how to mend it. ``InputError`` and ``OptionError`` are
+also ``ValueError``; ``CheckpointError`` is also ``OSError``: a caller who does not know this tree still catches them.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DiffusionGemmaError",
+    "InputError",
+    "OptionError",
+    "PromptTooLongError",
+    "TrainingError",
+]
+
+
+class DiffusionGemmaError(Exception):
+    """The root of every error this package raises on purpose."""
+
+
+class ConfigError(DiffusionGemmaError):
+    """A configuration has a field or a value that this runtime does not follow."""
+
+
+class CheckpointError(DiffusionGemmaError, OSError):
+    """A checkpoint is missing, incomplete, damaged, or in a format that is not read."""
+
+
+class InputError(DiffusionGemmaError, ValueError):
+    """A prompt, puzzle or token sequence cannot be used as it was given."""
+
+
+class PromptTooLongError(InputError):
+    """A prompt and its answer do not fit into the model's positions."""
+
+
+class OptionError(DiffusionGemmaError, ValueError):
+    """An option is unknown, or its value is outside what is allowed."""
+
+
+class TrainingError(DiffusionGemmaError):
+    """A training run cannot start, go on, or be resumed."""

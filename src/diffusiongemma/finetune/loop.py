@@ -1,0 +1,238 @@
+"""The training loop: a run is a folder, and a killed run goes on from it exactly.
+
+A folder holds ``recipe.json`` (what was asked), ``state.pt`` (weights, optimisers, step), ``log.jsonl`` (a line a step,
+evaluations among them), ``loss.png`` and ``model/`` (a checkpoint that ``from_pretrained`` loads).
+Every batch and every random number is a function of (recipe seed, step): a resumed run computes what an unbroken one would.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.errors import TrainingError
+from diffusiongemma.finetune import sudoku
+from diffusiongemma.finetune.corrupt import corrupt, noise_levels
+from diffusiongemma.finetune.loss import losses
+from diffusiongemma.finetune.plot import plot_losses
+from diffusiongemma.finetune.recipe import Recipe
+from diffusiongemma.finetune.scratch import blank_vision, initialise, write_tokenizer
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.tasks.sudoku import ANSWER_LENGTH
+from diffusiongemma.weights.load import save
+from diffusiongemma.weights.stream import write_json
+
+__all__ = ["Hooks", "TrainRun", "learning_rate"]
+
+Evaluate = Callable[[Path], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller wants to see of a run.
+
+    Attributes:
+        evaluate: judges the checkpoint folder it is given; its numbers go into the log.
+        on_step: called with each line of the log.
+        on_data: called with (done, of) while data is made.
+    """
+
+    evaluate: Evaluate | None = None
+    on_step: Callable[[dict[str, Any]], None] = field(default=lambda line: None)
+    on_data: Callable[[int, int], None] = field(default=lambda done, of: None)
+
+
+class TrainRun:
+    """A training run in a folder; made anew, or picked up where it was left.
+
+    Args:
+        recipe: what to train.
+        folder: of the run; made if it is not there.
+        device: where to train; on CUDA the passes run in bfloat16 autocast.
+        compile_model: whether to compile the losses (a minute or two at the start, then about twice as fast on a CPU).
+        hooks: see ``Hooks``.
+
+    Raises:
+        TrainingError: the folder holds a run of another recipe, or a state that cannot be read.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, *, device: str = "cpu", compile_model: bool = False, hooks: Hooks | None = None
+    ) -> None:
+        self.recipe, self.folder, self.hooks = recipe, folder, hooks or Hooks()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        self._data = sudoku.SudokuData(recipe.data, recipe.seed, folder, self.hooks.on_data)
+        config = recipe.config(len(sudoku.vocabulary()), ANSWER_LENGTH, sudoku.STOP_IDS)
+        self.model = Transformer(config)
+        start = torch.Generator().manual_seed(recipe.seed)
+        initialise(self.model, start)
+        sudoku.initial_embeddings(self.model.embed_tokens.weight.data, start)
+        self.model.to(device)
+        self._optimisers = _optimisers(self.model, recipe)
+        self._losses = torch.compile(losses, dynamic=False) if compile_model else losses
+        self.step = 0
+        if (folder / "state.pt").is_file():
+            self._restore()
+
+    def train(self) -> Path:
+        """Run to the recipe's last step, or until SIGINT or SIGTERM, which stop after the step in hand and keep the state.
+
+        Returns:
+            The checkpoint folder.
+        """
+        t = self.recipe.train
+        with _stop_requested() as stop, (self.folder / "log.jsonl").open("a") as log:
+            while self.step < t.steps and not stop.is_set():
+                began = time.perf_counter()
+                line = self._step()
+                self.step += 1
+                if self.step % t.checkpoint_every == 0 or self.step == t.steps:
+                    self._keep()
+                if self.step % self.recipe.eval.every == 0 or self.step == t.steps:
+                    line |= self._evaluate()
+                line |= {"step": self.step, "seconds": time.perf_counter() - began}
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                self.hooks.on_step(line)
+        self._keep()
+        plot_losses(self.folder / "log.jsonl", self.folder / "loss.png")
+        return self.export()
+
+    def export(self) -> Path:
+        """Write the weights as they are now as a checkpoint in bfloat16."""
+        target = self.folder / "model"
+        target.mkdir(exist_ok=True)
+        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in self.model.state_dict().items()}
+        config = self.model.config
+        blank = blank_vision(config.vision, config.text.hidden_size) if config.vision is not None else {}
+        save(target, tensors, config.to_dict(), {name: tensor.to(torch.bfloat16) for name, tensor in blank.items()})
+        params = SamplingParams().replaced(**self.recipe.generation)
+        write_json(
+            target / "generation_config.json",
+            {
+                "bos_token_id": config.text.bos_token_id,
+                "eos_token_id": list(config.text.eos_token_id),
+                "pad_token_id": config.text.pad_token_id,
+                **params.to_generation_config(),
+            },
+        )
+        write_tokenizer(target, sudoku.build_tokenizer(), sudoku.CHAT_TEMPLATE, sudoku.SPECIALS)
+        return target
+
+    def _step(self) -> dict[str, Any]:
+        """One update: data, noise, both losses, gradient, optimisers."""
+        t = self.recipe.train
+        for optimiser, peak in zip(self._optimisers, (t.adamw_lr, t.muon_lr), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = peak * learning_rate(self.step, t.steps, t.warmup, t.decay)
+        prompt, answer, noisy = self._noisy_batch()
+        causal = t.causal_every > 0 and self.step % t.causal_every == 0
+        with torch.autocast("cuda", torch.bfloat16) if prompt.is_cuda else nullcontext():
+            denoising, next_token = self._losses(
+                self.model, prompt, answer, noisy, round(t.canvases * t.self_conditioning), causal
+            )
+        (denoising + next_token).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.clip)
+        if not torch.isfinite(norm):
+            raise TrainingError(f"the gradient is not finite at step {self.step}; lower the learning rates. The last state is kept")
+        for optimiser in self._optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        return {"denoising": denoising.item()} | ({"causal": next_token.item()} if causal else {})
+
+    def _noisy_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        t, device = self.recipe.train, self.model.device
+        prompt, answer = self._data.batch(self.step, t.prompts)
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        clean = answer.repeat_interleave(t.canvases, 0)
+        levels = noise_levels(len(clean), generator, t.high_noise)
+        noisy = corrupt(clean, levels, self.model.config.text.vocab_size, torch.zeros_like(clean, dtype=torch.bool), generator)
+        return prompt.to(device), answer.to(device), noisy.to(device)
+
+    def _evaluate(self) -> dict[str, Any]:
+        folder = self.export()
+        plot_losses(self.folder / "log.jsonl", self.folder / "loss.png")
+        return self.hooks.evaluate(folder) if self.hooks.evaluate else {}
+
+    def _claim(self) -> None:
+        asked = self.recipe.model_dump(mode="json")
+        path = self.folder / "recipe.json"
+        if path.is_file():
+            there = json.loads(path.read_text("utf-8"))
+            # A longer or shorter run of the same recipe is a wish one may have on the way; anything else is another run.
+            if {**there, "train": {**there["train"], "steps": 0}} != {**asked, "train": {**asked["train"], "steps": 0}}:
+                raise TrainingError(
+                    f"{self.folder} holds a run of another recipe (see {path}); give another folder, or remove this one"
+                )
+        write_json(path, asked)
+
+    def _keep(self) -> None:
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+        }
+        part = self.folder / "state.pt.part"
+        torch.save(state, part)
+        os.replace(part, self.folder / "state.pt")
+
+    def _restore(self) -> None:
+        try:
+            state = torch.load(self.folder / "state.pt", map_location=self.model.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(kept)
+        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+            raise TrainingError(f"{self.folder / 'state.pt'} cannot be resumed ({error}); remove it to begin anew") from error
+        self.step = int(state["step"])
+        log = self.folder / "log.jsonl"
+        if log.is_file():
+            # Lines of steps behind the state are of work that was lost; it is done again.
+            lines = [text for text in log.read_text("utf-8").splitlines() if json.loads(text)["step"] <= self.step]
+            log.write_text("".join(text + "\n" for text in lines), "utf-8")
+
+
+def learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:
+    """Factor on the peak learning rate: a linear warm-up, flat, then linear to zero over the last ``decay`` of the steps."""
+    up = min(1.0, (step + 1) / max(warmup, 1))
+    down = min(1.0, (steps - step) / max(decay * steps, 1))
+    return up * down
+
+
+def _optimisers(model: Transformer, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for vectors, embeddings, routers and experts; Muon for the matrices of attention and dense layers."""
+    t = recipe.train
+    matrices, rest = [], []
+    for name, weight in model.named_parameters():
+        hidden_matrix = weight.ndim == 2 and "embed" not in name and "router" not in name
+        (matrices if hidden_matrix else rest).append(weight)
+    return [
+        torch.optim.AdamW(rest, lr=t.adamw_lr, betas=(0.9, 0.98), weight_decay=t.weight_decay),
+        torch.optim.Muon(matrices, lr=t.muon_lr, weight_decay=t.weight_decay, adjust_lr_fn="match_rms_adamw"),
+    ]
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set (in the main thread), so that a step is never cut in the middle."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

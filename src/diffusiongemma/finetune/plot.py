@@ -1,0 +1,55 @@
+"""Plots of a run, as PNG."""
+
+import json
+from pathlib import Path
+
+__all__ = ["plot_losses"]
+
+
+def plot_losses(log: Path, target: Path) -> None:
+    """Draw both losses, and solve rate and steps where the run was evaluated, against the step.
+
+    Args:
+        log: ``log.jsonl`` of a run.
+        target: the PNG.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [json.loads(text) for text in log.read_text("utf-8").splitlines()]
+    if not lines:
+        return
+    figure, (top, bottom) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, constrained_layout=True)
+    for name in ("denoising", "causal"):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if points:
+            steps, values = zip(*points, strict=True)
+            top.plot(steps, values, linewidth=0.4, alpha=0.4, color=f"C{name == 'causal':d}")
+            top.plot(steps, _smooth(values), label=f"{name} loss", color=f"C{name == 'causal':d}")
+    top.set(ylabel="cross-entropy (nats a token)", yscale="log")
+    top.legend()
+    judged = [line for line in lines if "solve_rate" in line]
+    if judged:
+        at = [line["step"] for line in judged]
+        bottom.plot(at, [100 * line["solve_rate"] for line in judged], "o-", label="solved (%)")
+        beside = bottom.twinx()
+        beside.plot(at, [line["mean_steps"] for line in judged], "s--", color="C3", label="denoising steps")
+        beside.set(ylabel="mean denoising steps", ylim=(0, None))
+        bottom.set(ylabel="held-out puzzles solved (%)", ylim=(0, 101))
+        bottom.legend(loc="upper left")
+        beside.legend(loc="lower right")
+    bottom.set(xlabel="step")
+    part = target.with_suffix(".part.png")
+    figure.savefig(part, dpi=110)
+    pyplot.close(figure)
+    part.replace(target)
+
+
+def _smooth(values: tuple[float, ...]) -> list[float]:
+    out, mean = [], values[0]
+    for value in values:
+        mean += 0.03 * (value - mean)
+        out.append(mean)
+    return out

@@ -1,0 +1,91 @@
+"""A model from nothing: initial weights, and the files around them that a checkpoint folder needs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.weights.stream import write_json
+
+__all__ = ["blank_vision", "initialise", "write_tokenizer"]
+
+
+def initialise(model: Transformer, generator: torch.Generator) -> None:
+    """Fill a model with initial weights.
+
+    Matrices are normal with variance 1 / fan-in; the norms that close a branch start small, so that each of the n layers
+    adds about 1 / n of the residual's variance.
+    """
+    layers = model.config.text.num_hidden_layers
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim >= 2:
+                weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
+            elif name.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
+                weight.fill_((2 * layers) ** -0.5)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(weight)
+            else:
+                weight.fill_(1.0)
+
+
+def blank_vision(config: Mapping[str, Any], text_hidden: int) -> dict[str, Tensor]:
+    """An all-zero vision tower: transformers always builds one, and complains about weights that a checkpoint lacks.
+
+    Args:
+        config: ``vision_config`` with every size given.
+        text_hidden: hidden size of the text stack.
+    """
+    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    query, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    tower = "model.encoder.vision_tower."
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.encoder.embed_vision.embedding_projection.weight": (text_hidden, hidden),
+        tower + "patch_embedder.input_proj.weight": (hidden, 3 * config["patch_size"] ** 2),
+        tower + "patch_embedder.position_embedding_table": (2, config["position_embedding_size"], hidden),
+    }
+    for i in range(config["num_hidden_layers"]):
+        layer = f"{tower}encoder.layers.{i}."
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            shapes[f"{layer}{norm}_layernorm.weight"] = (hidden,)
+        shapes |= {
+            f"{layer}mlp.gate_proj.linear.weight": (inner, hidden),
+            f"{layer}mlp.up_proj.linear.weight": (inner, hidden),
+            f"{layer}mlp.down_proj.linear.weight": (hidden, inner),
+            f"{layer}self_attn.q_proj.linear.weight": (query, hidden),
+            f"{layer}self_attn.k_proj.linear.weight": (kv, hidden),
+            f"{layer}self_attn.v_proj.linear.weight": (kv, hidden),
+            f"{layer}self_attn.o_proj.linear.weight": (hidden, query),
+            f"{layer}self_attn.q_norm.weight": (head,),
+            f"{layer}self_attn.k_norm.weight": (head,),
+        }
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str, specials: tuple[str, ...]) -> None:
+    """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``.
+
+    Args:
+        folder: must exist.
+        tokenizer: the tokenizer.
+        template: jinja text.
+        specials: pad, eos, bos and unk token, in this order, then any others.
+    """
+    tokenizer.save(str(folder / "tokenizer.json"))
+    pad, eos, bos, unk = specials[:4]
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": pad,
+            "eos_token": eos,
+            "bos_token": bos,
+            "unk_token": unk,
+            "clean_up_tokenization_spaces": False,
+        },
+    )
+    (folder / "chat_template.jinja").write_text(template, "utf-8")

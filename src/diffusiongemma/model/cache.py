@@ -1,0 +1,116 @@
+"""Where keys and values of encoded tokens live. The canvas never enters: its keys and values last one pass.
+
+Shapes: B batch, T new tokens, S slots, K key-value heads, H head size.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.errors import InputError
+from diffusiongemma.model.config import TextConfig
+
+__all__ = ["Context", "KVCache", "SharedPrompt"]
+
+
+class Context(Protocol):
+    """What a layer's attention needs of the encoded tokens."""
+
+    def append(self, layer: int, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens' keys and values; return those of the whole context ``[B, S, K, H]``."""
+
+    def beside(self, layer: int, k_BLKH: Tensor, v_BLKH: Tensor) -> tuple[Tensor, Tensor]:
+        """The context's keys and values with the canvas's behind them; stores nothing."""
+
+
+class KVCache:
+    """Preallocated keys and values, one slot a token, each row with a length of its own.
+
+    Rows of one batch may stand at different lengths; slots behind a row's length hold leftovers that masks hide and the
+    next tokens overwrite. Sliding layers keep every slot too: the window is the mask's business (decision 0002).
+
+    Attributes:
+        lengths: ``[B]`` int64, tokens each row has stored.
+        max_length: slots a row has.
+    """
+
+    def __init__(self, config: TextConfig, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.max_length = max_length
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        shapes = [(batch_size, max_length, layer.num_key_value_heads, layer.head_dim) for layer in config.layers]
+        self._keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self._values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self._used = 0
+        self._slots = torch.empty(0)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self.lengths.shape[0]
+
+    @property
+    def used(self) -> int:
+        """Slots a pass has to look at: the longest row's length."""
+        return self._used
+
+    def reserve(self, tokens: int) -> int:
+        """Make ready for ``tokens`` new tokens a row; returns the number of slots that attention will read.
+
+        Raises:
+            InputError: a row has no room left.
+        """
+        if self._used + tokens > self.max_length:
+            raise InputError(
+                f"the cache holds {self.max_length} tokens a row and the longest row has {self._used}: {tokens} more do not "
+                "fit; make it larger with new_cache(max_length=...)"
+            )
+        self._slots = self.lengths[:, None] + torch.arange(tokens, device=self.lengths.device)
+        return self._used + tokens
+
+    def append(self, layer: int, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
+        """Write at each row's own length (after ``reserve``); lengths change only in ``advance``."""
+        rows = torch.arange(self.batch_size, device=self.lengths.device)[:, None]
+        self._keys[layer][rows, self._slots] = k_BTKH
+        self._values[layer][rows, self._slots] = v_BTKH
+        end = self._used + k_BTKH.shape[1]
+        return self._keys[layer][:, :end], self._values[layer][:, :end]
+
+    def beside(self, layer: int, k_BLKH: Tensor, v_BLKH: Tensor) -> tuple[Tensor, Tensor]:
+        """The used slots with the canvas's keys and values behind them."""
+        return (
+            torch.cat((self._keys[layer][:, : self._used], k_BLKH), dim=1),
+            torch.cat((self._values[layer][:, : self._used], v_BLKH), dim=1),
+        )
+
+    def advance(self, lengths_B: Tensor) -> None:
+        """Count the tokens each row has really gained; the rest of what was written is padding."""
+        self.lengths = self.lengths + lengths_B
+        self._used = int(self.lengths.max()) if self.batch_size else 0
+
+
+class SharedPrompt:
+    """The context of a training pass: keys and values that gradients flow through, one prompt for several canvases.
+
+    Args:
+        prompt_length: tokens of the prompt; what was encoded behind them (the answer, for the causal loss) is not shown
+            to the canvas.
+    """
+
+    def __init__(self, prompt_length: int) -> None:
+        self._prompt_length = prompt_length
+        self._kv: list[tuple[Tensor, Tensor]] = []
+
+    def append(self, layer: int, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep this layer's keys and values; each layer comes once, in order."""
+        self._kv.append((k_BTKH[:, : self._prompt_length], v_BTKH[:, : self._prompt_length]))
+        return k_BTKH, v_BTKH
+
+    def beside(self, layer: int, k_BLKH: Tensor, v_BLKH: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompt's keys and values, repeated for each of its canvases, with the canvas's behind them."""
+        k_ctx, v_ctx = self._kv[layer]
+        copies = k_BLKH.shape[0] // k_ctx.shape[0]
+        return (
+            torch.cat((k_ctx.repeat_interleave(copies, 0), k_BLKH), dim=1),
+            torch.cat((v_ctx.repeat_interleave(copies, 0), v_BLKH), dim=1),
+        )

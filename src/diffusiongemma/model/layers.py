@@ -1,0 +1,183 @@
+"""One layer of the stack and its parts. Parameter names are those of the checkpoint.
+
+Shapes: B batch, T tokens, D hidden, N heads, K key-value heads, H head size, E experts, I expert width.
+Source: transformers 5.23 ``modeling_diffusion_gemma.py``.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusiongemma import kernels
+from diffusiongemma.model.cache import Context
+from diffusiongemma.model.config import LayerConfig, TextConfig
+
+__all__ = ["Attention", "Experts", "GatedMLP", "Layer", "RMSNorm", "Role", "Router", "SelfConditioning", "activation"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "relu": F.relu,
+}
+
+
+def activation(config: TextConfig) -> Callable[[Tensor], Tensor]:
+    """The gate's activation function."""
+    return ACTIVATIONS[config.hidden_activation]
+
+
+class Role(Enum):
+    """Which of its two roles the stack plays in a pass."""
+
+    ENCODE = "encode"
+    DENOISE = "denoise"
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a weight."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm over the last dimension."""
+        return kernels.rms_norm(x, self.weight, self.eps)
+
+
+class GatedMLP(nn.Module):
+    """``down(act(gate(x)) * up(x))``."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.act = activation(config)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D] -> [..., D]``."""
+        out: Tensor = self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class SelfConditioning(GatedMLP):
+    """Adds what the last step believed to the canvas's embeddings; its last norm always runs, also with ``soft`` zero."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__(config)
+        self.eps = config.rms_norm_eps
+        self.pre_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def combine(self, embeds_BLD: Tensor, soft_BLD: Tensor) -> Tensor:
+        """``norm(embeds + mlp(pre_norm(soft)))``."""
+        return kernels.rms_norm(embeds_BLD + self(self.pre_norm(soft_BLD)), None, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; full layers have no ``v_proj`` and take V from the keys before norm and rotation."""
+
+    def __init__(self, config: TextConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.head_dim = layer.head_dim
+        self.eps = config.rms_norm_eps
+        q_size = config.num_attention_heads * layer.head_dim
+        kv_size = layer.num_key_value_heads * layer.head_dim
+        linear = partial(nn.Linear, bias=config.attention_bias)
+        self.q_proj = linear(config.hidden_size, q_size)
+        self.k_proj = linear(config.hidden_size, kv_size)
+        self.v_proj = linear(config.hidden_size, kv_size) if layer.is_sliding else None
+        self.o_proj = linear(q_size, config.hidden_size)
+        self.q_norm = RMSNorm(layer.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(layer.head_dim, config.rms_norm_eps)
+
+    def forward(self, x_BTD: Tensor, role: Role, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, context: Context) -> Tensor:
+        """``[B, T, D] -> [B, T, D]``; encoding stores keys and values in the context, denoising only reads it."""
+        split = (*x_BTD.shape[:2], -1, self.head_dim)
+        q = self.q_proj(x_BTD).view(split)
+        k = self.k_proj(x_BTD).view(split)
+        v = k if self.v_proj is None else self.v_proj(x_BTD).view(split)
+        q = kernels.rotate(self.q_norm(q), *cos_sin)
+        k = kernels.rotate(self.k_norm(k), *cos_sin)
+        v = kernels.rms_norm(v, None, self.eps)
+        k, v = context.append(self.index, k, v) if role is Role.ENCODE else context.beside(self.index, k, v)
+        out: Tensor = self.o_proj(kernels.attention(q, k, v, mask))
+        return out
+
+
+class Router(nn.Module):
+    """Chooses each token's experts and their weights from the raw residual."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.eps = config.rms_norm_eps
+        self.top_k = config.top_k_experts
+        self.root = config.hidden_size**-0.5
+        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.scale = nn.Parameter(torch.ones(config.hidden_size))
+        self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """``[T, D]`` to the chosen experts ``[T, X]`` int64 and their weights ``[T, X]`` float32."""
+        scores = self.proj(kernels.rms_norm(x_TD, None, self.eps) * self.scale * self.root)
+        weight, index = scores.softmax(dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
+        weight = weight / weight.sum(dim=-1, keepdim=True)
+        return index, weight * self.per_expert_scale[index]
+
+
+class Experts(nn.Module):
+    """The experts' weights, gate rows before up rows."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.act = activation(config)
+        experts, width, hidden = config.num_experts, config.moe_intermediate_size, config.hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
+        self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
+
+    def forward(self, x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor) -> Tensor:
+        """``[T, D] -> [T, D]``."""
+        return kernels.experts(x_TD, index_TX, weight_TX, self.gate_up_proj, self.down_proj, self.act)
+
+
+class Layer(nn.Module):
+    """Attention, then a dense and an expert branch from the same residual, all times the role's own scalar."""
+
+    layer_scalar: Tensor
+    encoder_layer_scalar: Tensor
+
+    def __init__(self, config: TextConfig, index: int) -> None:
+        super().__init__()
+        self.layer_type = config.layers[index].layer_type
+        norm = partial(RMSNorm, config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = norm()
+        self.self_attn = Attention(config, config.layers[index], index)
+        self.post_attention_layernorm = norm()
+        self.pre_feedforward_layernorm = norm()
+        self.mlp = GatedMLP(config)
+        self.post_feedforward_layernorm_1 = norm()
+        self.router = Router(config)
+        self.pre_feedforward_layernorm_2 = norm()
+        self.experts = Experts(config)
+        self.post_feedforward_layernorm_2 = norm()
+        self.post_feedforward_layernorm = norm()
+        self.register_buffer("layer_scalar", torch.ones(1))
+        self.register_buffer("encoder_layer_scalar", torch.ones(1))
+
+    def forward(self, x_BTD: Tensor, role: Role, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, context: Context) -> Tensor:
+        """``[B, T, D] -> [B, T, D]``."""
+        attended = self.self_attn(self.input_layernorm(x_BTD), role, cos_sin, mask, context)
+        residual = x_BTD + self.post_attention_layernorm(attended)
+        dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(residual)))
+        flat_TD = residual.flatten(0, 1)
+        mixed = self.experts(self.pre_feedforward_layernorm_2(flat_TD), *self.router(flat_TD)).view_as(residual)
+        mixed = self.post_feedforward_layernorm_2(mixed)
+        out = residual + self.post_feedforward_layernorm(dense + mixed)
+        return out * (self.encoder_layer_scalar if role is Role.ENCODE else self.layer_scalar)

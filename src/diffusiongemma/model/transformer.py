@@ -1,0 +1,137 @@
+"""The stack of weights and its two passes: ``encode`` (causal, writes the cache) and ``denoise`` (bidirectional, reads it).
+
+Shapes: B batch, T tokens, L canvas, D hidden, V vocabulary, H head size.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusiongemma import kernels
+from diffusiongemma.model.cache import Context, KVCache
+from diffusiongemma.model.config import ModelConfig, RopeConfig
+from diffusiongemma.model.layers import Layer, RMSNorm, Role, SelfConditioning
+from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
+
+__all__ = ["Transformer"]
+
+
+class Transformer(nn.Module):
+    """DiffusionGemma's text stack. Built empty; weights come from a checkpoint or from a recipe's initialisation.
+
+    Args:
+        config: the checkpoint's configuration.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        text = config.text
+        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
+        self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_hidden_layers))
+        self.norm = RMSNorm(text.hidden_size, text.rms_norm_eps)
+        self.self_conditioning = SelfConditioning(text)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.embed_tokens.weight.dtype
+
+    def encode(self, ids_BT: Tensor, cache: KVCache, lengths_B: Tensor | None = None) -> Tensor:
+        """Run the causal role over new tokens and append them to the cache.
+
+        Args:
+            ids_BT: ``[B, T]`` int64; rows shorter than T are padded on the right with any id.
+            cache: gains ``lengths_B`` tokens a row.
+            lengths_B: ``[B]`` int64, real tokens a row (0 leaves a row as it is); None: T for all.
+
+        Returns:
+            ``[B, T, D]`` final hidden states; those of padding mean nothing.
+
+        Raises:
+            InputError: the cache has no room.
+        """
+        tokens = ids_BT.shape[1]
+        slots = cache.reserve(tokens)
+        positions = cache.lengths[:, None] + torch.arange(tokens, device=ids_BT.device)
+        masks = encode_masks(self.config.text, cache.lengths, tokens, slots)
+        hidden = self.stack(self.embed(ids_BT), Role.ENCODE, positions, masks, cache)
+        cache.advance(torch.full_like(cache.lengths, tokens) if lengths_B is None else lengths_B)
+        return hidden
+
+    def denoise(self, canvas_BL: Tensor, cache: KVCache, soft_BLD: Tensor | None = None) -> Tensor:
+        """Run the bidirectional role over a canvas; the cache is only read.
+
+        Args:
+            canvas_BL: ``[B, L]`` int64 token ids.
+            cache: the context; row b's canvas stands at positions ``lengths[b] ...``.
+            soft_BLD: ``[B, L, D]``, the last step's expected embedding (``soften``); None at the first step.
+
+        Returns:
+            ``[B, L, D]`` final hidden states.
+        """
+        length = canvas_BL.shape[1]
+        positions = cache.lengths[:, None] + torch.arange(length, device=canvas_BL.device)
+        masks = denoise_masks(self.config.text, cache.lengths, length, cache.used)
+        return self.stack(self.canvas_embeds(canvas_BL, soft_BLD), Role.DENOISE, positions, masks, cache)
+
+    def stack(self, x_BTD: Tensor, role: Role, positions_BT: Tensor, masks: Masks, context: Context) -> Tensor:
+        """All layers and the last norm over embeddings that are ready."""
+        tables = self.rotary(positions_BT, x_BTD.dtype)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, role, tables[layer.layer_type], masks[layer.layer_type], context)
+        out: Tensor = self.norm(x_BTD)
+        return out
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        """Embedding rows times ``sqrt(D)``, the factor rounded to the weights' dtype first, as in the reference."""
+        out: Tensor = self.embed_tokens(ids_BT)
+        return out * self._embed_scale()
+
+    def canvas_embeds(self, canvas_BL: Tensor, soft_BLD: Tensor | None) -> Tensor:
+        """The canvas's embeddings passed through the self-conditioning block."""
+        embeds = self.embed(canvas_BL)
+        return self.self_conditioning.combine(embeds, torch.zeros_like(embeds) if soft_BLD is None else soft_BLD)
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """The tied head: float32 ``[B, T, V]``, soft-capped."""
+        raw = F.linear(hidden_BTD, self.embed_tokens.weight)
+        return kernels.soft_cap(raw, self.config.text.final_logit_softcapping)
+
+    def soften(self, shaped_BLV: Tensor) -> Tensor:
+        """The expected embedding ``[B, L, D]`` under the softmax of (temperature-shaped) logits ``[B, L, V]``."""
+        weight = self.embed_tokens.weight
+        probs = shaped_BLV.softmax(dim=-1, dtype=torch.float32).to(weight.dtype)
+        return (probs @ weight) * self._embed_scale()
+
+    def rotary(self, positions_BT: Tensor, dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosine and sine tables ``[B, T, H]`` for each layer type; angles are computed in float32."""
+        tables = {}
+        text = self.config.text
+        for kind in sorted(set(text.layer_types)):
+            frequencies = rotary_frequencies(text.rope[kind], text.head_dim_of(kind)).to(positions_BT.device)
+            angles = positions_BT[..., None].float() * frequencies
+            angles = torch.cat((angles, angles), dim=-1)
+            tables[kind] = (angles.cos().to(dtype), angles.sin().to(dtype))
+        return tables
+
+    def _embed_scale(self) -> Tensor:
+        weight = self.embed_tokens.weight
+        return torch.tensor(self.config.text.hidden_size**0.5, dtype=weight.dtype, device=weight.device)
+
+
+def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+    """Angular frequencies ``[H / 2]`` float32, in radians a position.
+
+    Source: transformers 5.23 ``compute_default_rope_parameters`` and ``_compute_proportional_rope_parameters``.
+    """
+    half = head_dim // 2
+    turning = int(rope.partial_rotary_factor * head_dim // 2)
+    exponents = torch.arange(0, 2 * turning, 2, dtype=torch.float32) / head_dim
+    frequencies = torch.cat((1.0 / rope.rope_theta**exponents, torch.zeros(half - turning)))
+    return frequencies / rope.factor

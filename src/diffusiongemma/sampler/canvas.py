@@ -1,0 +1,88 @@
+"""The state of a batch of canvases between two steps.
+
+Shapes: B rows, L canvas, D hidden, S stability history.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.sampler.draws import Stream, position_keys, random_ids
+
+__all__ = ["Canvas", "new_canvas"]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Frozen: a step makes a new one.
+
+    Attributes:
+        tokens_BL: int64, what the model reads next.
+        best_BL: int64, the last step's most probable tokens; what is committed.
+        entropy_BL: float32, nats, of the last step's shaped distribution; 0 where pinned.
+        accepted_BL: bool, drawn and kept at the last step (pinned counts as accepted).
+        pinned_BL: bool, fixed from outside: never re-noised, always ``tokens_BL`` and ``best_BL``.
+        history_SBL: int64, ``best_BL`` of the last ``stability`` steps, -1 where there was none.
+        step_B: int64, steps done.
+        done_B: bool, the row stopped: nothing of it changes any more.
+        seed_B: int64, the row's seed.
+        index_B: int64, which canvas of its generation this is.
+    """
+
+    tokens_BL: Tensor
+    best_BL: Tensor
+    entropy_BL: Tensor
+    accepted_BL: Tensor
+    pinned_BL: Tensor
+    history_SBL: Tensor
+    step_B: Tensor
+    done_B: Tensor
+    seed_B: Tensor
+    index_B: Tensor
+
+    @property
+    def length(self) -> int:
+        """Positions of a row."""
+        return self.tokens_BL.shape[1]
+
+    def keys(self, stream: Stream) -> Tensor:
+        """Keys ``[B, L]`` of this step's random numbers for one use."""
+        return position_keys(self.seed_B, self.index_B, self.step_B, stream, self.length)
+
+
+def new_canvas(
+    seed_B: Tensor,
+    index_B: Tensor,
+    length: int,
+    vocab_size: int,
+    stability: int,
+    pins_BL: Tensor | None = None,
+) -> Canvas:
+    """Canvases of pure noise, but for the pins.
+
+    Args:
+        seed_B: ``[B]`` int64.
+        index_B: ``[B]`` int64, which canvas of its generation each row begins.
+        length: positions.
+        vocab_size: noise comes from ``[0, vocab_size)``.
+        stability: steps of history the stop test needs.
+        pins_BL: ``[B, L]`` int64, a token id where a position is pinned, -1 elsewhere.
+    """
+    step_B = torch.zeros_like(seed_B)
+    tokens = random_ids(position_keys(seed_B, index_B, step_B, Stream.INITIAL, length), vocab_size)
+    pinned = torch.zeros_like(tokens, dtype=torch.bool) if pins_BL is None else pins_BL >= 0
+    if pins_BL is not None:
+        tokens = torch.where(pinned, pins_BL, tokens)
+    return Canvas(
+        tokens_BL=tokens,
+        best_BL=tokens,
+        entropy_BL=torch.zeros(tokens.shape, device=tokens.device),
+        accepted_BL=pinned,
+        pinned_BL=pinned,
+        history_SBL=tokens.new_full((stability, *tokens.shape), -1),
+        step_B=step_B,
+        done_B=torch.zeros_like(seed_B, dtype=torch.bool),
+        seed_B=seed_B,
+        index_B=index_B,
+    )

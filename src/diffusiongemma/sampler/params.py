@@ -1,0 +1,134 @@
+"""What a caller may choose about sampling, and where the defaults come from."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from diffusiongemma.errors import ConfigError, OptionError
+
+__all__ = ["CommitRule", "SamplingParams"]
+
+CommitRule = Literal["best", "canvas"]
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How canvases are denoised and how long the answer may be.
+
+    Defaults are those of transformers 5.23 ``DiffusionGemmaGenerationConfig``; a checkpoint's
+    ``generation_config.json`` replaces them (``from_generation_config``), and a caller's options replace those.
+
+    Attributes:
+        num_diffusion_steps: most denoising steps a canvas, >= 1.
+        entropy_bound: nats; more is accepted a step where it is higher, > 0.
+        t_min: temperature at the last step, >= 0.
+        t_max: temperature at the first step, > 0, at least ``t_min``.
+        stability: steps the most probable canvas must stay the same before a stop, >= 0.
+        confidence: nats; the mean entropy must be below it for a stop, > 0.
+        early_stop: False runs every step.
+        commit: ``"best"``: the last step's most probable tokens (transformers); ``"canvas"``: the sampled canvas (Google).
+        max_tokens: most new tokens, >= 1.
+        seed: 0 to 2**63 - 1.
+        stop: strings that end the text; the text ends before the first of them.
+        temperature: of the causal mode only, >= 0; 0 takes the most probable token.
+    """
+
+    num_diffusion_steps: int = 48
+    entropy_bound: float = 0.1
+    t_min: float = 0.4
+    t_max: float = 0.8
+    stability: int = 1
+    confidence: float = 0.005
+    early_stop: bool = True
+    commit: CommitRule = "best"
+    max_tokens: int = 256
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        _integer("num_diffusion_steps", self.num_diffusion_steps, 1, 100_000)
+        _integer("max_tokens", self.max_tokens, 1, 1 << 24)
+        _integer("stability", self.stability, 0, 1000)
+        _integer("seed", self.seed, 0, _MAX_SEED)
+        _number("entropy_bound", self.entropy_bound, above=0)
+        _number("confidence", self.confidence, above=0)
+        _number("t_min", self.t_min)
+        _number("t_max", self.t_max, above=0)
+        _number("temperature", self.temperature)
+        if self.t_max < self.t_min:
+            raise OptionError(f"t_max is {self.t_max} and t_min is {self.t_min}; t_max must be at least t_min")
+        if self.commit not in get_args(CommitRule):
+            raise OptionError(f"commit is {self.commit!r}; allowed: {', '.join(get_args(CommitRule))}")
+        if not isinstance(self.early_stop, bool):
+            raise OptionError(f"early_stop is {self.early_stop!r}; it must be True or False")
+        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+            raise OptionError(f"stop is {self.stop!r}; it must be a sequence of non-empty strings")
+
+    def replaced(self, **options: Any) -> "SamplingParams":
+        """A copy with the options that are not None put in.
+
+        Raises:
+            OptionError: an unknown option, or a value outside what is allowed.
+        """
+        allowed = {f.name for f in fields(self)}
+        unknown = sorted(set(options) - allowed)
+        if unknown:
+            raise OptionError(f"unknown option {', '.join(unknown)}; allowed: {', '.join(sorted(allowed))}")
+        given = {name: value for name, value in options.items() if value is not None}
+        if isinstance(given.get("stop"), str):
+            given["stop"] = (given["stop"],)
+        elif isinstance(given.get("stop"), list):
+            given["stop"] = tuple(given["stop"])
+        return replace(self, **given)
+
+    @classmethod
+    def from_generation_config(cls, data: Mapping[str, Any]) -> "SamplingParams":
+        """Defaults of a checkpoint, from the content of its ``generation_config.json``."""
+        names = {
+            "max_denoising_steps": "num_diffusion_steps",
+            "t_min": "t_min",
+            "t_max": "t_max",
+            "stability_threshold": "stability",
+            "confidence_threshold": "confidence",
+            "max_new_tokens": "max_tokens",
+        }
+        options = {ours: data[theirs] for theirs, ours in names.items() if data.get(theirs) is not None}
+        if data.get("sampler_config") is not None:
+            sampler = dict(data["sampler_config"])
+            kind = sampler.pop("_cls_name", "EntropyBoundSamplerConfig")
+            if kind != "EntropyBoundSamplerConfig" or set(sampler) != {"entropy_bound"}:
+                raise ConfigError(
+                    f"generation_config.json has the sampler {kind} with {sorted(sampler)}; this runtime knows "
+                    "EntropyBoundSamplerConfig with entropy_bound"
+                )
+            options["entropy_bound"] = sampler["entropy_bound"]
+        try:
+            return cls(**options)
+        except OptionError as error:
+            raise ConfigError(f"generation_config.json: {error}") from error
+
+    def to_generation_config(self) -> dict[str, Any]:
+        """The fields of a ``generation_config.json`` that transformers reads."""
+        return {
+            "max_denoising_steps": self.num_diffusion_steps,
+            "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": self.entropy_bound},
+            "t_min": self.t_min,
+            "t_max": self.t_max,
+            "stability_threshold": self.stability,
+            "confidence_threshold": self.confidence,
+            "max_new_tokens": self.max_tokens,
+        }
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise OptionError(f"{name} is {value!r}; it must be an integer from {low} to {high}")
+
+
+def _number(name: str, value: object, above: float | None = None) -> None:
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not ok or (value <= above if above is not None else value < 0):  # type: ignore[operator]
+        raise OptionError(f"{name} is {value!r}; it must be a finite number {'> 0' if above is not None else '>= 0'}")

@@ -1,0 +1,94 @@
+"""One denoising step as pure functions: logits in, a new Canvas out.
+
+Sources: transformers 5.23 ``generation_diffusion_gemma.py`` (acceptance, renoising, stop); arXiv 2505.24857 (entropy bound).
+Shapes: B rows, L canvas, V vocabulary.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.sampler.canvas import Canvas
+from diffusiongemma.sampler.draws import Stream, gumbel, random_ids
+from diffusiongemma.sampler.params import SamplingParams
+
+__all__ = ["accept", "entropy", "shape_logits", "step", "temperature"]
+
+
+def temperature(step_B: Tensor, params: SamplingParams) -> Tensor:
+    """Temperature ``[B]`` float32 with ``step_B`` steps done: linear from ``t_max`` down towards ``t_min``."""
+    remaining = params.num_diffusion_steps - step_B
+    return params.t_min + (params.t_max - params.t_min) * (remaining / params.num_diffusion_steps)
+
+
+def shape_logits(logits_BLV: Tensor, step_B: Tensor, params: SamplingParams) -> Tensor:
+    """Logits over the step's temperature."""
+    return logits_BLV / temperature(step_B, params)[:, None, None]
+
+
+def entropy(shaped_BLV: Tensor) -> Tensor:
+    """Entropy ``[B, L]`` in nats."""
+    log_probs = shaped_BLV.log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def accept(entropy_BL: Tensor, open_BL: Tensor, bound: float) -> Tensor:
+    """The surest open positions whose summed entropy, less the largest of them, stays within the bound.
+
+    Args:
+        entropy_BL: ``[B, L]`` nats.
+        open_BL: ``[B, L]`` bool, positions that may be accepted (not pinned).
+        bound: nats.
+
+    Returns:
+        ``[B, L]`` bool; at least one open position of each row, where it has any.
+    """
+    ranked, order = entropy_BL.masked_fill(~open_BL, 0.0).sort(dim=-1, stable=True)
+    within = (ranked.cumsum(-1) - ranked) <= bound
+    return torch.zeros_like(open_BL).scatter(-1, order, within) & open_BL
+
+
+def step(canvas: Canvas, logits_BLV: Tensor, params: SamplingParams) -> tuple[Canvas, Tensor]:
+    """Advance every row that is not done by one step.
+
+    Args:
+        canvas: the state the logits were computed from.
+        logits_BLV: ``[B, L, V]`` float32, soft-capped.
+        params: sampling parameters.
+
+    Returns:
+        The next canvas, and the shaped logits for the self-conditioning of the next pass.
+    """
+    # 1. Shape by this step's temperature; draw, best and entropy come from the shaped distribution.
+    shaped = shape_logits(logits_BLV, canvas.step_B, params)
+    vocab_size = logits_BLV.shape[-1]
+    best = torch.where(canvas.pinned_BL, canvas.tokens_BL, shaped.argmax(-1))
+    drawn = (shaped + gumbel(canvas.keys(Stream.DRAW), vocab_size)).argmax(-1)
+    uncertain = entropy(shaped).masked_fill(canvas.pinned_BL, 0.0)
+
+    # 2. Accept the surest draws, re-noise the rest; every position is open again at the next step.
+    accepted = accept(uncertain, ~canvas.pinned_BL, params.entropy_bound)
+    noise = random_ids(canvas.keys(Stream.RENOISE), vocab_size)
+    tokens = torch.where(accepted, drawn, torch.where(canvas.pinned_BL, canvas.tokens_BL, noise))
+
+    # 3. Stop a row whose best canvas has stayed the same and whose mean entropy over open positions is low, or that has no steps left.
+    stable = (canvas.history_SBL == best).all(-1).all(0)
+    sure = uncertain.sum(-1) / (~canvas.pinned_BL).sum(-1).clamp(min=1) < params.confidence
+    steps_done = canvas.step_B + 1
+    stopped = (stable & sure & params.early_stop) | (steps_done >= params.num_diffusion_steps)
+
+    # 4. Rows that were done before keep all they had.
+    was_done = canvas.done_B
+    kept = was_done[:, None]
+    history = torch.cat((canvas.history_SBL, best[None]))[1:] if canvas.history_SBL.shape[0] else canvas.history_SBL
+    return replace(
+        canvas,
+        tokens_BL=torch.where(kept, canvas.tokens_BL, tokens),
+        best_BL=torch.where(kept, canvas.best_BL, best),
+        entropy_BL=torch.where(kept, canvas.entropy_BL, uncertain),
+        accepted_BL=torch.where(kept, canvas.accepted_BL, accepted | canvas.pinned_BL),
+        history_SBL=torch.where(kept, canvas.history_SBL, history),
+        step_B=torch.where(was_done, canvas.step_B, steps_done),
+        done_B=was_done | stopped,
+    ), shaped

@@ -1,0 +1,118 @@
+"""String <-> ids, and ids -> text deltas that never cut a character in two."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+
+from diffusiongemma.errors import CheckpointError, InputError
+from diffusiongemma.text.chat import ChatTemplate
+
+__all__ = ["TextDeltas", "Tokenizer"]
+
+
+class Tokenizer:
+    """A checkpoint's ``tokenizer.json`` with its chat template.
+
+    Args:
+        backend: the loaded ``tokenizers.Tokenizer``.
+        template: the chat template, or None where the checkpoint has none.
+        folder: where both came from; copied by ``save``.
+    """
+
+    def __init__(self, backend: Backend, template: ChatTemplate | None, folder: Path) -> None:
+        self._backend = backend
+        self.template = template
+        self._folder = folder
+        self._unknown = backend.token_to_id("<unk>")
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        """Read ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``.
+
+        Raises:
+            CheckpointError: no tokenizer.json, or one that cannot be read.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{folder} has no tokenizer.json; it belongs beside config.json")
+        try:
+            backend = Backend.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for every damage
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        settings = {}
+        if (config := folder / "tokenizer_config.json").is_file():
+            settings = json.loads(config.read_text("utf-8"))
+        source = settings.get("chat_template")
+        if (jinja := folder / "chat_template.jinja").is_file():
+            source = jinja.read_text("utf-8")
+        template = ChatTemplate(source, _special_tokens(settings)) if isinstance(source, str) else None
+        return cls(backend, template, folder)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self._backend.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; nothing is put before or behind it.
+
+        Raises:
+            InputError: the text has words that this tokenizer cannot represent at all.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        if self._unknown is not None and self._unknown in encoding.ids:
+            spans = [text[a:b] for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True) if i == self._unknown]
+            raise InputError(
+                f"the tokenizer of this checkpoint has no token for {', '.join(map(repr, spans[:5]))}"
+                f"{' and more' if len(spans) > 5 else ''}; it knows {self.vocab_size} tokens only"
+            )
+        ids: list[int] = encoding.ids
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of token ids; incomplete UTF-8 at the end shows as U+FFFD."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """What one token looks like alone, for drawing a canvas."""
+        text = self.decode([token_id], skip_special=False)
+        return text or (self._backend.id_to_token(token_id) or "")
+
+    def save(self, folder: Path) -> None:
+        """Copy the tokenizer's files into another folder."""
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
+            if (source := self._folder / name).is_file() and source.resolve() != (folder / name).resolve():
+                (folder / name).write_bytes(source.read_bytes())
+
+
+class TextDeltas:
+    """Turns growing ids into growing text: each delta is final, a character cut at the end waits for its rest."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self.text = ""
+
+    def push(self, ids: Sequence[int], last: bool = False) -> str:
+        """Add ids; returns the text that became certain with them."""
+        self._ids.extend(ids)
+        whole = self._tokenizer.decode(self._ids)
+        if not last:
+            whole = whole.rstrip("\ufffd")
+        delta = whole[len(self.text) :]
+        self.text = whole if len(whole) >= len(self.text) else self.text
+        return delta
+
+
+def _special_tokens(settings: dict[str, object]) -> dict[str, str]:
+    tokens = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        value = settings.get(name)
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            tokens[name] = value
+    return tokens

@@ -1,0 +1,109 @@
+"""A checkpoint folder -> a Transformer with every tensor in its place, or an error that names what is wrong."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.errors import CheckpointError, ConfigError
+from diffusiongemma.weights.names import VISION_PREFIXES, is_tied_copy, to_checkpoint, to_ours
+from diffusiongemma.weights.stream import stream_tensors, write_checkpoint, write_json
+
+__all__ = ["fill", "save", "vision_tensors"]
+
+log = logging.getLogger(__name__)
+# Tensors that only a quantised checkpoint has.
+_QUANTISED_SUFFIXES = ("weight_scale", "weight_packed", "weight_scale_2", "input_scale", "weight_shape", "qweight", "qzeros", "scales", "weight_scale_inv")  # fmt: skip
+
+
+def fill(
+    targets: Mapping[str, Tensor], folder: Path, progress: Callable[[str, int], None] | None = None
+) -> None:
+    """Copy a checkpoint's tensors into our parameters and buffers, each converted to its target's dtype.
+
+    Args:
+        targets: our name -> tensor to fill, all of them.
+        folder: the checkpoint.
+        progress: called with each tensor's name and size in bytes.
+
+    Raises:
+        CheckpointError: a missing, left-over, unknown, mis-shaped, quantised or damaged tensor, or a second copy of a tied
+            tensor that differs from the first.
+    """
+    filled: set[str] = set()
+    skipped = 0
+    unknown = []
+    for name, tensor in stream_tensors(folder):
+        if progress:
+            progress(name, tensor.nbytes)
+        if name.startswith(VISION_PREFIXES):
+            skipped += 1
+            continue
+        ours = to_ours(name)
+        if ours is None or ours not in targets:
+            if name.endswith(_QUANTISED_SUFFIXES):
+                raise CheckpointError(
+                    f"{folder} is quantised (it has {name}); quantised checkpoints are not read yet. "
+                    "Use the bfloat16 checkpoint"
+                )
+            unknown.append(name)
+            continue
+        target = targets[ours]
+        if tensor.shape != target.shape:
+            raise CheckpointError(
+                f"{name} has shape {list(tensor.shape)}; config.json asks for {list(target.shape)}. "
+                "The weights and config.json are not of the same model"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{name} has dtype {tensor.dtype}; a floating-point tensor is needed")
+        converted = tensor.to(target.dtype)
+        if ours in filled:
+            if not torch.equal(converted, target.cpu()):
+                raise CheckpointError(
+                    f"{name} differs from {to_checkpoint(ours)}, its tied copy; only checkpoints whose copies are equal are read"
+                )
+            continue
+        with torch.no_grad():
+            target.copy_(converted)
+        filled.add(ours)
+    if unknown:
+        raise CheckpointError(
+            f"{folder} has {len(unknown)} tensor(s) that this model has no place for: {', '.join(unknown[:5])}"
+            f"{' and more' if len(unknown) > 5 else ''}; config.json does not describe these weights"
+        )
+    if missing := sorted(set(targets) - filled):
+        names = [to_checkpoint(name) for name in missing]
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} tensor(s): {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}; "
+            "download the rest of the checkpoint, or mend config.json"
+        )
+    if skipped:
+        log.info("%s: %d vision tensors are not loaded: images are not supported yet", folder, skipped)
+
+
+def vision_tensors(folder: Path) -> dict[str, Tensor]:
+    """The vision part of a checkpoint as it stands, for copying into a saved folder."""
+    return {name: tensor for name, tensor in stream_tensors(folder) if name.startswith(VISION_PREFIXES)}
+
+
+def save(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object], extra: Mapping[str, Tensor]) -> None:
+    """Write ``model.safetensors`` and ``config.json`` as transformers loads them.
+
+    Args:
+        folder: made if it is not there.
+        tensors: our name -> tensor.
+        config: content of config.json; ``dtype`` is added.
+        extra: checkpoint names -> tensors to copy as they are (vision).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) != 1:
+        raise ConfigError(f"the weights have several dtypes ({', '.join(sorted(map(str, dtypes)))}); convert them to one first")
+    named = {to_checkpoint(name): tensor.detach().cpu() for name, tensor in tensors.items()}
+    clash = sorted(name for name in extra if is_tied_copy(name) or name in named)
+    if clash:
+        raise CheckpointError(f"extra tensors would overwrite {', '.join(clash)}")
+    write_checkpoint(folder / "model.safetensors", {**named, **extra})
+    write_json(folder / "config.json", {**config, "dtype": str(dtypes.pop()).removeprefix("torch.")})
