@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, overload
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
-from diffusiongemma.errors import CheckpointError, InputError, OptionError
+from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
@@ -101,13 +101,15 @@ class DiffusionGemmaModel:
         transformer = empty_transformer(config, chosen_dtype, chosen_device)
         total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         with Progress(
-            TextColumn("loading"), BarColumn(), DownloadColumn(), disable=not progress or total < _PROGRESS_FROM, transient=True
+            TextColumn("loading"),
+            BarColumn(),
+            DownloadColumn(),
+            disable=not progress or total < _PROGRESS_FROM,
+            transient=True,
         ) as bar:
             task = bar.add_task("loading", total=total)
             fill(transformer.state_dict(keep_vars=True), folder, lambda _, size: bar.advance(task, size))
-        stop = generation.get("eos_token_id", list(config.text.eos_token_id))
-        stop_ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
-        return cls(transformer.eval().requires_grad_(False), tokenizer, defaults, stop_ids, folder)
+        return cls(transformer.eval().requires_grad_(False), tokenizer, defaults, _stop_ids(generation, config), folder)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that ``from_pretrained`` and transformers load.
@@ -332,10 +334,20 @@ def _device(device: torch.device | str | None) -> torch.device:
     return chosen
 
 
+def _stop_ids(generation: Mapping[str, object], config: ModelConfig) -> tuple[int, ...]:
+    """Stop tokens: generation_config.json's where it names any, else config.json's."""
+    stop = generation.get("eos_token_id")
+    found = list(config.text.eos_token_id) if stop is None else stop if isinstance(stop, list) else [stop]
+    ids = tuple(token for token in found if isinstance(token, int) and 0 <= token < config.text.vocab_size)
+    if len(ids) != len(found):
+        raise ConfigError(f"eos_token_id is {stop!r}; it must hold token ids from 0 to {config.text.vocab_size - 1}")
+    return ids
+
+
 def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in _DTYPES.values():
+    if chosen is None or chosen not in _DTYPES.values():
         raise OptionError(f"dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}")
     return chosen

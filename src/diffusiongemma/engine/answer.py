@@ -84,9 +84,7 @@ class Answer:
             end = len(text)
         else:
             # A stop string may have begun at the end of the text: hold back as much of it as could be its start.
-            held = max(
-                (n for stop in self._params.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
-            )
+            held = max((n for stop in self._params.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
             end = len(text) - held
         delta = text[len(self._sent) : end]
         self._sent += delta

@@ -69,7 +69,9 @@ def admit(model: Transformer, batch: Batch) -> int:
             )
     for row, pins in enumerate(batch.pins or []):
         if len(pins) > canvases * length:
-            raise InputError(f"row {row} pins {len(pins)} positions; max_tokens {batch.params.max_tokens} gives {canvases * length}")
+            raise InputError(
+                f"row {row} pins {len(pins)} positions; max_tokens {batch.params.max_tokens} gives {canvases * length}"
+            )
         if any(not -1 <= pin < config.text.vocab_size for pin in pins):
             raise InputError(f"row {row} pins a token id outside 0 to {config.text.vocab_size - 1} (-1 leaves a position open)")
     return max(map(len, batch.prompts)) + canvases * length
@@ -116,7 +118,12 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
         active = torch.tensor([answer.finish is None for answer in answers], device=model.device)
         # 1.
         canvas = new_canvas(
-            seeds, torch.full_like(seeds, index), length, model.config.text.vocab_size, params.stability, _pins(batch, index, model)
+            seeds,
+            torch.full_like(seeds, index),
+            length,
+            model.config.text.vocab_size,
+            params.stability,
+            _pins(batch, index, model),
         )
         canvas = _only(canvas, active)
         soft: Tensor | None = None
@@ -202,5 +209,3 @@ def _drafts(canvas: Canvas, moving: list[bool], index: int, tokenizer: Tokenizer
     for row, moved in enumerate(moving):
         if moved:
             yield Draft(row, index, steps[row], best[row], entropy[row], accepted[row], tokenizer.decode(best[row]))
-
-

@@ -1,0 +1,1 @@
+"""Training: recipes, data, corruption, losses, the loop."""

@@ -6,7 +6,6 @@ Every batch and every random number is a function of (recipe seed, step): a resu
 """
 
 import json
-import os
 import signal
 import threading
 import time
@@ -67,7 +66,13 @@ class TrainRun:
     """
 
     def __init__(
-        self, recipe: Recipe, folder: Path, *, device: str = "cpu", compile_model: bool = False, hooks: Hooks | None = None
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        compile_model: bool = False,
+        hooks: Hooks | None = None,
     ) -> None:
         self.recipe, self.folder, self.hooks = recipe, folder, hooks or Hooks()
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,10 +144,8 @@ class TrainRun:
         prompt, answer, noisy = self._noisy_batch()
         causal = t.causal_every > 0 and self.step % t.causal_every == 0
         with torch.autocast("cuda", torch.bfloat16) if prompt.is_cuda else nullcontext():
-            denoising, next_token = self._losses(
-                self.model, prompt, answer, noisy, round(t.canvases * t.self_conditioning), causal
-            )
-        (denoising + next_token).backward()
+            denoising, next_token = self._losses(self.model, prompt, answer, noisy, round(t.canvases * t.self_conditioning), causal)
+        torch.autograd.backward(denoising + next_token)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.clip)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradient is not finite at step {self.step}; lower the learning rates. The last state is kept")
@@ -185,7 +188,7 @@ class TrainRun:
         }
         part = self.folder / "state.pt.part"
         torch.save(state, part)
-        os.replace(part, self.folder / "state.pt")
+        part.replace(self.folder / "state.pt")
 
     def _restore(self) -> None:
         try:
@@ -213,7 +216,8 @@ def learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:
 def _optimisers(model: Transformer, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for vectors, embeddings, routers and experts; Muon for the matrices of attention and dense layers."""
     t = recipe.train
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, weight in model.named_parameters():
         hidden_matrix = weight.ndim == 2 and "embed" not in name and "router" not in name
         (matrices if hidden_matrix else rest).append(weight)

@@ -87,7 +87,8 @@ class SudokuData:
         cells = self._first_cell + 10 * np.arange(81) + clues
         digits = self._first_digit + solution - 1
         prompt = np.concatenate(
-            (np.tile(self._head, (prompts, 1)), self._lines(cells, self._turn_end), np.tile(self._tail, (prompts, 1))), axis=1
+            (np.tile(self._head, (prompts, 1)), self._lines(cells, self._turn_end), np.tile(self._tail, (prompts, 1))),
+            axis=1,
         )
         return torch.from_numpy(prompt), torch.from_numpy(self._lines(digits, self._eos))
 

@@ -37,9 +37,7 @@ def experts_choice(num_experts: int, chosen: int, expert_weights: int) -> Choice
     return Choice("grouped", f"{num_experts} experts of {expert_weights} weights, {chosen} chosen: only the chosen are computed")
 
 
-def experts(
-    x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
-) -> Tensor:
+def experts(x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation) -> Tensor:
     """Mixture of experts on a flat list of tokens.
 
     Args:
@@ -57,5 +55,3 @@ def experts(
     choice = experts_choice(gate_up_EID.shape[0], chosen, gate_up_EID[0].numel() + down_EDI[0].numel())
     run = reference.experts_dense if choice.name == "dense" else reference.experts_grouped
     return run(x_TD, index_TX, weight_TX, gate_up_EID, down_EDI, act)
-
-

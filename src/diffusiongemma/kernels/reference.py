@@ -56,7 +56,7 @@ def experts_grouped(
     x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
 ) -> Tensor:
     """Each token through its chosen experts: tokens sorted by expert, one product an expert that has any."""
-    tokens, chosen = index_TX.shape
+    chosen = index_TX.shape[1]
     order = index_TX.reshape(-1).argsort(stable=True)
     source = order.div(chosen, rounding_mode="floor")
     counts = torch.bincount(index_TX.reshape(-1), minlength=gate_up_EID.shape[0]).tolist()
@@ -81,7 +81,8 @@ def experts_dense(
     differentiates as one piece.
     """
     experts, double, hidden = gate_up_EID.shape
-    gate_TEI, up_TEI = F.linear(x_TD, gate_up_EID.reshape(experts * double, hidden)).unflatten(-1, (experts, 2, -1)).unbind(-2)
+    both_TEI = F.linear(x_TD, gate_up_EID.reshape(experts * double, hidden)).view(-1, experts, double)
+    gate_TEI, up_TEI = both_TEI.chunk(2, dim=-1)
     share_TE = torch.zeros(x_TD.shape[0], experts, dtype=weight_TX.dtype, device=x_TD.device)
     share_TE = share_TE.scatter(1, index_TX, weight_TX)
     mixed_TEI = (act(gate_TEI) * up_TEI) * share_TE.unsqueeze(-1).to(x_TD.dtype)

@@ -1,0 +1,1 @@
+"""The stack of weights: configuration, layers, masks, cache, and the two passes."""

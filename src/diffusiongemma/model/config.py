@@ -59,9 +59,7 @@ class RopeConfig:
         _refuse_unknown(data, {f.name for f in fields(cls)}, where)
         rope = cls(**data)
         if rope.rope_type not in ("default", "proportional", "linear"):
-            raise ConfigError(
-                f"{where}: rope_type {rope.rope_type!r} is not supported; allowed: default, proportional, linear"
-            )
+            raise ConfigError(f"{where}: rope_type {rope.rope_type!r} is not supported; allowed: default, proportional, linear")
         if rope.rope_type != "proportional" and rope.partial_rotary_factor != 1.0:
             raise ConfigError(
                 f"{where}: partial_rotary_factor {rope.partial_rotary_factor} needs rope_type 'proportional', "
@@ -155,9 +153,7 @@ class ModelConfig:
                 or untied embeddings.
         """
         if data.get("model_type") != "diffusion_gemma":
-            raise ConfigError(
-                f"config.json has model_type {data.get('model_type')!r}; this runtime reads 'diffusion_gemma'"
-            )
+            raise ConfigError(f"config.json has model_type {data.get('model_type')!r}; this runtime reads 'diffusion_gemma'")
         if "quantization_config" in data:
             method = (data["quantization_config"] or {}).get("quant_method", "unknown")
             raise ConfigError(
@@ -316,9 +312,7 @@ def _check_text(text: TextConfig) -> None:
             f"config.json: hidden_activation {text.hidden_activation!r} is not known; allowed: {', '.join(_ACTIVATIONS)}"
         )
     if not isinstance(text.final_logit_softcapping, int | float) or text.final_logit_softcapping <= 0:
-        raise ConfigError(
-            f"config.json: final_logit_softcapping is {text.final_logit_softcapping!r}; it must be a number > 0"
-        )
+        raise ConfigError(f"config.json: final_logit_softcapping is {text.final_logit_softcapping!r}; it must be a number > 0")
     if text.use_bidirectional_attention not in (None, "vision"):
         raise ConfigError(
             f"config.json: use_bidirectional_attention {text.use_bidirectional_attention!r} is not supported: with it the "

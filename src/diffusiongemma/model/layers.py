@@ -155,7 +155,6 @@ class Layer(nn.Module):
 
     def __init__(self, config: TextConfig, index: int) -> None:
         super().__init__()
-        self.layer_type = config.layers[index].layer_type
         norm = partial(RMSNorm, config.hidden_size, config.rms_norm_eps)
         self.input_layernorm = norm()
         self.self_attn = Attention(config, config.layers[index], index)
@@ -180,4 +179,5 @@ class Layer(nn.Module):
         mixed = self.experts(self.pre_feedforward_layernorm_2(flat_TD), *self.router(flat_TD)).view_as(residual)
         mixed = self.post_feedforward_layernorm_2(mixed)
         out = residual + self.post_feedforward_layernorm(dense + mixed)
-        return out * (self.encoder_layer_scalar if role is Role.ENCODE else self.layer_scalar)
+        scaled: Tensor = out * (self.encoder_layer_scalar if role is Role.ENCODE else self.layer_scalar)
+        return scaled

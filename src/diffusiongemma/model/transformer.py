@@ -83,8 +83,8 @@ class Transformer(nn.Module):
     def stack(self, x_BTD: Tensor, role: Role, positions_BT: Tensor, masks: Masks, context: Context) -> Tensor:
         """All layers and the last norm over embeddings that are ready."""
         tables = self.rotary(positions_BT, x_BTD.dtype)
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, role, tables[layer.layer_type], masks[layer.layer_type], context)
+        for kind, layer in zip(self.config.text.layer_types, self.layers, strict=True):
+            x_BTD = layer(x_BTD, role, tables[kind], masks[kind], context)
         out: Tensor = self.norm(x_BTD)
         return out
 

@@ -72,7 +72,8 @@ def step(canvas: Canvas, logits_BLV: Tensor, params: SamplingParams) -> tuple[Ca
     noise = random_ids(canvas.keys(Stream.RENOISE), vocab_size)
     tokens = torch.where(accepted, drawn, torch.where(canvas.pinned_BL, canvas.tokens_BL, noise))
 
-    # 3. Stop a row whose best canvas has stayed the same and whose mean entropy over open positions is low, or that has no steps left.
+    # 3. Stop a row whose best canvas has stayed the same and whose open positions are sure on average, or that has no
+    #    steps left.
     stable = (canvas.history_SBL == best).all(-1).all(0)
     sure = uncertain.sum(-1) / (~canvas.pinned_BL).sum(-1).clamp(min=1) < params.confidence
     steps_done = canvas.step_B + 1

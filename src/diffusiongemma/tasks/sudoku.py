@@ -82,9 +82,7 @@ def parse(text: str) -> Sudoku:
                 f"'. 0 _ ? *' for an empty cell"
             )
     if len(cells) != 81:
-        raise InputError(
-            f"the puzzle has {len(cells)} cells; a sudoku has 81 (9 rows of 9). Write every empty cell as '.'"
-        )
+        raise InputError(f"the puzzle has {len(cells)} cells; a sudoku has 81 (9 rows of 9). Write every empty cell as '.'")
     clues = "".join(cells)
     for name, cell_ids in UNITS:
         seen: set[str] = set()
@@ -100,9 +98,7 @@ def parse(text: str) -> Sudoku:
 
 def prompt_text(puzzle: Sudoku) -> str:
     """The user's message that states the puzzle: one line a row, ``A1=7 A2=? ...``."""
-    lines = [
-        " ".join(f"{ROWS[r]}{c + 1}={puzzle.clues[9 * r + c].replace('.', '?')}" for c in range(9)) for r in range(9)
-    ]
+    lines = [" ".join(f"{ROWS[r]}{c + 1}={puzzle.clues[9 * r + c].replace('.', '?')}" for c in range(9)) for r in range(9)]
     return INSTRUCTION + "\n" + "\n".join(lines)
 
 
@@ -151,8 +147,7 @@ def reasoning_gym_puzzles(count: int, seed: int, empty: tuple[int, int] = (30, 5
         import reasoning_gym
     except ImportError as error:
         raise InputError(
-            "the puzzles come from reasoning-gym, which is not installed; "
-            "install it with: pip install 'diffusiongemma[train]'"
+            "the puzzles come from reasoning-gym, which is not installed; install it with: pip install 'diffusiongemma[train]'"
         ) from error
     data = reasoning_gym.create_dataset("sudoku", size=count, seed=seed, min_empty=empty[0], max_empty=empty[1])
     for item in data:

@@ -1,0 +1,1 @@
+"""Checkpoints: where they are, their tensors, and the names on both sides."""

@@ -15,12 +15,13 @@ __all__ = ["fill", "save", "vision_tensors"]
 
 log = logging.getLogger(__name__)
 # Tensors that only a quantised checkpoint has.
-_QUANTISED_SUFFIXES = ("weight_scale", "weight_packed", "weight_scale_2", "input_scale", "weight_shape", "qweight", "qzeros", "scales", "weight_scale_inv")  # fmt: skip
+_QUANTISED_SUFFIXES = (
+    "weight_packed", "weight_scale", "weight_scale_2", "weight_scale_inv", "weight_shape", "input_scale",
+    "qweight", "qzeros", "scales",
+)  # fmt: skip
 
 
-def fill(
-    targets: Mapping[str, Tensor], folder: Path, progress: Callable[[str, int], None] | None = None
-) -> None:
+def fill(targets: Mapping[str, Tensor], folder: Path, progress: Callable[[str, int], None] | None = None) -> None:
     """Copy a checkpoint's tensors into our parameters and buffers, each converted to its target's dtype.
 
     Args:
@@ -45,8 +46,7 @@ def fill(
         if ours is None or ours not in targets:
             if name.endswith(_QUANTISED_SUFFIXES):
                 raise CheckpointError(
-                    f"{folder} is quantised (it has {name}); quantised checkpoints are not read yet. "
-                    "Use the bfloat16 checkpoint"
+                    f"{folder} is quantised (it has {name}); quantised checkpoints are not read yet. Use the bfloat16 checkpoint"
                 )
             unknown.append(name)
             continue

@@ -8,6 +8,7 @@ from diffusiongemma.errors import CheckpointError
 __all__ = ["builtin_folder", "builtin_names", "resolve"]
 
 _FILES = ("*.json", "*.safetensors", "*.jinja")
+_CONFIG_FILES = ("config.json", "generation_config.json")
 
 
 def builtin_folder() -> Path:
@@ -20,10 +21,14 @@ def builtin_names() -> list[str]:
     return sorted(path.parent.name for path in builtin_folder().glob("*/config.json"))
 
 
-def resolve(name: str | os.PathLike[str]) -> Path:
+def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
     """The folder of a checkpoint, downloaded first if it is a hub id.
 
     A download shows its progress, goes on where an earlier one stopped, and is kept in the Hugging Face cache.
+
+    Args:
+        name: built-in name, folder or hub id.
+        config_only: of a hub id download only the small JSON files.
 
     Raises:
         CheckpointError: nothing of that name, or it cannot be downloaded.
@@ -41,15 +46,15 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f"no checkpoint {text!r}: it is not a folder, not a built-in name ({known}), and not a hub id (owner/name)"
         )
-    return _download(text)
+    return _download(text, _CONFIG_FILES if config_only else _FILES)
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except HFValidationError as error:
         raise CheckpointError(f"{hub_id!r} is no folder here and no valid hub id: {error}") from error
     except LocalEntryNotFoundError as error:

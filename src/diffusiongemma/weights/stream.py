@@ -98,8 +98,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
     os.close(handle)
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -107,4 +107,4 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -1,0 +1,114 @@
+"""What every command shares: options, output, errors, reading text."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from diffusiongemma.errors import DiffusionGemmaError, InputError
+
+if TYPE_CHECKING:
+    from diffusiongemma.api import DiffusionGemmaModel
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DeviceOption",
+    "DtypeOption",
+    "JsonOption",
+    "ModeOption",
+    "ModelOption",
+    "SeedOption",
+    "StepsOption",
+    "err",
+    "fail",
+    "load",
+    "out",
+    "print_json",
+    "read_text",
+    "reporting",
+    "sampling_options",
+]
+
+DEFAULT_MODEL = "sudoku"
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A built-in name, a checkpoint folder, or a hub id.", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", "-s", help="Seed of the sampler; unset: a random one.")]
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", "-n", help="Most denoising steps a canvas; unset: the checkpoint's own.")
+]
+ModeOption = Annotated[
+    str, typer.Option("--mode", help="diffusion, or causal: token by token with the encoder role of the same weights.")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; unset: a GPU if there is one.")]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, bfloat16 or float16; unset: bfloat16 on a GPU, float32 on a CPU."),
+]
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def fail(error: Exception, as_json: bool) -> NoReturn:
+    """Report a user's mistake and leave with status 2."""
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+    else:
+        err.print("[bold red]error:[/] ", end="")
+        err.print(str(error), markup=False, soft_wrap=True)
+    raise typer.Exit(2)
+
+
+@contextmanager
+def reporting(as_json: bool) -> Iterator[None]:
+    """Turn errors of our tree into a message, and Ctrl-C into status 130 with a clean terminal."""
+    try:
+        yield
+    except DiffusionGemmaError as error:
+        fail(error, as_json)
+    except KeyboardInterrupt as interrupt:
+        err.print("interrupted")
+        raise typer.Exit(130) from interrupt
+
+
+def load(name: str, dtype: str | None = None, device: str | None = None) -> "DiffusionGemmaModel":
+    """Load a checkpoint; torch is imported here and not before."""
+    from diffusiongemma.api import DiffusionGemmaModel
+
+    return DiffusionGemmaModel.from_pretrained(name, dtype=dtype, device=device)
+
+
+def sampling_options(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None and value != []}
+
+
+def read_text(source: str | Path) -> str:
+    """Text of a file, or of standard input for ``-``.
+
+    Raises:
+        InputError: it is not UTF-8, or cannot be read.
+    """
+    name = "standard input" if str(source) == "-" else str(source)
+    try:
+        content = sys.stdin.buffer.read() if str(source) == "-" else Path(source).read_bytes()
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name} is not UTF-8: byte {error.start + 1} is 0x{content[error.start]:02x}. Save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,116 @@
+"""Drawing a canvas as it forms: tokens coloured by entropy, the step, tokens a second."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from diffusiongemma.engine.events import Draft
+
+__all__ = ["LiveCanvas", "entropy_colour", "sudoku_grid", "text_canvas"]
+
+_SURE, _UNSURE = (0x4A, 0xDE, 0x80), (0xF8, 0x71, 0x71)
+
+
+def entropy_colour(entropy: float) -> str:
+    """Green where the model is sure, over yellow to red at two nats and more."""
+    share = min(1.0, math.sqrt(max(entropy, 0.0) / 2))
+    middle = (0xFA, 0xCC, 0x15)
+    start, end, part = (_SURE, middle, 2 * share) if share < 0.5 else (middle, _UNSURE, 2 * share - 1)
+    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(start, end, strict=True))
+
+
+class LiveCanvas:
+    """Shows drafts of one row in a terminal while they come; leaves the last frame behind, also after Ctrl-C.
+
+    Args:
+        console: where to draw.
+        draw: makes a picture of a draft.
+        pace: seconds a step stays on the screen at least; a small model is too quick to watch.
+    """
+
+    def __init__(self, console: Console, draw: Callable[["Draft"], RenderableType], pace: float = 0.0) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._draw = draw
+        self._pace = pace
+        self._began = time.perf_counter()
+        self._tokens = 0
+        self.paused = 0.0
+
+    def __enter__(self) -> "LiveCanvas":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, draft: "Draft") -> None:
+        """Draw a draft with its status line below."""
+        spent = time.perf_counter() - self._began - self.paused
+        kept = sum(draft.accepted)
+        mean = sum(draft.entropy) / len(draft.entropy)
+        rate = (self._tokens + kept) / spent if spent > 0 else 0.0
+        status = Text(
+            f"canvas {draft.canvas + 1}  step {draft.step:>2}  kept {kept}/{len(draft.tokens)}  "
+            f"entropy {mean:.3f}  {rate:,.0f} tokens/s",
+            style="dim",
+        )
+        self._live.update(Group(self._draw(draft), status), refresh=True)
+        if self._pace:
+            time.sleep(self._pace)
+            self.paused += self._pace
+
+    def committed(self, tokens: int) -> None:
+        """Count tokens that are final, for the rate."""
+        self._tokens += tokens
+
+    def finish(self, picture: RenderableType) -> None:
+        """Replace the canvas by its last picture."""
+        self._live.update(picture, refresh=True)
+
+
+def text_canvas(token_text: Callable[[int], str], before: Callable[[], str]) -> Callable[["Draft"], Text]:
+    """Draws a canvas as running text, behind the text that is committed.
+
+    Args:
+        token_text: text of one token id.
+        before: the committed text.
+    """
+
+    def draw(draft: "Draft") -> Text:
+        picture = Text(before())
+        for token, entropy in zip(draft.tokens, draft.entropy, strict=True):
+            picture.append(token_text(token), style=entropy_colour(entropy))
+        return picture
+
+    return draw
+
+
+def sudoku_grid(cells: Sequence[str], clues: str, styles: Sequence[str]) -> Text:
+    """A 9 x 9 grid with boxes; clues are bold, other cells in their style.
+
+    Args:
+        cells: 81 texts of one character.
+        clues: the puzzle, ``.`` where empty.
+        styles: 81 rich styles for cells that are not clues.
+    """
+    picture = Text()
+    for r in range(9):
+        picture.append(
+            ("┌" if r == 0 else "├") + ("───────┬───────┬───────" if r == 0 else "───────┼───────┼───────"), "dim"
+        ) if r % 3 == 0 else None
+        if r % 3 == 0:
+            picture.append("┐\n" if r == 0 else "┤\n", "dim")
+        for c in range(9):
+            i = 9 * r + c
+            picture.append("│ " if c % 3 == 0 else "", "dim")
+            picture.append(cells[i] + " ", "bold" if clues[i] != "." else styles[i])
+        picture.append("│\n", "dim")
+    picture.append("└───────┴───────┴───────┘", "dim")
+    return picture

@@ -1,0 +1,158 @@
+"""``diffusiongemma generate`` and ``diffusiongemma chat``."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffusiongemma.cli import common
+from diffusiongemma.cli.display import LiveCanvas, text_canvas
+from diffusiongemma.errors import DiffusionGemmaError, InputError
+
+if TYPE_CHECKING:
+    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.engine.events import Result
+
+__all__ = ["chat", "generate"]
+
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Most new tokens; unset: the checkpoint's own.")]
+Bound = Annotated[float | None, typer.Option(help="Entropy bound in nats: higher accepts more a step.")]
+TMin = Annotated[float | None, typer.Option(help="Temperature at the last step.")]
+TMax = Annotated[float | None, typer.Option(help="Temperature at the first step.")]
+Stop = Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given several times.")]
+Temperature = Annotated[float | None, typer.Option(help="Of --mode causal only; 0 takes the most probable token.")]
+Commit = Annotated[str | None, typer.Option(help="What is committed: best (most probable tokens) or canvas (the sample).")]
+EarlyStop = Annotated[bool | None, typer.Option("--early-stop/--no-early-stop", help="Stop a canvas once it is stable and sure.")]
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="The user's message; - or nothing on a pipe reads standard input.")] = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    max_tokens: MaxTokens = None,
+    steps: common.StepsOption = None,
+    seed: common.SeedOption = None,
+    mode: common.ModeOption = "diffusion",
+    entropy_bound: Bound = None,
+    t_min: TMin = None,
+    t_max: TMax = None,
+    stop: Stop = None,
+    commit: Commit = None,
+    early_stop: EarlyStop = None,
+    temperature: Temperature = None,
+    device: common.DeviceOption = None,
+    dtype: common.DtypeOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Answer a prompt. In a terminal the canvas is shown as it forms; on a pipe only the text is printed."""
+    with common.reporting(json):
+        text = _prompt(prompt)
+        loaded = common.load(model, dtype, device)
+        options = common.sampling_options(
+            max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
+            stop=stop, commit=commit, early_stop=early_stop, temperature=temperature, mode=mode,
+        )  # fmt: skip
+        result = _answer(loaded, {"prompt": text}, options, show=common.out.is_terminal and not json)
+        if json:
+            common.print_json(result.to_dict())
+        elif not common.out.is_terminal:
+            common.out.print(result.text, markup=False, soft_wrap=True)
+
+
+def chat(
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    max_tokens: MaxTokens = None,
+    steps: common.StepsOption = None,
+    seed: common.SeedOption = None,
+    mode: common.ModeOption = "diffusion",
+    device: common.DeviceOption = None,
+    dtype: common.DtypeOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Talk to a model: one message a line, /reset forgets the conversation, /exit or Ctrl-D leaves.
+
+    With --json the conversation is read from standard input, one message a line, and printed as one object at the end.
+    """
+    with common.reporting(json):
+        loaded = common.load(model, dtype, device)
+        options = common.sampling_options(max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, mode=mode)
+        messages: list[dict[str, str]] = []
+        while (line := _next_line(json)) is not None:
+            if line == "/exit":
+                break
+            if line == "/reset":
+                messages = []
+            elif line:
+                _turn(loaded, messages, line, options, json)
+        if json:
+            common.print_json({"messages": messages})
+
+
+def _turn(model: "DiffusionGemmaModel", messages: list[dict[str, str]], line: str, options: dict[str, Any], json: bool) -> None:
+    asked = [*messages, {"role": "user", "content": line}]
+    try:
+        result = _answer(model, {"messages": asked}, options, show=common.out.is_terminal and not json)
+    except DiffusionGemmaError as error:
+        if json:
+            raise
+        common.err.print(f"error: {error}", style="red", markup=False)
+        return
+    except KeyboardInterrupt:
+        if json:
+            raise
+        common.err.print("stopped; the message is not part of the conversation")
+        return
+    messages[:] = [*asked, {"role": "assistant", "content": result.text}]
+    if not json and not common.out.is_terminal:
+        common.out.print(result.text, markup=False, soft_wrap=True)
+
+
+def _next_line(json: bool) -> str | None:
+    try:
+        if common.out.is_terminal and not json:
+            return common.out.input("[bold]> [/]").strip()
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+    except EOFError:
+        return None
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8: {error.reason}") from error
+
+
+def _prompt(prompt: str | None) -> str:
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        return common.read_text("-")
+    if prompt is None:
+        raise InputError('there is no prompt; give one: diffusiongemma generate "..."')
+    return prompt
+
+
+def _answer(model: "DiffusionGemmaModel", source: dict[str, Any], options: dict[str, Any], show: bool) -> "Result":
+    """The finished result; drawn on the way where someone looks."""
+    from rich.text import Text
+
+    from diffusiongemma.engine.events import Commit, Done, Draft
+
+    events = model.stream(**source, **options)
+    if not show:
+        return next(event.result for event in events if isinstance(event, Done))
+    committed: list[str] = []
+    result: Result | None = None
+    with LiveCanvas(common.out, text_canvas(model.tokenizer.token_text, lambda: "".join(committed))) as canvas:
+        for event in events:
+            if isinstance(event, Draft):
+                canvas.show(event)
+            elif isinstance(event, Commit):
+                committed.append(event.text)
+                canvas.committed(len(event.token_ids))
+                canvas.finish(Text("".join(committed)))
+            else:
+                result = event.result
+                canvas.finish(Text(result.text))
+    assert result is not None
+    usage = result.usage
+    common.err.print(
+        f"{usage.completion_tokens} tokens, {usage.denoising_steps} steps, {usage.tokens_per_forward:.1f} tokens per forward, "
+        f"{usage.completion_tokens / usage.seconds:,.0f} tokens/s, finish: {result.finish_reason}",
+        style="dim",
+    )
+    return result

@@ -1,0 +1,107 @@
+"""``diffusiongemma info``: what a checkpoint is, and whether it fits here."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from diffusiongemma.cli import common
+
+__all__ = ["info", "memory_report"]
+
+CONTEXT = 4096
+"""Tokens of context that the memory estimate allows for."""
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="A built-in name, a checkpoint folder, or a hub id.")] = common.DEFAULT_MODEL,
+    json: common.JsonOption = False,
+) -> None:
+    """Show a checkpoint's configuration, its parameters, the memory it needs, and whether it fits on this machine.
+
+    Only config.json is read; a hub id downloads nothing else.
+    """
+    with common.reporting(json):
+        from diffusiongemma.model.config import ModelConfig
+        from diffusiongemma.weights.resolve import resolve
+        from diffusiongemma.weights.stream import read_json
+
+        folder = resolve(model, config_only=True)
+        config = ModelConfig.from_dict(read_json(folder / "config.json"))
+        report = {"model": model, **memory_report(config), "config": config.to_dict()}
+        if json:
+            common.print_json(report)
+        else:
+            common.out.print(_table(report))
+
+
+def memory_report(config: Any) -> dict[str, Any]:
+    """Parameters, bytes and fit of a configuration (a ``ModelConfig``).
+
+    Returns:
+        parameters and active parameters a token; bytes of weights for each dtype; bytes of cache a token; free memory here; fit.
+    """
+    import torch
+
+    from diffusiongemma.model.transformer import Transformer
+
+    with torch.device("meta"):
+        sizes = {name: weight.numel() for name, weight in Transformer(config).named_parameters()}
+    total = sum(sizes.values())
+    experts = sum(size for name, size in sizes.items() if ".experts." in name)
+    text = config.text
+    active = total - experts + experts * text.top_k_experts // text.num_experts
+    cache_elements = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in text.layers)
+    logits = 3 * 4 * config.canvas_length * text.vocab_size
+    needed = {name: total * size + CONTEXT * cache_elements * size + logits for name, size in (("float32", 4), ("bfloat16", 2))}
+    free = {"cpu": _free_memory()}
+    if torch.cuda.is_available():
+        free["cuda"] = torch.cuda.mem_get_info()[0]
+    return {
+        "parameters": total,
+        "active_parameters": active,
+        "layers": text.num_hidden_layers,
+        "canvas_length": config.canvas_length,
+        "vocab_size": text.vocab_size,
+        "weight_bytes": {"float32": 4 * total, "bfloat16": 2 * total},
+        "cache_bytes_per_token": {"float32": 4 * cache_elements, "bfloat16": 2 * cache_elements},
+        "needed_bytes": needed,
+        "needed_for": f"weights, {CONTEXT} tokens of context and three float32 arrays of logits for one canvas",
+        "free_bytes": free,
+        "fits": {place: {name: need <= there for name, need in needed.items()} for place, there in free.items()},
+    }
+
+
+def _free_memory() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.1f} {unit}" if unit != "B" else f"{count:,.0f} B"
+        count /= 1024
+    return f"{count:,.2f} TiB"
+
+
+def _table(report: dict[str, Any]) -> Table:
+    table = Table(show_header=False, title=report["model"], title_justify="left", box=None)
+    table.add_row("parameters", f"{report['parameters']:,} ({report['active_parameters']:,} active a token)")
+    table.add_row("layers", str(report["layers"]))
+    table.add_row("canvas", f"{report['canvas_length']} tokens")
+    table.add_row("vocabulary", f"{report['vocab_size']:,} tokens")
+    for name in ("bfloat16", "float32"):
+        needed = f"{_size(report['needed_bytes'][name])} in all, {_size(report['weight_bytes'][name])} of it weights"
+        table.add_row(f"memory, {name}", needed)
+    table.add_row("", report["needed_for"])
+    for place, free in report["free_bytes"].items():
+        verdict = ", ".join(f"{name}: {'fits' if ok else 'does not fit'}" for name, ok in report["fits"][place].items())
+        table.add_row(f"free, {place}", f"{_size(free)} ({verdict})")
+    return table

@@ -1,0 +1,48 @@
+"""The command line: parse, call, print."""
+
+from typing import Annotated
+
+import typer
+
+from diffusiongemma import __version__
+from diffusiongemma.cli.evaluate import evaluate
+from diffusiongemma.cli.generate import chat, generate
+from diffusiongemma.cli.info import info
+from diffusiongemma.cli.sudoku import sudoku
+from diffusiongemma.cli.train import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="diffusiongemma",
+    help="DiffusionGemma: text denoised in parallel, canvas by canvas.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+app.command()(sudoku)
+app.command()(generate)
+app.command()(chat)
+app.command()(train)
+app.command("eval")(evaluate)
+app.command()(info)
+
+
+def main() -> None:
+    """Entry point of the ``diffusiongemma`` script."""
+    app()

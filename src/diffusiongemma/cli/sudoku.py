@@ -1,0 +1,146 @@
+"""``diffusiongemma sudoku``: a canvas of noise becomes a solved puzzle."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from diffusiongemma.cli import common
+from diffusiongemma.cli.display import LiveCanvas, entropy_colour, sudoku_grid
+from diffusiongemma.errors import InputError
+from diffusiongemma.tasks.sudoku import Sudoku, grid_of_answer, parse, prompt_text, solves
+
+if TYPE_CHECKING:
+    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.engine.events import Draft
+
+__all__ = ["sudoku"]
+
+EXAMPLE = "6.....4..5..1....2..3.....9.3...47.....96.13..16..8...9..3..5...7.51..9.....8...."
+"""Shown when no puzzle is given."""
+
+
+def sudoku(
+    puzzle: Annotated[
+        str | None,
+        typer.Argument(
+            help="81 cells (digits for clues, . for empty), a file of puzzles, or - for standard input.",
+            metavar="[PUZZLE|FILE]",
+        ),
+    ] = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    steps: common.StepsOption = None,
+    seed: common.SeedOption = 0,
+    mode: common.ModeOption = "diffusion",
+    pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold the clues fixed on the canvas.")] = False,
+    pace: Annotated[float, typer.Option(help="Seconds each step stays on the screen, in a terminal.", min=0)] = 0.15,
+    json: common.JsonOption = False,
+) -> None:
+    """Solve a sudoku by denoising, and check the solution.
+
+    A file holds one puzzle a line, or one puzzle over several lines. The status is 0 if every puzzle is solved, 1 if not.
+    """
+    with common.reporting(json):
+        puzzles = _read(puzzle)
+        loaded = common.load(model)
+        options = common.sampling_options(num_diffusion_steps=steps, seed=seed)
+        reports = []
+        for one in puzzles:
+            live = common.out.is_terminal and not json and mode == "diffusion"
+            reports.append(_solve(loaded, one, mode, pin, pace if live else None, options))
+            if not json and not live:
+                common.out.print(_plain(reports[-1]), markup=False, soft_wrap=True)
+        if json:
+            common.print_json(reports[0] if len(reports) == 1 else _summary(reports))
+        elif len(reports) > 1:
+            common.out.print(f"{sum(r['solved'] for r in reports)} of {len(reports)} solved")
+    if not all(report["solved"] for report in reports):
+        raise typer.Exit(1)
+
+
+def _read(source: str | None) -> list[Sudoku]:
+    if source is None:
+        return [parse(EXAMPLE)]
+    # A path is only tried where the text cannot be a puzzle: 81 cells may be longer than a file name may be.
+    if source != "-" and not (len(source) < 81 and Path(source).exists()):
+        return [parse(source)]
+    text = common.read_text(source)
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines:
+        raise InputError(f"{source} holds no puzzle; write 81 cells, digits for clues and . for empty cells")
+    if all(sum(not char.isspace() for char in line) >= 81 for line in lines):
+        return [parse(line) for line in lines]
+    return [parse("\n".join(lines))]
+
+
+def _solve(
+    model: "DiffusionGemmaModel", puzzle: Sudoku, mode: str, pin: bool, pace: float | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    from diffusiongemma.engine.events import Done, Draft
+    from diffusiongemma.evals.sudoku import clue_pins
+
+    pins = clue_pins(model, puzzle) if pin else None
+    events = model.stream(prompt_text(puzzle), mode=mode, pins=pins, **options)  # type: ignore[arg-type]
+    if pace is None:
+        done = next(event for event in events if isinstance(event, Done))
+        return _report(puzzle, done, 0.0)
+    with LiveCanvas(common.out, lambda draft: _picture(model, puzzle, draft), pace) as canvas:
+        for event in events:
+            if isinstance(event, Draft):
+                canvas.show(event)
+            elif isinstance(event, Done):
+                report = _report(puzzle, event, canvas.paused)
+                canvas.finish(_final(puzzle, report))
+    return report
+
+
+def _report(puzzle: Sudoku, done: Any, paused: float) -> dict[str, Any]:
+    grid = grid_of_answer(done.result.text)
+    usage = done.result.usage
+    return {
+        "solved": solves(puzzle, grid),
+        "grid": grid,
+        "steps": usage.denoising_steps or usage.commit_passes,
+        "seconds": round(usage.seconds - paused, 4),
+        "puzzle": puzzle.clues,
+        "tokens_per_forward": round(usage.tokens_per_forward, 2),
+        "text": done.result.text,
+    }
+
+
+def _summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    solved = sum(report["solved"] for report in reports)
+    return {
+        "solved": solved == len(reports),
+        "solve_rate": solved / len(reports),
+        "mean_steps": sum(report["steps"] for report in reports) / len(reports),
+        "seconds": round(sum(report["seconds"] for report in reports), 4),
+        "puzzles": reports,
+    }
+
+
+def _picture(model: "DiffusionGemmaModel", puzzle: Sudoku, draft: "Draft") -> Text:
+    # Cell (r, c) stands at position 10 r + c: nine digits and a line break a row.
+    at = [10 * (i // 9) + i % 9 for i in range(81)]
+    cells = [model.tokenizer.token_text(draft.tokens[p]) for p in at]
+    return sudoku_grid(
+        [text if len(text) == 1 and text.isprintable() else "·" for text in cells],
+        "." * 81 if draft.step == 0 else puzzle.clues,
+        [entropy_colour(draft.entropy[p]) for p in at],
+    )
+
+
+def _final(puzzle: Sudoku, report: dict[str, Any]) -> Text:
+    if report["grid"] is None:
+        return Text(report["text"] + f"\nnot a grid of digits after {report['steps']} steps", style="red")
+    style = "green" if report["solved"] else "red"
+    picture = sudoku_grid(list(report["grid"]), puzzle.clues, [style] * 81)
+    verdict = "solved" if report["solved"] else "not solved: the grid breaks a rule"
+    picture.append(f"\n{verdict} in {report['steps']} steps, {report['seconds'] * 1000:.0f} ms", style)
+    return picture
+
+
+def _plain(report: dict[str, Any]) -> str:
+    verdict = "solved" if report["solved"] else "not solved"
+    return f"{report['text']}\n{verdict} in {report['steps']} steps, {report['seconds']:.3f} s"

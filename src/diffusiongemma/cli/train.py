@@ -1,0 +1,162 @@
+"""``diffusiongemma train``: follow a recipe, from the first step or from where the run was left."""
+
+import shutil
+import sys
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from diffusiongemma.cli import common
+from diffusiongemma.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusiongemma.finetune.loop import Evaluate
+    from diffusiongemma.finetune.recipe import Recipe
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A built-in recipe's name, or a TOML file; none lists the built-in ones.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; unset: runs/NAME. A run found there goes on.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Train to this step instead of the recipe's.", min=1)] = None,
+    device: common.DeviceOption = None,
+    compile_model: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the losses; unset: where a C++ compiler or a GPU is there."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; unset: torch's own choice.", min=1)] = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Train a checkpoint from a recipe: both losses, held-out evaluation, a loss plot; Ctrl-C keeps the state.
+
+    The folder of the run gets model/ (the checkpoint), state.pt (to go on), log.jsonl and loss.png.
+    """
+    with common.reporting(json):
+        from diffusiongemma.finetune.recipe import builtin_recipes, load_recipe
+
+        if recipe is None:
+            names = list(builtin_recipes())
+            common.print_json({"recipes": names}) if json else common.out.print("\n".join(names))
+            return
+        asked = load_recipe(recipe)
+        if steps is not None:
+            asked = asked.model_copy(update={"train": asked.train.model_copy(update={"steps": steps})})
+        report = _run(asked, out or Path("runs") / asked.name, _device(device), compile_model, threads)
+        if json:
+            common.print_json(report)
+        else:
+            reached = f"step {report['step']} of {report['steps']}"
+            common.out.print(f"{reached}; checkpoint {report['checkpoint']}, plot {report['plot']}", markup=False, soft_wrap=True)
+
+
+def _run(recipe: "Recipe", folder: Path, device: str, compile_model: bool | None, threads: int | None) -> dict[str, Any]:
+    import torch
+
+    from diffusiongemma.finetune.loop import Hooks, TrainRun
+
+    if threads:
+        torch.set_num_threads(threads)
+    if compile_model is None:
+        compile_model = device.startswith("cuda") or shutil.which("c++") is not None
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=common.err, disable=not common.err.is_terminal) as bar:
+        view = _View(bar, recipe)
+        hooks = Hooks(evaluate=_evaluator(recipe), on_step=view.step, on_data=view.data)
+        run = TrainRun(recipe, folder, device=device, compile_model=compile_model, hooks=hooks)
+        view.begin(run.step)
+        checkpoint = run.train()
+    return {
+        "step": run.step,
+        "steps": recipe.train.steps,
+        "finished": run.step >= recipe.train.steps,
+        "checkpoint": str(checkpoint),
+        "plot": str(folder / "loss.png"),
+        "log": str(folder / "log.jsonl"),
+        **view.last_scores,
+    }
+
+
+def _evaluator(recipe: "Recipe") -> "Evaluate":
+    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.evals.sudoku import evaluate_sudoku
+    from diffusiongemma.tasks.sudoku import reasoning_gym_puzzles
+
+    puzzles = list(reasoning_gym_puzzles(recipe.eval.puzzles, recipe.eval.seed))
+
+    def evaluate(folder: Path) -> dict[str, Any]:
+        report = evaluate_sudoku(DiffusionGemmaModel.from_pretrained(folder), puzzles)
+        return {
+            "solve_rate": report.solve_rate,
+            "mean_steps": report.mean_steps,
+            "bands": {name: band.solve_rate for name, band in report.bands.items()},
+        }
+
+    return evaluate
+
+
+class _View:
+    """The progress bar of a run, or a line every fifty steps where nobody looks."""
+
+    def __init__(self, bar: Progress, recipe: "Recipe") -> None:
+        self._bar = bar
+        self._steps = recipe.train.steps
+        self._data: TaskID | None = None
+        self._task: TaskID | None = None
+        self._recent: deque[float] = deque(maxlen=50)
+        self._causal = 0.0
+        self.last_scores: dict[str, Any] = {}
+
+    def data(self, done: int, total: int) -> None:
+        """Puzzles are being made."""
+        if self._data is None:
+            self._data = self._bar.add_task("puzzles", total=total, status="")
+        self._bar.update(self._data, completed=done)
+
+    def begin(self, step: int) -> None:
+        """The first step comes (compiling takes a minute or two)."""
+        self._task = self._bar.add_task("training", total=self._steps, completed=step, status="compiling")
+
+    def step(self, line: dict[str, Any]) -> None:
+        """A line of the log."""
+        self._recent.append(line["denoising"])
+        self._causal = line.get("causal", self._causal)
+        if "solve_rate" in line:
+            self.last_scores = {"solve_rate": line["solve_rate"], "mean_steps": line["mean_steps"]}
+        loss = sum(self._recent) / len(self._recent)
+        status = f"denoising {loss:.4f}  causal {self._causal:.4f}"
+        if self.last_scores:
+            status += f"  solved {self.last_scores['solve_rate']:.1%} in {self.last_scores['mean_steps']:.1f} steps"
+        assert self._task is not None
+        self._bar.update(self._task, completed=line["step"], status=status)
+        if self._bar.disable and (line["step"] % 50 == 0 or "solve_rate" in line):
+            sys.stderr.write(f"step {line['step']}/{self._steps}  {status}\n")
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {chosen!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return chosen
