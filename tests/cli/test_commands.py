@@ -1,0 +1,146 @@
+"""The commands, run for real on the built-in checkpoint."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from diffusiongemma.cli.main import app
+from diffusiongemma.tasks.sudoku import Sudoku, prompt_text, reasoning_gym_puzzles, solves
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def puzzle() -> Sudoku:
+    """A puzzle of the easiest band that training never saw."""
+    return next(p for p in reasoning_gym_puzzles(50, 31_337) if p.clue_count >= 48)
+
+
+def run_json(*arguments: str, status: int = 0) -> dict[str, Any]:
+    result = runner.invoke(app, [*arguments, "--json"])
+    assert result.exit_code == status, result.stdout + result.stderr
+    assert result.stdout.count("\n") == 1
+    data: dict[str, Any] = json.loads(result.stdout)
+    return data
+
+
+def test_sudoku_json(puzzle: Sudoku) -> None:
+    data = run_json("sudoku", puzzle.clues)
+    assert data["solved"] is True
+    assert solves(puzzle, data["grid"]) and data["grid"] == puzzle.solution
+    assert 1 <= data["steps"] <= 48 and data["seconds"] > 0
+
+
+def test_sudoku_pinned(puzzle: Sudoku) -> None:
+    assert run_json("sudoku", puzzle.clues, "--pin")["grid"] == puzzle.solution
+
+
+def test_sudoku_file_and_plain_text(tmp_path: Path, puzzle: Sudoku) -> None:
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"# two puzzles\n{puzzle.clues}\n{puzzle.clues}\n")
+    data = run_json("sudoku", str(file))
+    assert [p["solved"] for p in data["puzzles"]] == [True, True]
+    result = runner.invoke(app, ["sudoku", str(file)])
+    assert "2 of 2 solved" in result.stdout and "\x1b" not in result.stdout
+
+
+def test_an_unsolved_puzzle_has_status_1() -> None:
+    """Two solutions cannot both be right, and a grid with a broken rule is not called solved."""
+    empty = "12" + "." * 64 + "345678" + "." * 6 + "921"
+    data = run_json("sudoku", empty.ljust(81, "."), "--steps", "1", status=1)
+    assert data["solved"] is False
+
+
+def test_generate_json_has_everything(puzzle: Sudoku) -> None:
+    data = run_json("generate", prompt_text(puzzle), "--seed", "5", "--max-tokens", "90")
+    assert data["text"].replace("\n", "") == puzzle.solution
+    assert data["finish_reason"] == "stop" and len(data["token_ids"]) == 90
+    assert data["usage"]["completion_tokens"] == 90
+    assert data["usage"]["denoising_steps"] == sum(canvas["steps"] for canvas in data["canvases"])
+    again = run_json("generate", prompt_text(puzzle), "--seed", "5", "--max-tokens", "90")
+    assert again["token_ids"] == data["token_ids"]
+
+
+def test_generate_on_a_pipe_prints_only_the_text(puzzle: Sudoku) -> None:
+    result = runner.invoke(app, ["generate", "-", "--seed", "5"], input=prompt_text(puzzle))
+    assert result.stdout.replace("\n", "") == puzzle.solution
+
+
+def test_generate_causal(puzzle: Sudoku) -> None:
+    data = run_json("generate", prompt_text(puzzle), "--mode", "causal")
+    assert data["usage"]["denoising_steps"] == 0 and data["canvases"] == []
+    assert data["usage"]["commit_passes"] == data["usage"]["completion_tokens"] == 90
+
+
+def test_chat_remembers_the_conversation(puzzle: Sudoku) -> None:
+    line = " ".join(prompt_text(puzzle).split())
+    result = runner.invoke(app, ["chat", "--seed", "1", "--json"], input=f"{line}\n/reset\n{line}\n/exit\n")
+    messages = json.loads(result.stdout)["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+
+
+def test_eval_json_and_sweep(tmp_path: Path) -> None:
+    data = run_json("eval", "sudoku", "--n", "6", "--seed", "5")
+    assert data["puzzles"] == 6 and sum(band["puzzles"] for band in data["bands"].values()) == 6
+    assert data["solve_rate"] == data["solved"] / 6 and data["mean_steps"] > 1
+    plot = tmp_path / "curve.png"
+    swept = run_json("eval", "sudoku", "--n", "4", "--seed", "5", "--sweep", "num_diffusion_steps=1,8", "--plot", str(plot))
+    assert [row["num_diffusion_steps"] for row in swept["sweep"]] == [1, 8]
+    assert swept["sweep"][0]["mean_steps"] == 1
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_info_counts_what_the_file_holds() -> None:
+    data = run_json("info", "sudoku")
+    weights = Path(__file__).parents[2] / "src/diffusiongemma/checkpoints/sudoku/model.safetensors"
+    assert 0 < weights.stat().st_size - data["weight_bytes"]["bfloat16"] < 100_000
+    assert weights.stat().st_size < 5_000_000
+    assert data["fits"]["cpu"]["float32"] is True
+
+
+def in_a_terminal(arguments: list[str], interrupt_after: str | None = None) -> tuple[int, str]:
+    """Run the command with a terminal as its output; returns its status and all it wrote."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffusiongemma", *arguments],
+        stdin=follower, stdout=follower, stderr=follower, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            chunk = os.read(leader, 4096)
+        except OSError:
+            break
+        seen += chunk
+        if interrupt_after and interrupt_after.encode() in seen:
+            process.send_signal(signal.SIGINT)
+            interrupt_after = None
+    status = process.wait(timeout=10)
+    os.close(leader)
+    return status, seen.decode()
+
+
+def test_a_terminal_shows_the_canvas_as_it_forms(puzzle: Sudoku) -> None:
+    status, seen = in_a_terminal(["sudoku", puzzle.clues, "--pace", "0"])
+    assert status == 0
+    assert "step  1" in seen and "tokens/s" in seen and "solved in" in seen
+    assert "\x1b[38;2;" in seen, "tokens are coloured"
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor is visible again"
+
+
+def test_ctrl_c_leaves_the_terminal_clean(puzzle: Sudoku) -> None:
+    status, seen = in_a_terminal(["sudoku", puzzle.clues, "--pace", "5"], interrupt_after="step  1")
+    assert status == 130
+    assert "interrupted" in seen and "Traceback" not in seen
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")

@@ -1,0 +1,65 @@
+"""The rooms point down: no import goes up or sideways (CONTRIBUTING.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "diffusiongemma"
+FLOOR = {
+    "__init__": 0,  # the version; the names it re-exports are loaded when they are used
+    "errors": 0,
+    "text": 1,
+    "kernels": 1,
+    "tasks": 1,
+    "sampler": 2,
+    "weights": 2,
+    "model": 3,
+    "engine": 4,
+    "finetune": 4,
+    "api": 5,
+    "evals": 6,
+    "cli": 7,
+    "__main__": 8,
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(source: str) -> set[str]:
+    """Rooms that a file imports, wherever in the file the import stands."""
+    rooms = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "diffusiongemma" and len(parts) > 1:
+                rooms.add(parts[1] if parts[1] in FLOOR else "__init__")
+    return rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    room = room_of(path)
+    assert room in FLOOR, f"{room} has no floor yet; give it one here and in CONTRIBUTING.md"
+    for other in imported_rooms(path.read_text()) - {room}:
+        assert FLOOR[other] < FLOOR[room], f"{path.name} (floor {FLOOR[room]}) imports {other} (floor {FLOOR[other]})"
+
+
+def test_an_upward_import_would_be_seen() -> None:
+    assert imported_rooms("def f():\n    from diffusiongemma.engine.runner import admit") == {"engine"}
+    assert imported_rooms("import diffusiongemma.api") == {"api"}
+    assert imported_rooms("from diffusiongemma import kernels") == {"kernels"}
+
+
+def test_the_sampler_knows_only_torch_and_kernels() -> None:
+    for path in (PACKAGE / "sampler").glob("*.py"):
+        assert imported_rooms(path.read_text()) <= {"sampler", "kernels", "errors"}
