@@ -13,6 +13,8 @@ __all__ = ["info", "memory_report"]
 
 CONTEXT = 4096
 """Tokens of context that the memory estimate allows for."""
+LOGITS_ARRAYS = 8
+"""Float32 arrays of ``[canvas, vocabulary]`` alive at the peak of a plain sampling step (measured, docs/lab-log.md)."""
 
 
 def info(
@@ -54,7 +56,7 @@ def memory_report(config: Any) -> dict[str, Any]:
     text = config.text
     active = total - experts + experts * text.top_k_experts // text.num_experts
     cache_elements = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in text.layers)
-    logits = 3 * 4 * config.canvas_length * text.vocab_size
+    logits = LOGITS_ARRAYS * 4 * config.canvas_length * text.vocab_size
     needed = {name: total * size + CONTEXT * cache_elements * size + logits for name, size in (("float32", 4), ("bfloat16", 2))}
     free = {"cpu": _free_memory()}
     if torch.cuda.is_available():
@@ -68,7 +70,7 @@ def memory_report(config: Any) -> dict[str, Any]:
         "weight_bytes": {"float32": 4 * total, "bfloat16": 2 * total},
         "cache_bytes_per_token": {"float32": 4 * cache_elements, "bfloat16": 2 * cache_elements},
         "needed_bytes": needed,
-        "needed_for": f"weights, {CONTEXT} tokens of context and three float32 arrays of logits for one canvas",
+        "needed_for": f"weights, {CONTEXT} tokens of context and {LOGITS_ARRAYS} float32 arrays of logits for one canvas",
         "free_bytes": free,
         "fits": {place: {name: need <= there for name, need in needed.items()} for place, there in free.items()},
     }

@@ -1,5 +1,6 @@
 """What a caller may choose about sampling, and where the defaults come from."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,6 +12,14 @@ __all__ = ["CommitRule", "SamplingParams"]
 
 CommitRule = Literal["best", "canvas"]
 _MAX_SEED = 2**63 - 1
+# Fields of a generation_config.json that concern the cache, the output's type, special tokens or its own history.
+_NOT_SAMPLING = frozenset(
+    {
+        "_commit_hash", "_from_model_config", "bos_token_id", "cache_config", "cache_implementation", "disable_compile",
+        "eos_token_id", "pad_token_id", "return_dict_in_generate", "transformers_version",
+    }
+)  # fmt: skip
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +95,14 @@ class SamplingParams:
 
     @classmethod
     def from_generation_config(cls, data: Mapping[str, Any]) -> "SamplingParams":
-        """Defaults of a checkpoint, from the content of its ``generation_config.json``."""
+        """Defaults of a checkpoint, from the content of its ``generation_config.json``.
+
+        Fields that say nothing about sampling are passed over; others that this runtime does not follow are named in a
+        warning.
+
+        Raises:
+            ConfigError: a value outside what is allowed, or another sampler.
+        """
         names = {
             "max_denoising_steps": "num_diffusion_steps",
             "t_min": "t_min",
@@ -96,6 +112,9 @@ class SamplingParams:
             "max_new_tokens": "max_tokens",
         }
         options = {ours: data[theirs] for theirs, ours in names.items() if data.get(theirs) is not None}
+        unused = sorted(k for k, v in data.items() if v is not None and k not in {*names, "sampler_config", *_NOT_SAMPLING})
+        if unused:
+            log.warning("generation_config.json: %s is not followed by this runtime", ", ".join(unused))
         if data.get("sampler_config") is not None:
             sampler = dict(data["sampler_config"])
             kind = sampler.pop("_cls_name", "EntropyBoundSamplerConfig")
