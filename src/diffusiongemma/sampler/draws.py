@@ -62,7 +62,7 @@ def gumbel(keys_BL: Tensor, vocab_size: int) -> Tensor:
     """Standard Gumbel noise, one number a position and token.
 
     Returns:
-        ``[B, L, V]`` float32, from 24-bit uniforms: between -2.9 and 17.4.
+        ``[B, L, V]`` float32, from 24-bit uniforms: between -2.9 and 16.7.
     """
     token = torch.arange(1, vocab_size + 1, device=keys_BL.device) * _GOLDEN
     bits = (mix(keys_BL[..., None] + token) >> 40) & ((1 << 24) - 1)
