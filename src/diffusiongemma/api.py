@@ -248,7 +248,7 @@ class DiffusionGemmaModel:
         *,
         messages: Sequence[Message] | None = None,
         mode: Mode = "diffusion",
-        pins: Sequence[int] | None = None,
+        pins: Sequence[int] | Sequence[Sequence[int]] | None = None,
         **options: Any,
     ) -> Iterator[Event]:
         """Generate, and see it happen.
@@ -257,7 +257,8 @@ class DiffusionGemmaModel:
             prompt: a user's message or a list of them (one batch; row i draws from seed, whatever its neighbours are).
             messages: a whole conversation instead of a prompt.
             mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
-            pins: token ids that stay fixed from the start of the answer, -1 where the model writes; the same for all rows.
+            pins: token ids that stay fixed from the start of the answer, -1 where the model writes; one list for all rows, or
+                one for each.
             **options: fields of ``SamplingParams``: ``max_tokens``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
                 ``t_min``, ``t_max``, ``stability``, ``confidence``, ``early_stop``, ``commit``, ``stop``, ``temperature``. Unset
                 ones come from the checkpoint; ``seed`` unset is drawn at random.
@@ -283,7 +284,7 @@ class DiffusionGemmaModel:
             seeds=[params.seed] * len(prompts),
             params=params,
             stop_ids=self.stop_ids,
-            pins=None if pins is None else [list(pins)] * len(prompts),
+            pins=None if pins is None else _pins_by_row(pins, len(prompts)),
         )
         run = run_diffusion if mode == "diffusion" else run_causal
         return run(self.transformer, self.tokenizer, batch)
@@ -321,6 +322,15 @@ def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.dev
     with torch.device("meta"):
         transformer = Transformer(config)
     return transformer.to(dtype).to_empty(device=device)
+
+
+def _pins_by_row(pins: Sequence[int] | Sequence[Sequence[int]], rows: int) -> list[list[int]]:
+    if all(isinstance(pin, int) for pin in pins):
+        return [list(cast(Sequence[int], pins))] * rows
+    by_row = [list(row) for row in cast(Sequence[Sequence[int]], pins)]
+    if len(by_row) != rows:
+        raise InputError(f"there are pins for {len(by_row)} rows and {rows} prompts; give one list for all, or one for each")
+    return by_row
 
 
 def _device(device: torch.device | str | None) -> torch.device:

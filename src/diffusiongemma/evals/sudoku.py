@@ -92,10 +92,9 @@ def evaluate_sudoku(
         raise InputError("there are no puzzles; give at least one")
     began = time.perf_counter()
     outcome: list[tuple[Sudoku, bool, int, int]] = []
-    size = 1 if pinned else batch_size
-    for start in range(0, len(puzzles), size):
-        batch = puzzles[start : start + size]
-        pins = clue_pins(model, batch[0]) if pinned else None
+    for start in range(0, len(puzzles), batch_size):
+        batch = puzzles[start : start + batch_size]
+        pins = [clue_pins(model, puzzle) for puzzle in batch] if pinned else None
         prompts = [prompt_text(puzzle) for puzzle in batch]
         for event in model.stream(prompts, mode=mode, pins=pins, seed=seed, **options):
             if isinstance(event, Done):
