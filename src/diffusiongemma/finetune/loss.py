@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from diffusiongemma.model.cache import SharedPrompt
 from diffusiongemma.model.layers import Role
-from diffusiongemma.model.masks import Masks
+from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 from diffusiongemma.model.transformer import Transformer
 
 __all__ = ["losses"]
@@ -47,8 +47,10 @@ def losses(
 
     # 1. Encode the prompt once, with the answer behind it when the causal role learns too.
     ids = torch.cat((prompt_PT, answer_PL[:, :-1]), dim=1) if causal else prompt_PT
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    hidden = model.stack(model.embed(ids), Role.ENCODE, positions, _causal_masks(model, ids.shape[1]), context)
+    tokens = ids.shape[1]
+    start = torch.zeros(1, dtype=torch.int64, device=ids.device)
+    positions = torch.arange(tokens, device=ids.device)[None]
+    hidden = model.stack(model.embed(ids), Role.ENCODE, positions, encode_masks(model.config.text, start, tokens, tokens), context)
     causal_loss = hidden.new_zeros(())
     if causal:
         logits = model.logits(hidden[:, prompt_length - 1 :])
@@ -56,7 +58,7 @@ def losses(
 
     # 2. A first look without gradient gives part of the canvases their self-conditioning.
     canvas_positions = torch.arange(prompt_length, prompt_length + length, device=ids.device)[None]
-    masks = _open_masks(model)
+    masks = _canvas_masks(model, prompt_length, length)
     soft = torch.zeros(prompts, canvases, length, model.embed_tokens.weight.shape[1], device=ids.device, dtype=hidden.dtype)
     if conditioned:
         with torch.no_grad():
@@ -72,12 +74,10 @@ def losses(
     return F.cross_entropy(model.logits(denoised).flatten(0, 1), target.flatten()), causal_loss
 
 
-def _causal_masks(model: Transformer, tokens: int) -> Masks:
-    key = torch.arange(tokens, device=model.device)
-    causal = key <= key[:, None]
-    sliding = causal & (key > key[:, None] - model.config.text.sliding_window)
-    return {"full_attention": causal[None, None], "sliding_attention": sliding[None, None]}
-
-
-def _open_masks(model: Transformer) -> Masks:
-    return {"full_attention": None, "sliding_attention": None}
+def _canvas_masks(model: Transformer, prompt_length: int, canvas: int) -> Masks:
+    """The masks of generation; none where the window holds the whole prompt, which lets attention take its quickest way."""
+    config = model.config.text
+    if prompt_length < config.sliding_window:
+        return dict.fromkeys(config.layer_types)
+    lengths = torch.tensor([prompt_length], device=model.device)
+    return denoise_masks(config, lengths, canvas, prompt_length)
