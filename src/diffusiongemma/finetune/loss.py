@@ -22,7 +22,6 @@ def losses(
     noisy_BL: Tensor,
     conditioned: int,
     causal: bool,
-    final_layer_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Denoising and causal loss of a batch whose prompts have one length.
 

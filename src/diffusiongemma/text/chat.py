@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import BaseLoader, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from diffusiongemma.errors import CheckpointError, InputError
@@ -23,7 +23,9 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = ImmutableSandboxedEnvironment(
+            loader=BaseLoader(), trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _raise
         try:
             self._template = environment.from_string(source)
@@ -48,7 +50,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=[dict(m) for m in messages], add_generation_prompt=True, **self._special_tokens, **options
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise InputError(f"the chat template refuses these messages: {error}") from error
 
 

@@ -61,7 +61,10 @@ class Tokenizer:
         Raises:
             InputError: the text has words that this tokenizer cannot represent at all.
         """
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"the tokenizer of this checkpoint cannot represent the text: {error}") from error
         if self._unknown is not None and self._unknown in encoding.ids:
             spans = [text[a:b] for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True) if i == self._unknown]
             raise InputError(
