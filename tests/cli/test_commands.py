@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from diffusiongemma.cli.main import app
+from diffusiongemma.cli.sudoku import EXAMPLE
 from diffusiongemma.tasks.sudoku import Sudoku, prompt_text, reasoning_gym_puzzles, solves
 
 runner = CliRunner()
@@ -54,10 +55,9 @@ def test_sudoku_file_and_plain_text(tmp_path: Path, puzzle: Sudoku) -> None:
 
 
 def test_an_unsolved_puzzle_has_status_1() -> None:
-    """Two solutions cannot both be right, and a grid with a broken rule is not called solved."""
-    empty = "12" + "." * 64 + "345678" + "." * 6 + "921"
-    data = run_json("sudoku", empty.ljust(81, "."), "--steps", "1", status=1)
-    assert data["solved"] is False
+    """One step is not enough for 31 clues, and what it leaves is not called solved."""
+    data = run_json("sudoku", EXAMPLE, "--steps", "1", status=1)
+    assert data["solved"] is False and data["steps"] == 1
 
 
 def test_generate_json_has_everything(puzzle: Sudoku) -> None:
@@ -135,7 +135,7 @@ def test_a_terminal_shows_the_canvas_as_it_forms(puzzle: Sudoku) -> None:
     status, seen = in_a_terminal(["sudoku", puzzle.clues, "--pace", "0"])
     assert status == 0
     assert "step  1" in seen and "tokens/s" in seen and "solved in" in seen
-    assert "\x1b[38;2;" in seen, "tokens are coloured"
+    assert "\x1b[38;" in seen, "tokens are coloured"
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor is visible again"
 
 
