@@ -1,0 +1,135 @@
+"""One step of the sampler, against loops that say the same thing slowly."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffusiongemma.sampler import Canvas, SamplingParams, accept, entropy, new_canvas, shape_logits, step, temperature
+
+LENGTH, VOCABULARY = 8, 11
+entropies = st.lists(st.floats(0, 3, width=32), min_size=1, max_size=12)
+
+
+def canvas(rows: int = 3, pins: Tensor | None = None, stability: int = 1) -> Canvas:
+    seeds = torch.arange(rows) + 5
+    return new_canvas(seeds, torch.zeros_like(seeds), LENGTH, VOCABULARY, stability, pins)
+
+
+def logits(rows: int = 3, seed: int = 0, sharp: float = 3.0) -> Tensor:
+    return sharp * torch.randn(rows, LENGTH, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+
+
+@given(entropies, st.floats(0.01, 4))
+def test_acceptance_is_the_naive_loop(values: list[float], bound: float) -> None:
+    row = torch.tensor(values, dtype=torch.float64)
+    got = accept(row[None], torch.ones(1, len(values), dtype=torch.bool), bound)[0]
+    before = 0.0
+    expected = set()
+    for i in sorted(range(len(values)), key=lambda i: (values[i], i)):
+        if before > bound + 1e-9:
+            break
+        if before <= bound - 1e-9 or not before:
+            expected.add(i)
+        elif abs(before - bound) < 1e-9:  # rounding decides; take what was decided
+            expected |= {i} & set(got.nonzero().flatten().tolist())
+        before += values[i]
+    assert set(got.nonzero().flatten().tolist()) == expected
+    assert got.any()
+
+
+def test_pinned_positions_are_neither_accepted_nor_counted() -> None:
+    uncertain = torch.tensor([[9.0, 0.05, 0.06, 0.2]])
+    opened = torch.tensor([[False, True, True, True]])
+    assert accept(uncertain, opened, 0.1).tolist() == [[False, True, True, False]]
+    assert accept(torch.tensor([[0.0, 2.0, 3.0, 2.5]]), opened, 0.1).tolist() == [[False, True, False, False]]
+
+
+def test_entropy_is_torchs() -> None:
+    shaped = logits()
+    assert torch.allclose(entropy(shaped), torch.distributions.Categorical(logits=shaped).entropy(), atol=1e-5)
+
+
+def test_temperature_falls_from_t_max_and_ends_above_t_min() -> None:
+    params = SamplingParams(num_diffusion_steps=4, t_min=0.4, t_max=0.8)
+    assert temperature(torch.arange(4), params).tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5])
+    shaped = shape_logits(logits(2), torch.tensor([0, 3]), params)
+    assert torch.allclose(shaped[1], logits(2)[1] / 0.5)
+
+
+def test_a_step_keeps_what_it_accepts_and_renoises_the_rest() -> None:
+    before = canvas()
+    after, shaped = step(before, logits(), SamplingParams(entropy_bound=0.5))
+    assert after.accepted_BL.any(-1).all() and not after.accepted_BL.all()
+    assert torch.equal(after.best_BL, shaped.argmax(-1))
+    assert after.step_B.tolist() == [1, 1, 1]
+    # What is accepted depends on the draw of this step; what is not is noise with a key of its own.
+    other, _ = step(replace(before, step_B=before.step_B + 1), logits(), SamplingParams(entropy_bound=0.5))
+    assert (after.tokens_BL != other.tokens_BL).any()
+    # The state that went in is untouched.
+    assert torch.equal(before.tokens_BL, canvas().tokens_BL) and before.step_B.tolist() == [0, 0, 0]
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(1, 6), st.floats(0.01, 5))
+def test_pins_never_change(seed: int, steps: int, sharp: float) -> None:
+    pins = torch.full((1, LENGTH), -1)
+    pins[0, 2], pins[0, 5] = 3, 0
+    state = new_canvas(torch.tensor([seed]), torch.tensor([0]), LENGTH, VOCABULARY, 1, pins)
+    for i in range(steps):
+        state, _ = step(state, logits(1, seed=i, sharp=sharp), SamplingParams(num_diffusion_steps=steps))
+        for tokens in (state.tokens_BL, state.best_BL):
+            assert tokens[0, 2] == 3 and tokens[0, 5] == 0
+        assert state.entropy_BL[0, 2] == 0 and state.accepted_BL[0, 2]
+
+
+def test_rows_that_are_done_never_change() -> None:
+    state, _ = step(canvas(), logits(), SamplingParams())
+    state = replace(state, done_B=torch.tensor([True, False, True]))
+    after, _ = step(state, logits(seed=1), SamplingParams())
+    for name in ("tokens_BL", "best_BL", "entropy_BL", "accepted_BL", "step_B"):
+        old, new = getattr(state, name), getattr(after, name)
+        assert torch.equal(old[0], new[0]) and torch.equal(old[2], new[2]), name
+    assert torch.equal(state.history_SBL[:, [0, 2]], after.history_SBL[:, [0, 2]])
+    assert not torch.equal(state.best_BL[1], after.best_BL[1])
+
+
+def run(all_logits: list[Tensor], **options: object) -> list[list[bool]]:
+    state = canvas(1, stability=int(options.get("stability", 1)))  # type: ignore[call-overload]
+    done = []
+    for each in all_logits:
+        state, _ = step(state, each, SamplingParams(**options))  # type: ignore[arg-type]
+        done.append(state.done_B.tolist())
+    return done
+
+
+def test_a_row_stops_when_it_is_stable_and_sure() -> None:
+    sure, unsure = logits(1, sharp=200.0), logits(1, sharp=0.5)
+    other = logits(1, seed=9, sharp=200.0)
+    assert run([sure, sure]) == [[False], [True]]
+    assert run([sure, other, other]) == [[False], [False], [True]]
+    assert run([unsure, unsure, unsure]) == [[False]] * 3
+    assert run([sure], stability=0) == [[True]]
+    assert run([sure, sure, sure], stability=2) == [[False], [False], [True]]
+    assert run([sure] * 4, early_stop=False, num_diffusion_steps=4) == [[False]] * 3 + [[True]]
+    assert run([unsure] * 2, num_diffusion_steps=2) == [[False], [True]]
+
+
+def test_pins_do_not_make_a_canvas_sure() -> None:
+    pins = torch.zeros(1, LENGTH, dtype=torch.int64)
+    pins[0, 0] = -1
+    state = canvas(1, pins)
+    one_open = torch.zeros(1, LENGTH, VOCABULARY)
+    one_open[0, 0, :2] = 20.0  # two tokens equally likely: 0.69 nats; the mean over all eight would be 0.087
+    for _ in range(3):
+        state, _ = step(state, one_open, SamplingParams(confidence=0.5))
+    assert not state.done_B.any()
+
+
+def test_a_fully_pinned_canvas_stops_at_once() -> None:
+    state = canvas(1, torch.zeros(1, LENGTH, dtype=torch.int64))
+    for _ in range(2):
+        state, _ = step(state, logits(1), SamplingParams())
+    assert state.done_B.all() and torch.isfinite(state.entropy_BL).all()
