@@ -1,0 +1,56 @@
+"""The built-in checkpoint in transformers: it loads whole, and generates the same tokens in the same number of passes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import DiffusionGemmaForBlockDiffusion
+
+from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.tasks.sudoku import prompt_text, reasoning_gym_puzzles
+from diffusiongemma.weights.resolve import builtin_folder
+from tests.parity import test_generate
+from tests.parity.reference import Pair
+from tests.parity.test_generate import their_answers
+
+
+@pytest.fixture(scope="module")
+def theirs() -> DiffusionGemmaForBlockDiffusion:
+    model, info = DiffusionGemmaForBlockDiffusion.from_pretrained(
+        builtin_folder() / "sudoku", dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def ours() -> DiffusionGemmaModel:
+    return DiffusionGemmaModel.from_pretrained("sudoku")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whole_generations_are_the_same(
+    theirs: DiffusionGemmaForBlockDiffusion, ours: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """A trained model settles: rows of one batch stop early, each at a step of its own, and end with a stop token."""
+    texts = [prompt_text(puzzle) for puzzle in reasoning_gym_puzzles(6, 4000 + seed)]
+    assert ours.tokenizer.template is not None
+    prompts = [ours.tokenizer.encode(ours.tokenizer.template.render([{"role": "user", "content": text}])) for text in texts]
+    params = SamplingParams(num_diffusion_steps=20, max_tokens=90, seed=seed)
+    with monkeypatch.context() as patch:
+        patch.setattr(test_generate, "LENGTH", 90)
+        patch.setattr(test_generate, "VOCABULARY", 832)
+        pair = Pair(theirs, ours.transformer, Path())
+        expected, watch = their_answers(pair, prompts, params, list(ours.stop_ids), patch)
+    results = ours.generate(texts, num_diffusion_steps=20, max_tokens=90, seed=seed)
+    assert [result.token_ids for result in results] == expected
+    assert [result.usage.denoising_steps for result in results] == watch.passes
+    assert len(set(watch.passes)) >= 3 and min(watch.passes) < 10
+    assert {result.finish_reason for result in results} == {"stop"}
+
+
+def test_the_two_roles_share_weights_but_not_scalars(ours: DiffusionGemmaModel) -> None:
+    names = dict(ours.transformer.named_buffers())
+    assert "layers.0.layer_scalar" in names and "layers.0.encoder_layer_scalar" in names
+    assert ours.config.text.num_experts > ours.config.text.top_k_experts >= 2
