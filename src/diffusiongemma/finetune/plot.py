@@ -47,9 +47,6 @@ def plot_losses(log: Path, target: Path) -> None:
     part.replace(target)
 
 
-def _smooth(values: tuple[float, ...]) -> list[float]:
-    out, mean = [], values[0]
-    for value in values:
-        mean += 0.03 * (value - mean)
-        out.append(mean)
-    return out
+def _smooth(values: tuple[float, ...], window: int = 30) -> list[float]:
+    """The mean of the last ``window`` values at each point."""
+    return [sum(last) / len(last) for i in range(len(values)) if (last := values[max(0, i + 1 - window) : i + 1])]
