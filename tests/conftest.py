@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from diffusiongemma.text.tokenizer import Tokenizer
 from tests.tiny import letters
 
 # One thread: the matrices are so small that a second one only waits, and the order of sums never changes.
 torch.set_num_threads(1)
+# A busy machine must not fail a test, and a failure must come back on the next run.
+settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+settings.load_profile("tests")
 
 
 @pytest.fixture
