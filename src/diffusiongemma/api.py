@@ -115,7 +115,7 @@ class DiffusionGemmaModel:
         """Write a folder that ``from_pretrained`` and transformers load.
 
         Args:
-            folder: made if it is not there; files of the same names are replaced.
+            folder: made if it is not there; a checkpoint in it is replaced.
         """
         target = Path(folder)
         extra = vision_tensors(self.folder) if self.folder is not None else {}
@@ -158,12 +158,11 @@ class DiffusionGemmaModel:
             max_length: tokens a row can hold.
 
         Raises:
-            OptionError: a size below 1, or more than the model's positions.
+            OptionError: a size below 1.
         """
-        limit = self.config.text.max_position_embeddings
         if batch_size < 1 or max_length < 1:
             raise OptionError(f"batch_size is {batch_size} and max_length is {max_length}; both must be at least 1")
-        return KVCache(self.config.text, batch_size, min(max_length, limit), self.dtype, self.device)
+        return KVCache(self.config.text, batch_size, max_length, self.dtype, self.device)
 
     @torch.inference_mode()
     def encode(self, token_ids: Tensor, cache: KVCache, lengths: Tensor | None = None) -> Tensor:
@@ -181,6 +180,12 @@ class DiffusionGemmaModel:
             InputError: wrong shape, ids outside the vocabulary, or no room in the cache.
         """
         self._check_ids(token_ids, cache)
+        if lengths is not None:
+            rows, tokens = token_ids.shape
+            if lengths.shape != (rows,) or lengths.dtype != torch.int64 or int(lengths.min()) < 0 or int(lengths.max()) > tokens:
+                raise InputError(
+                    f"lengths is {lengths.tolist()} of {lengths.dtype}; needed: {rows} of int64, each from 0 to {tokens}"
+                )
         return self.transformer.encode(token_ids, cache, lengths)
 
     @torch.inference_mode()

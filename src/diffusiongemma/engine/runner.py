@@ -43,8 +43,13 @@ class Batch:
     pins: list[list[int]] | None = None
 
 
-def admit(model: Transformer, batch: Batch) -> int:
+def admit(model: Transformer, batch: Batch, unit: int) -> int:
     """Check a batch against the model; returns the cache slots a row needs.
+
+    Args:
+        model: the stack.
+        batch: what was asked.
+        unit: tokens an answer grows by at a time: a canvas, or one.
 
     Raises:
         InputError: no prompts, an empty prompt, an id outside the vocabulary, pins that do not fit.
@@ -52,8 +57,8 @@ def admit(model: Transformer, batch: Batch) -> int:
     """
     if not batch.prompts:
         raise InputError("there is no prompt; give at least one")
-    config, length = model.config, model.config.canvas_length
-    canvases = -(-batch.params.max_tokens // length)
+    config = model.config
+    room = -(-batch.params.max_tokens // unit) * unit
     for row, ids in enumerate(batch.prompts):
         if not ids:
             raise InputError(f"prompt {row} is empty; give it at least one token")
@@ -61,20 +66,18 @@ def admit(model: Transformer, batch: Batch) -> int:
             raise InputError(f"prompt {row} has a token id outside 0 to {config.text.vocab_size - 1}")
         if config.image_token_id in ids and config.vision is not None and config.image_token_id < config.text.vocab_size:
             raise InputError(f"prompt {row} has the image token {config.image_token_id}; images are not supported yet")
-        if len(ids) + canvases * length > config.text.max_position_embeddings:
+        if len(ids) + room > config.text.max_position_embeddings:
             raise PromptTooLongError(
-                f"prompt {row} has {len(ids)} tokens and max_tokens {batch.params.max_tokens} needs {canvases} canvas(es) of "
-                f"{length}: {len(ids) + canvases * length} positions; the model has {config.text.max_position_embeddings}. "
+                f"prompt {row} has {len(ids)} tokens and max_tokens {batch.params.max_tokens} takes {room} more, in steps of "
+                f"{unit}: {len(ids) + room} positions; the model has {config.text.max_position_embeddings}. "
                 "Shorten the prompt or lower max_tokens"
             )
     for row, pins in enumerate(batch.pins or []):
-        if len(pins) > canvases * length:
-            raise InputError(
-                f"row {row} pins {len(pins)} positions; max_tokens {batch.params.max_tokens} gives {canvases * length}"
-            )
+        if len(pins) > room:
+            raise InputError(f"row {row} pins {len(pins)} positions; max_tokens {batch.params.max_tokens} gives {room}")
         if any(not -1 <= pin < config.text.vocab_size for pin in pins):
             raise InputError(f"row {row} pins a token id outside 0 to {config.text.vocab_size - 1} (-1 leaves a position open)")
-    return max(map(len, batch.prompts)) + canvases * length
+    return max(map(len, batch.prompts)) + room
 
 
 def encode_prompts(model: Transformer, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
@@ -106,7 +109,7 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
         3. commit: emit the final tokens, drop rows that are finished from the emission;
         4. encode the committed canvas for the rows that go on.
     """
-    slots = admit(model, batch)
+    slots = admit(model, batch, model.config.canvas_length)
     params, length, rows = batch.params, model.config.canvas_length, range(len(batch.prompts))
     answers = [Answer(tokenizer, params, batch.stop_ids, len(ids)) for ids in batch.prompts]
     cache = KVCache(model.config.text, len(rows), slots, model.dtype, model.device)
@@ -156,7 +159,7 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
 @torch.inference_mode()
 def run_causal(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Iterator[Event]:
     """Token-by-token decoding with the encoder role and the tied head: greedy at temperature 0, else sampled."""
-    slots = admit(model, batch)
+    slots = admit(model, batch, 1)
     params, rows = batch.params, range(len(batch.prompts))
     answers = [Answer(tokenizer, params, batch.stop_ids, len(ids)) for ids in batch.prompts]
     cache = KVCache(model.config.text, len(rows), slots, model.dtype, model.device)

@@ -6,6 +6,7 @@ Every batch and every random number is a function of (recipe seed, step): a resu
 """
 
 import json
+import pickle
 import signal
 import threading
 import time
@@ -172,9 +173,13 @@ class TrainRun:
         asked = self.recipe.model_dump(mode="json")
         path = self.folder / "recipe.json"
         if path.is_file():
-            there = json.loads(path.read_text("utf-8"))
+            try:
+                there = json.loads(path.read_text("utf-8"))
+                steps_aside = {**there, "train": {**there["train"], "steps": 0}}
+            except (ValueError, KeyError, TypeError) as error:
+                raise TrainingError(f"{path} cannot be read ({error}); remove it if the folder holds the run you mean") from error
             # A longer or shorter run of the same recipe is a wish one may have on the way; anything else is another run.
-            if {**there, "train": {**there["train"], "steps": 0}} != {**asked, "train": {**asked["train"], "steps": 0}}:
+            if steps_aside != {**asked, "train": {**asked["train"], "steps": 0}}:
                 raise TrainingError(
                     f"{self.folder} holds a run of another recipe (see {path}); give another folder, or remove this one"
                 )
@@ -196,14 +201,16 @@ class TrainRun:
             self.model.load_state_dict(state["model"])
             for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(kept)
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+            self.step = int(state["step"])
+        except (RuntimeError, KeyError, ValueError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
             raise TrainingError(f"{self.folder / 'state.pt'} cannot be resumed ({error}); remove it to begin anew") from error
-        self.step = int(state["step"])
         log = self.folder / "log.jsonl"
         if log.is_file():
             # Lines of steps behind the state are of work that was lost; it is done again.
-            lines = [text for text in log.read_text("utf-8").splitlines() if json.loads(text)["step"] <= self.step]
-            log.write_text("".join(text + "\n" for text in lines), "utf-8")
+            # The last line may be cut short.
+            lines = [text for text in log.read_text("utf-8").splitlines() if text.endswith("}")]
+            kept_lines = [text for text in lines if json.loads(text)["step"] <= self.step]
+            log.write_text("".join(text + "\n" for text in kept_lines), "utf-8")
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:

@@ -123,7 +123,10 @@ def _base_puzzles(recipe: DataRecipe, folder: Path, progress: Callable[[int, int
     """Base puzzles ``[N, 2, 81]`` uint8 (clues with 0 for empty, solution), from the folder or made now."""
     path = folder / f"puzzles-{recipe.base_seed}-{recipe.base_puzzles}-{recipe.min_clues}.npy"
     if path.is_file():
-        base: np.ndarray = np.load(path)
+        try:
+            base: np.ndarray = np.load(path)
+        except (ValueError, EOFError, OSError) as error:
+            raise TrainingError(f"{path} cannot be read ({error}); remove it, and it is made again") from error
         if base.shape != (recipe.base_puzzles, 2, 81):
             raise TrainingError(f"{path} has shape {base.shape}; remove it, and it is made again")
         return base

@@ -3,6 +3,7 @@
 Field names and defaults are those of transformers 5.23 ``configuration_diffusion_gemma.py``.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -56,10 +57,19 @@ class RopeConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> "RopeConfig":
         """Read one entry of ``rope_parameters``; an unknown type or field raises ConfigError."""
-        _refuse_unknown(data, {f.name for f in fields(cls)}, where)
+        _want_mapping(where, data)
+        _refuse_unknown(data, {f.name for f in fields(cls)}, where, bookkeeping=frozenset())
         rope = cls(**data)
+        for name in ("rope_theta", "factor"):
+            _want_positive(f"{where}: {name}", getattr(rope, name))
+        if not _is_number(rope.partial_rotary_factor) or not 0 <= rope.partial_rotary_factor <= 1:
+            raise ConfigError(f"{where}: partial_rotary_factor is {rope.partial_rotary_factor!r}; it must be a number from 0 to 1")
         if rope.rope_type not in ("default", "proportional", "linear"):
             raise ConfigError(f"{where}: rope_type {rope.rope_type!r} is not supported; allowed: default, proportional, linear")
+        if rope.rope_type == "default" and rope.factor != 1.0:
+            raise ConfigError(
+                f"{where}: factor {rope.factor} has no meaning with rope_type 'default'; allowed: linear, proportional"
+            )
         if rope.rope_type != "proportional" and rope.partial_rotary_factor != 1.0:
             raise ConfigError(
                 f"{where}: partial_rotary_factor {rope.partial_rotary_factor} needs rope_type 'proportional', "
@@ -154,14 +164,15 @@ class ModelConfig:
         """
         if data.get("model_type") != "diffusion_gemma":
             raise ConfigError(f"config.json has model_type {data.get('model_type')!r}; this runtime reads 'diffusion_gemma'")
-        if "quantization_config" in data:
-            method = (data["quantization_config"] or {}).get("quant_method", "unknown")
+        if data.get("quantization_config") is not None:
+            quantisation = data["quantization_config"]
+            method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, Mapping) else quantisation
             raise ConfigError(
                 f"the checkpoint is quantised ({method}); quantised checkpoints are not read yet. "
                 "Use the bfloat16 checkpoint, for example google/diffusiongemma-26B-A4B-it"
             )
         own = {"canvas_length", "boi_token_id", "eoi_token_id", "image_token_id"}
-        allowed = own | {"text_config", "vision_config", "tie_word_embeddings", "initializer_range"}
+        allowed = own | {"text_config", "vision_config", "tie_word_embeddings", "initializer_range", "quantization_config"}
         _refuse_unknown(data, allowed, "config.json")
         if not data.get("tie_word_embeddings", True):
             raise ConfigError(
@@ -171,9 +182,12 @@ class ModelConfig:
         if not isinstance(data.get("text_config"), Mapping):
             raise ConfigError("config.json has no text_config; it must hold the sizes of the text stack")
         given = {key: data[key] for key in own if key in data}
-        config = cls(text=_text_from_dict(data["text_config"]), vision=data.get("vision_config"), **given)
-        if not isinstance(config.canvas_length, int) or config.canvas_length < 1:
-            raise ConfigError(f"config.json: canvas_length is {config.canvas_length!r}; it must be an integer >= 1")
+        if (vision := data.get("vision_config")) is not None:
+            _want_mapping("config.json vision_config", vision)
+        config = cls(text=_text_from_dict(data["text_config"]), vision=vision, **given)
+        _want_size("config.json: canvas_length", config.canvas_length)
+        for name in ("boi_token_id", "eoi_token_id", "image_token_id"):
+            _want_token(f"config.json: {name}", getattr(config, name))
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,8 +247,32 @@ _TEXT_DEFAULTS: dict[str, Any] = {
 _TEXT_PASSIVE = {"initializer_range", "attention_dropout", "tie_word_embeddings", "attention_k_eq_v"}
 
 
-def _refuse_unknown(data: Mapping[str, Any], allowed: set[str], where: str) -> None:
-    unknown = sorted(set(data) - allowed - _BOOKKEEPING)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _want_positive(what: str, value: Any) -> None:
+    if not _is_number(value) or value <= 0:
+        raise ConfigError(f"{what} is {value!r}; it must be a number > 0")
+
+
+def _want_size(what: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{what} is {value!r}; it must be an integer >= 1")
+
+
+def _want_token(what: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ConfigError(f"{what} is {value!r}; it must be a token id or null")
+
+
+def _want_mapping(what: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{what} is {value!r}; it must be an object")
+
+
+def _refuse_unknown(data: Mapping[str, Any], allowed: set[str], where: str, bookkeeping: frozenset[str] = _BOOKKEEPING) -> None:
+    unknown = sorted(set(data) - allowed - bookkeeping)
     if unknown:
         raise ConfigError(
             f"{where} has the unknown field{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}; "
@@ -256,6 +294,8 @@ def _text_from_dict(data: Mapping[str, Any]) -> TextConfig:
 
     given = {key: data[key] for key in own if key in data}
     eos = given.pop("eos_token_id", 1)
+    for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "global_head_dim"):
+        _want_size(f"config.json text_config: {name}", shape[name])
     text = TextConfig(
         **{key: value for key, value in shape.items() if key in own},
         **{key: value for key, value in given.items() if key not in shape},
@@ -269,8 +309,11 @@ def _text_from_dict(data: Mapping[str, Any]) -> TextConfig:
 
 def _layers_from_dict(shape: Mapping[str, Any]) -> tuple[LayerConfig, ...]:
     count = shape["num_hidden_layers"]
+    named = shape["layer_types"]
+    if named is not None and not (isinstance(named, list | tuple) and all(isinstance(kind, str) for kind in named)):
+        raise ConfigError(f"config.json layer_types is {named!r}; it must be a list of layer types")
     # Source: the default pattern is five sliding layers and one full layer; the last layer is always full.
-    types = list(shape["layer_types"] or [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(count)])
+    types = list(named or [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(count)])
     unknown = sorted(set(types) - {SLIDING, FULL})
     if unknown:
         raise ConfigError(f"config.json layer_types has {', '.join(unknown)}; allowed: {SLIDING}, {FULL}")
@@ -283,7 +326,13 @@ def _layers_from_dict(shape: Mapping[str, Any]) -> tuple[LayerConfig, ...]:
         if shape["num_global_key_value_heads"] is not None:
             override["num_key_value_heads"] = shape["num_global_key_value_heads"]
         per_layer = {i: override for i, kind in enumerate(types) if kind == FULL}
-    overrides = {int(i): dict(entry) for i, entry in per_layer.items()}
+    _want_mapping("config.json per_layer_config", per_layer)
+    overrides: dict[int, dict[str, Any]] = {}
+    for key, entry in per_layer.items():
+        if not str(key).isdecimal():
+            raise ConfigError(f"config.json per_layer_config has the key {key!r}; keys are layer indices")
+        _want_mapping(f"config.json per_layer_config[{key}]", entry)
+        overrides[int(key)] = dict(entry)
     for i, entry in overrides.items():
         if not 0 <= i < count:
             raise ConfigError(f"config.json per_layer_config names layer {i}; the model has layers 0 to {count - 1}")
@@ -295,6 +344,7 @@ def _layers_from_dict(shape: Mapping[str, Any]) -> tuple[LayerConfig, ...]:
 def _rope_from_dict(data: Mapping[str, Any] | None) -> dict[str, RopeConfig]:
     if data is None:
         return _default_rope()
+    _want_mapping("config.json rope_parameters", data)
     _refuse_unknown(data, {SLIDING, FULL}, "config.json rope_parameters")
     return {kind: RopeConfig.from_dict(entry, f"config.json rope_parameters[{kind}]") for kind, entry in data.items()}
 
@@ -302,32 +352,38 @@ def _rope_from_dict(data: Mapping[str, Any] | None) -> dict[str, RopeConfig]:
 def _check_text(text: TextConfig) -> None:
     for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
                  "num_experts", "top_k_experts", "moe_intermediate_size", "sliding_window", "max_position_embeddings"):  # fmt: skip
-        value = getattr(text, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"config.json text_config: {name} is {value!r}; it must be an integer >= 1")
+        _want_size(f"config.json text_config: {name}", getattr(text, name))
+    for name, token in (("pad_token_id", text.pad_token_id), ("bos_token_id", text.bos_token_id)):
+        _want_token(f"config.json text_config: {name}", token)
+    for token in text.eos_token_id:
+        _want_token("config.json text_config: eos_token_id", token)
+    _want_positive("config.json text_config: rms_norm_eps", text.rms_norm_eps)
+    _want_positive("config.json text_config: final_logit_softcapping", text.final_logit_softcapping)
+    if not isinstance(text.attention_bias, bool):
+        raise ConfigError(f"config.json text_config: attention_bias is {text.attention_bias!r}; it must be true or false")
     if text.top_k_experts > text.num_experts:
         raise ConfigError(f"config.json: top_k_experts {text.top_k_experts} exceeds num_experts {text.num_experts}")
     if text.hidden_activation not in _ACTIVATIONS:
         raise ConfigError(
             f"config.json: hidden_activation {text.hidden_activation!r} is not known; allowed: {', '.join(_ACTIVATIONS)}"
         )
-    if not isinstance(text.final_logit_softcapping, int | float) or text.final_logit_softcapping <= 0:
-        raise ConfigError(f"config.json: final_logit_softcapping is {text.final_logit_softcapping!r}; it must be a number > 0")
     if text.use_bidirectional_attention not in (None, "vision"):
         raise ConfigError(
             f"config.json: use_bidirectional_attention {text.use_bidirectional_attention!r} is not supported: with it the "
             "encoder is no longer causal, so a prompt could not be cached in parts; allowed: null, 'vision'"
         )
+    for i, layer in enumerate(text.layers):
+        _want_size(f"config.json: head_dim of layer {i}", layer.head_dim)
+        _want_size(f"config.json: num_key_value_heads of layer {i}", layer.num_key_value_heads)
+        if layer.head_dim % 2:
+            raise ConfigError(f"config.json: layer {i} has head_dim {layer.head_dim}; it must be even")
+        if text.num_attention_heads % layer.num_key_value_heads:
+            raise ConfigError(
+                f"config.json: layer {i} has {layer.num_key_value_heads} key-value heads, which do not divide "
+                f"num_attention_heads {text.num_attention_heads}"
+            )
     for kind in set(text.layer_types):
         if kind not in text.rope:
             raise ConfigError(f"config.json rope_parameters lacks {kind}, which layer_types uses")
         if len({layer.head_dim for layer in text.layers if layer.layer_type == kind}) > 1:
             raise ConfigError(f"config.json gives {kind} layers different head_dim; one rotary table serves each type")
-    for i, layer in enumerate(text.layers):
-        if layer.head_dim < 2 or layer.head_dim % 2:
-            raise ConfigError(f"config.json: layer {i} has head_dim {layer.head_dim}; it must be even")
-        if layer.num_key_value_heads < 1 or text.num_attention_heads % layer.num_key_value_heads:
-            raise ConfigError(
-                f"config.json: layer {i} has {layer.num_key_value_heads} key-value heads, which do not divide "
-                f"num_attention_heads {text.num_attention_heads}"
-            )

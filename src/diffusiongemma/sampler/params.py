@@ -133,11 +133,11 @@ class SamplingParams:
         """The fields of a ``generation_config.json`` that transformers reads."""
         return {
             "max_denoising_steps": self.num_diffusion_steps,
-            "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": self.entropy_bound},
+            "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": float(self.entropy_bound)},
             "t_min": self.t_min,
             "t_max": self.t_max,
             "stability_threshold": self.stability,
-            "confidence_threshold": self.confidence,
+            "confidence_threshold": float(self.confidence),
             "max_new_tokens": self.max_tokens,
         }
 

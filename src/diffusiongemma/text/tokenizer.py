@@ -43,7 +43,12 @@ class Tokenizer:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
         settings = {}
         if (config := folder / "tokenizer_config.json").is_file():
-            settings = json.loads(config.read_text("utf-8"))
+            try:
+                settings = json.loads(config.read_text("utf-8"))
+            except ValueError as error:
+                raise CheckpointError(f"{config} cannot be read as JSON: {error}") from error
+            if not isinstance(settings, dict):
+                raise CheckpointError(f"{config} holds {type(settings).__name__}; it must hold a JSON object")
         source = settings.get("chat_template")
         if (jinja := folder / "chat_template.jinja").is_file():
             source = jinja.read_text("utf-8")

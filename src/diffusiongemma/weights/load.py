@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError, ConfigError
-from diffusiongemma.weights.names import VISION_PREFIXES, is_tied_copy, to_checkpoint, to_ours
-from diffusiongemma.weights.stream import stream_tensors, write_checkpoint, write_json
+from diffusiongemma.weights.names import ENCODER, VISION_PREFIXES, is_tied_copy, to_checkpoint, to_ours
+from diffusiongemma.weights.stream import remove_shards, stream_tensors, write_checkpoint, write_json
 
 __all__ = ["fill", "save", "vision_tensors"]
 
@@ -102,8 +102,11 @@ def save(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, objec
     if len(dtypes) != 1:
         raise ConfigError(f"the weights have several dtypes ({', '.join(sorted(map(str, dtypes)))}); convert them to one first")
     named = {to_checkpoint(name): tensor.detach().cpu() for name, tensor in tensors.items()}
+    # transformers ties weights but not biases, so it wants the encoder's copies of those.
+    named |= {ENCODER + name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if name.endswith(".bias")}
     clash = sorted(name for name in extra if is_tied_copy(name) or name in named)
     if clash:
         raise CheckpointError(f"extra tensors would overwrite {', '.join(clash)}")
     write_checkpoint(folder / "model.safetensors", {**named, **extra})
+    remove_shards(folder)
     write_json(folder / "config.json", {**config, "dtype": str(dtypes.pop()).removeprefix("torch.")})

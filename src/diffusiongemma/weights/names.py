@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["VISION_PREFIXES", "is_tied_copy", "to_checkpoint", "to_ours"]
+__all__ = ["DECODER", "ENCODER", "VISION_PREFIXES", "is_tied_copy", "to_checkpoint", "to_ours"]
 
 DECODER = "model.decoder."
 ENCODER = "model.encoder.language_model."

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError
 
-__all__ = ["read_json", "stream_tensors", "tensor_files", "write_checkpoint", "write_json"]
+__all__ = ["read_json", "remove_shards", "stream_tensors", "tensor_files", "write_checkpoint", "write_json"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -85,6 +85,16 @@ def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{path} is damaged or cut short ({error}); download it again") from error
+
+
+def remove_shards(folder: Path) -> None:
+    """Remove an index and the shards it names, once a single file has taken their place: a loader would prefer them."""
+    index = folder / INDEX
+    if index.is_file():
+        shards = [path for path in tensor_files(folder) if path.name != SINGLE]
+        index.unlink()
+        for path in shards:
+            path.unlink()
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
