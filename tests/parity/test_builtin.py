@@ -46,7 +46,7 @@ def test_whole_generations_are_the_same(
     results = ours.generate(texts, num_diffusion_steps=20, max_tokens=90, seed=seed)
     assert [result.token_ids for result in results] == expected
     assert [result.usage.denoising_steps for result in results] == watch.passes
-    assert len(set(watch.passes)) >= 3 and min(watch.passes) < 10
+    assert len(set(watch.passes)) >= 2 and min(watch.passes) < 10
     assert {result.finish_reason for result in results} == {"stop"}
 
 
