@@ -1,0 +1,28 @@
+"""The code in the README runs as it is written, and the built-in checkpoint solves its puzzle."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_every_python_block_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)
+    assert len(blocks) >= 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    from diffusiongemma.tasks.sudoku import grid_of_answer, solves
+
+    assert solves(names["puzzle"], grid_of_answer(str(names["output"])))
+    assert names["soft"].shape == names["hidden"].shape
+
+
+def test_the_mission_runs_on_a_built_in_name() -> None:
+    """The shape of the call everyone starts with: a name, a prompt, steps, max_tokens, print."""
+    from diffusiongemma import DiffusionGemmaModel
+
+    model = DiffusionGemmaModel.from_pretrained("sudoku")
+    output = model.generate(prompt="Solve this sudoku:", num_diffusion_steps=16, max_tokens=512)
+    assert str(output) == output.text and 1 <= output.usage.completion_tokens <= 512
