@@ -75,7 +75,7 @@ class DiffusionGemmaModel:
         Args:
             name: a built-in name (``sudoku``), a folder as Hugging Face writes it, or a hub id.
             dtype: of the weights: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
-                CPU float32 (small models are faster so, and their results do not depend on the batch).
+                CPU float32 (in which a result does not depend on the batch).
             device: None: a CUDA device if there is one, else the CPU.
             progress: show a bar while large weights load.
 

@@ -102,11 +102,8 @@ def sudoku_grid(cells: Sequence[str], clues: str, styles: Sequence[str]) -> Text
     """
     picture = Text()
     for r in range(9):
-        picture.append(
-            ("┌" if r == 0 else "├") + ("───────┬───────┬───────" if r == 0 else "───────┼───────┼───────"), "dim"
-        ) if r % 3 == 0 else None
         if r % 3 == 0:
-            picture.append("┐\n" if r == 0 else "┤\n", "dim")
+            picture.append("┌───────┬───────┬───────┐\n" if r == 0 else "├───────┼───────┼───────┤\n", "dim")
         for c in range(9):
             i = 9 * r + c
             picture.append("│ " if c % 3 == 0 else "", "dim")

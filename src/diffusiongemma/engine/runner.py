@@ -128,7 +128,7 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
             params.stability,
             _pins(batch, index, model),
         )
-        canvas = _only(canvas, active)
+        canvas = replace(canvas, done_B=~active)
         soft: Tensor | None = None
         # 2.
         while not bool(canvas.done_B.all()):
@@ -195,11 +195,6 @@ def _pins(batch: Batch, index: int, model: Transformer) -> Tensor | None:
         here = row_pins[index * length : (index + 1) * length]
         pins[row, : len(here)] = torch.tensor(here, dtype=torch.int64)
     return pins.to(model.device)
-
-
-def _only(canvas: Canvas, active_B: Tensor) -> Canvas:
-    """The canvas with the rows that are finished marked as done."""
-    return replace(canvas, done_B=~active_B)
 
 
 def _drafts(canvas: Canvas, moving: list[bool], index: int, tokenizer: Tokenizer) -> Iterator[Draft]:

@@ -59,7 +59,7 @@ class TrainRun:
         recipe: what to train.
         folder: of the run; made if it is not there.
         device: where to train; on CUDA the passes run in bfloat16 autocast.
-        compile_model: whether to compile the losses (a minute or two at the start, then about twice as fast on a CPU).
+        compile_model: whether to compile the losses (a minute or two at the start, faster after it: docs/lab-log.md).
         hooks: see ``Hooks``.
 
     Raises:

@@ -46,7 +46,7 @@ def build_tokenizer() -> Tokenizer:
 def initial_embeddings(weight_VD: Tensor, generator: torch.Generator) -> None:
     """Start each cell token as the sum of a row, a column, a box and a value vector: the puzzle's own factors.
 
-    Without it 810 unrelated vectors have to be learnt before any rule can be (docs/lab-log.md).
+    Otherwise 810 unrelated vectors have to be learnt before any rule can be (what it gains alone was not measured).
     """
     hidden = weight_VD.shape[1]
     row, column, box, value = (torch.randn(n, hidden, generator=generator) for n in (9, 9, 9, 10))

@@ -12,8 +12,8 @@ __all__ = ["Choice", "experts", "experts_choice"]
 DENSE_LIMIT = 1 << 16
 """Largest number of weights of one expert for which running all experts on all tokens is tried.
 
-Below it the products are so small that gathering rows and starting one product an expert costs more than the arithmetic
-it saves (docs/lab-log.md).
+At the size of the built-in checkpoint this is quicker for one canvas and a little slower for fifty (docs/lab-log.md); it also
+compiles as one piece, which training needs.
 """
 
 
