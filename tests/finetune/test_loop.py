@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import ConfigError, TrainingError
+from diffusiongemma.finetune.data import TrainBatch
 from diffusiongemma.finetune.loop import Hooks, TrainRun, learning_rate
 from diffusiongemma.finetune.loss import losses
 from diffusiongemma.finetune.recipe import Recipe, builtin_recipes, load_recipe
@@ -143,28 +144,46 @@ def test_the_checkpoint_loads_in_transformers_and_gives_the_same_logits(tmp_path
     assert torch.allclose(ours.logits(ours.denoise(canvas, cache)), expected, atol=1e-4)
 
 
-def separate_losses(model: Transformer, prompt: torch.Tensor, answer: torch.Tensor, noisy: torch.Tensor) -> tuple[float, float]:
+def separate_losses(
+    model: Transformer, prompts: list[torch.Tensor], answer: torch.Tensor, noisy: torch.Tensor, weight: torch.Tensor
+) -> tuple[float, float]:
     """Each canvas by itself through the cache, as in generation; half of them with a first look."""
-    denoising, causal = [], []
-    for row in range(len(prompt)):
+    denoising, causal, weights = [], [], []
+    for row, prompt in enumerate(prompts):
         cache = KVCache(model.config.text, 1, 64, model.dtype, model.device)
-        hidden = model.encode(torch.cat((prompt[row], answer[row, :-1]))[None], cache)
-        causal.append(F.cross_entropy(model.logits(hidden)[0, prompt.shape[1] - 1 :], answer[row]))
+        hidden = model.encode(torch.cat((prompt, answer[row, :-1]))[None], cache)
+        causal.append(F.cross_entropy(model.logits(hidden)[0, len(prompt) - 1 :], answer[row], reduction="none") * weight[row])
+        weights.append(weight[row])
         for copy in range(2):
             cache = KVCache(model.config.text, 1, 64, model.dtype, model.device)
-            model.encode(prompt[row][None], cache)
+            model.encode(prompt[None], cache)
             canvas = noisy[2 * row + copy][None]
             soft = model.soften(model.logits(model.denoise(canvas, cache))) if copy == 0 else None
-            denoising.append(F.cross_entropy(model.logits(model.denoise(canvas, cache, soft))[0], answer[row]))
-    return torch.stack(denoising).mean().item(), torch.stack(causal).mean().item()
+            logits = model.logits(model.denoise(canvas, cache, soft))[0]
+            denoising.append(F.cross_entropy(logits, answer[row], reduction="none") * weight[row])
+    total = torch.cat(weights).sum().item()
+    return torch.cat(denoising).sum().item() / (2 * total), torch.cat(causal).sum().item() / total
 
 
 def test_sharing_the_prompts_pass_changes_nothing() -> None:
     """Window 8 and a prompt of 9: the canvas must see the window's last 7 tokens, as in generation."""
     model = tiny_transformer(tiny_config(), dtype=torch.float64, scale=0.2)
     prompt, answer, noisy = (torch.randint(0, 64, shape) for shape in ((3, 9), (3, 8), (6, 8)))
-    shared = [loss.item() for loss in losses(model, prompt, answer, noisy, conditioned=1, causal=True)]
-    assert shared == pytest.approx(separate_losses(model, prompt, answer, noisy), rel=1e-6)
+    shared = [loss.item() for loss in losses(model, TrainBatch(prompt, answer), noisy, conditioned=1, causal=True)]
+    assert shared == pytest.approx(separate_losses(model, list(prompt), answer, noisy, torch.ones(3, 8)), rel=1e-6)
+
+
+@pytest.mark.parametrize("most", [5, 9], ids=["all in the window", "beyond the window"])
+def test_padding_before_a_prompt_changes_nothing(most: int) -> None:
+    """Unequal prompts in one batch, weighted positions: as each prompt alone, without padding."""
+    model = tiny_transformer(tiny_config(), dtype=torch.float64, scale=0.2)
+    padding = torch.tensor([0, 2, most - 1])
+    prompt, answer, noisy = (torch.randint(0, 64, shape) for shape in ((3, most), (3, 8), (6, 8)))
+    weight = torch.rand(3, 8, dtype=torch.float64)
+    batch = TrainBatch(prompt, answer, padding_P=padding, weight_PL=weight)
+    together = [loss.item() for loss in losses(model, batch, noisy, conditioned=1, causal=True)]
+    alone = [row[pad:] for row, pad in zip(prompt, padding.tolist(), strict=True)]
+    assert together == pytest.approx(separate_losses(model, alone, answer, noisy, weight), rel=1e-6)
 
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:
@@ -175,12 +194,14 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
 
 
 def test_built_in_recipes_load_and_unknown_fields_do_not(tmp_path: Path) -> None:
-    assert list(builtin_recipes()) == ["sudoku"]
+    assert list(builtin_recipes()) == ["nano", "sudoku"]
+    assert load_recipe("nano").data.kind == "text"
     text = builtin_recipes()["sudoku"].read_text()
     for before, after, needle in (
         ("[eval]", "[evaluation]", "evaluation"),
         ("prompts = 16", "prompts = 0", "train.prompts"),
-        ('task = "sudoku"', 'task = "chess"', "task"),
+        ('kind = "sudoku"', 'kind = "chess"', "data"),
+        ("seed = 1020000", "seed = 20000", "eval.seed"),
         ("[model.text_config]", "[model.text_config", "cannot be read"),
     ):
         (tmp_path / "mine.toml").write_text(text.replace(before, after))

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from diffusiongemma.errors import TrainingError
-from diffusiongemma.finetune.recipe import DataRecipe
+from diffusiongemma.finetune.data import CHAT_TEMPLATE, SPECIALS
+from diffusiongemma.finetune.recipe import SudokuPuzzles
 from diffusiongemma.finetune.scratch import write_tokenizer
-from diffusiongemma.finetune.sudoku import CHAT_TEMPLATE, SPECIALS, SudokuData, build_tokenizer, initial_embeddings, vocabulary
+from diffusiongemma.finetune.sudoku import SudokuData, build_tokenizer, vocabulary
 from diffusiongemma.tasks.sudoku import answer_text, grid_of_answer, parse, prompt_text, reasoning_gym_puzzles, solves
 from diffusiongemma.text.tokenizer import Tokenizer
 
-RECIPE = DataRecipe(base_puzzles=3, base_seed=7, hard_share=0.5)
+RECIPE = SudokuPuzzles(base_puzzles=3, base_seed=7, hard_share=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +37,17 @@ def test_a_batch_depends_on_seed_and_step_alone(data: SudokuData, folder: Path) 
     again = SudokuData(RECIPE, 1, folder, lambda done, total: pytest.fail("the puzzles are kept, not made again"))
     other = SudokuData(RECIPE, 2, folder, lambda done, total: None)
     for step in (0, 5):
-        prompt, answer = data.batch(step, 4)
-        assert torch.equal(prompt, again.batch(step, 4)[0]) and torch.equal(answer, again.batch(step, 4)[1])
-        assert not torch.equal(prompt, other.batch(step, 4)[0])
-    assert not torch.equal(data.batch(0, 4)[0], data.batch(1, 4)[0])
+        batch, same = data.batch(step, 4), again.batch(step, 4)
+        assert torch.equal(batch.prompt_PT, same.prompt_PT) and torch.equal(batch.answer_PL, same.answer_PL)
+        assert not torch.equal(batch.prompt_PT, other.batch(step, 4).prompt_PT)
+    assert not torch.equal(data.batch(0, 4).prompt_PT, data.batch(1, 4).prompt_PT)
 
 
 def test_every_example_is_a_puzzle_with_its_solution_in_the_tokenizers_ids(data: SudokuData, tokenizer: Tokenizer) -> None:
     counts = []
-    prompts, answers = data.batch(3, 40)
+    batch = data.batch(3, 40)
     assert tokenizer.template is not None
-    for prompt, answer in zip(prompts.tolist(), answers.tolist(), strict=True):
+    for prompt, answer in zip(batch.prompt_PT.tolist(), batch.answer_PL.tolist(), strict=True):
         cells = [token for i in prompt if "=" in (token := tokenizer.token_text(i))]
         puzzle = parse("".join(cell[-1] for cell in cells))
         text = tokenizer.decode(answer)
@@ -82,9 +83,9 @@ def test_the_base_puzzles_are_the_generators(data: SudokuData) -> None:
     assert ["".join(map(str, clues)).replace("0", ".") for clues in data._base[:, 0]] == expected
 
 
-def test_cell_tokens_begin_as_sums_of_their_parts() -> None:
+def test_cell_tokens_begin_as_sums_of_their_parts(data: SudokuData) -> None:
     weight = torch.zeros(len(vocabulary()), 16)
-    initial_embeddings(weight, torch.Generator().manual_seed(0))
+    data.initial_embeddings(weight, torch.Generator().manual_seed(0))
     ids = vocabulary()
     # Exchanging one part (the value) moves every cell by the same vector.
     first = weight[ids["A1=7"]] - weight[ids["A1=?"]]

@@ -40,6 +40,9 @@ def test_defaults_are_the_references() -> None:
         {"seed": -1},
         {"seed": 2**63},
         {"commit": "worst"},
+        {"schedule": "steps"},
+        {"stop_rule": "never"},
+        {"self_conditioning": "off"},
         {"early_stop": 1},
         {"stop": ("",)},
         {"temperature": -1.0},
@@ -67,6 +70,18 @@ def test_generation_config_there_and_back() -> None:
         num_diffusion_steps=7, entropy_bound=0.3, t_min=0.1, t_max=0.2, stability=2, confidence=0.01, max_tokens=9
     )
     assert SamplingParams.from_generation_config(params.to_generation_config()) == params
+
+
+def test_what_transformers_has_no_name_for_goes_there_and_back_too() -> None:
+    params = SamplingParams(schedule="cosine", stop_rule="answer", commit="accepted", self_conditioning=False)
+    written = params.to_generation_config()
+    assert set(written["diffusiongemma"]) == {"schedule", "stop_rule", "commit", "self_conditioning"}
+    assert SamplingParams.from_generation_config(written) == params
+    assert "diffusiongemma" not in SamplingParams().to_generation_config()
+    with pytest.raises(ConfigError, match="stop_rule"):
+        SamplingParams.from_generation_config({"diffusiongemma": {"stop_rules": "answer"}})
+    with pytest.raises(ConfigError, match="diffusiongemma"):
+        SamplingParams.from_generation_config({"diffusiongemma": "answer"})
 
 
 def test_nulls_in_a_generation_config_are_unset() -> None:

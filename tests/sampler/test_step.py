@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusiongemma.sampler import Canvas, SamplingParams, accept, entropy, new_canvas, shape_logits, step, temperature
+from diffusiongemma.sampler import (
+    Canvas,
+    SamplingParams,
+    accept,
+    committed,
+    entropy,
+    new_canvas,
+    relevant,
+    shape_logits,
+    step,
+    temperature,
+)
 
 LENGTH, VOCABULARY = 8, 11
 entropies = st.lists(st.floats(0, 3, width=32), min_size=1, max_size=12)
@@ -58,6 +69,12 @@ def test_temperature_falls_from_t_max_and_ends_above_t_min() -> None:
     assert temperature(torch.arange(4), params).tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5])
     shaped = shape_logits(logits(2), torch.tensor([0, 3]), params)
     assert torch.allclose(shaped[1], logits(2)[1] / 0.5)
+
+
+def test_the_cosine_schedule_has_the_same_ends_and_middle() -> None:
+    params = SamplingParams(num_diffusion_steps=4, t_min=0.4, t_max=0.8, schedule="cosine")
+    expected = [0.8, 0.4 + 0.2 * (1 + 2**-0.5), 0.6, 0.4 + 0.2 * (1 - 2**-0.5)]
+    assert temperature(torch.arange(4), params).tolist() == pytest.approx(expected)
 
 
 def test_a_step_keeps_what_it_accepts_and_renoises_the_rest() -> None:
@@ -115,6 +132,46 @@ def test_a_row_stops_when_it_is_stable_and_sure() -> None:
     assert run([sure, sure, sure], stability=2) == [[False], [False], [True]]
     assert run([sure] * 4, early_stop=False, num_diffusion_steps=4) == [[False]] * 3 + [[True]]
     assert run([unsure] * 2, num_diffusion_steps=2) == [[False], [True]]
+
+
+def answering(stop_at: int, unsure_from: int) -> Tensor:
+    """Logits sure of token 1, of the stop token 0 at ``stop_at``, and of nothing from ``unsure_from`` on."""
+    made = torch.zeros(1, LENGTH, VOCABULARY)
+    made[..., 1] = 100.0
+    made[0, stop_at, 0] = 200.0
+    made[0, unsure_from:] = logits(1, seed=unsure_from, sharp=0.5)[0, unsure_from:]
+    return made
+
+
+def test_the_answers_stop_rule_does_not_look_behind_the_stop_token() -> None:
+    def done_after_two(first: Tensor, second: Tensor, rule: str, pins: Tensor | None = None) -> bool:
+        state = canvas(1, pins)
+        for each in (first, second):
+            state, _ = step(state, each, SamplingParams(stop_rule=rule), stop_ids=(0, 9))  # type: ignore[arg-type]
+        return bool(state.done_B.all())
+
+    short = answering(3, 4)
+    assert done_after_two(short, short, "answer") and not done_after_two(short, short, "canvas")
+    changed_behind, changed_before = answering(3, 5), answering(2, 3)
+    assert done_after_two(short, changed_behind, "answer") and not done_after_two(short, changed_before, "answer")
+    no_stop = answering(3, 4)
+    no_stop[0, 3, 0] = 0.0
+    assert not done_after_two(no_stop, no_stop, "answer")
+    # A pin behind the stop token belongs to the answer, and so does what stands before it.
+    pins = torch.full((1, LENGTH), -1)
+    pins[0, 7] = 5
+    assert not done_after_two(short, short, "answer", pins)
+    assert relevant(short.argmax(-1), pins >= 0, (0,)).all()
+
+
+def test_commit_rules_take_the_best_the_sampled_or_both() -> None:
+    state, _ = step(canvas(), logits(sharp=1.0), SamplingParams(entropy_bound=3.0))
+    best, sampled = (committed(state, SamplingParams(commit=rule)) for rule in ("best", "canvas"))  # type: ignore[arg-type]
+    both = committed(state, SamplingParams(commit="accepted"))
+    assert torch.equal(best, state.best_BL) and torch.equal(sampled, state.tokens_BL)
+    assert torch.equal(both[state.accepted_BL], state.tokens_BL[state.accepted_BL])
+    assert torch.equal(both[~state.accepted_BL], state.best_BL[~state.accepted_BL])
+    assert not torch.equal(both, best) and not torch.equal(both, sampled)
 
 
 def test_pins_do_not_make_a_canvas_sure() -> None:

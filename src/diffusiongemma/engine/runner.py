@@ -15,7 +15,7 @@ from diffusiongemma.engine.events import Done, Draft, Event
 from diffusiongemma.errors import InputError, PromptTooLongError
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import Canvas, SamplingParams, Stream, gumbel, new_canvas, position_keys, step
+from diffusiongemma.sampler import Canvas, SamplingParams, Stream, committed, gumbel, new_canvas, position_keys, step
 from diffusiongemma.text.tokenizer import Tokenizer
 
 __all__ = ["Batch", "admit", "run_causal", "run_diffusion"]
@@ -133,13 +133,13 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
         # 2.
         while not bool(canvas.done_B.all()):
             moving = (~canvas.done_B).tolist()
-            canvas, shaped = step(canvas, model.logits(model.denoise(canvas.tokens_BL, cache, soft)), params)
-            soft = model.soften(shaped)
-            if bool(canvas.pinned_BL.any()):
+            canvas, shaped = step(canvas, model.logits(model.denoise(canvas.tokens_BL, cache, soft)), params, batch.stop_ids)
+            soft = model.soften(shaped) if params.self_conditioning else None
+            if soft is not None and bool(canvas.pinned_BL.any()):
                 soft = torch.where(canvas.pinned_BL[..., None], model.embed(canvas.tokens_BL), soft)
             yield from _drafts(canvas, moving, index, tokenizer)
         # 3.
-        final = canvas.best_BL if params.commit == "best" else canvas.tokens_BL
+        final = committed(canvas, params)
         for row in rows:
             if (answer := answers[row]).finish is None:
                 before = len(answer.ids)

@@ -20,15 +20,16 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.errors import TrainingError
-from diffusiongemma.finetune import sudoku
 from diffusiongemma.finetune.corrupt import corrupt, noise_levels
+from diffusiongemma.finetune.data import CHAT_TEMPLATE, SPECIALS, STOP_IDS, TrainBatch, TrainData
 from diffusiongemma.finetune.loss import losses
 from diffusiongemma.finetune.plot import plot_losses
-from diffusiongemma.finetune.recipe import Recipe
+from diffusiongemma.finetune.recipe import Recipe, TextData
 from diffusiongemma.finetune.scratch import blank_vision, initialise, write_tokenizer
+from diffusiongemma.finetune.sudoku import SudokuData
+from diffusiongemma.finetune.text import TextMixture
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
-from diffusiongemma.tasks.sudoku import ANSWER_LENGTH
 from diffusiongemma.weights.load import save
 from diffusiongemma.weights.stream import write_json
 
@@ -78,12 +79,12 @@ class TrainRun:
         self.recipe, self.folder, self.hooks = recipe, folder, hooks or Hooks()
         folder.mkdir(parents=True, exist_ok=True)
         self._claim()
-        self._data = sudoku.SudokuData(recipe.data, recipe.seed, folder, self.hooks.on_data)
-        config = recipe.config(len(sudoku.vocabulary()), ANSWER_LENGTH, sudoku.STOP_IDS)
+        self._data = _data(recipe, folder, self.hooks.on_data)
+        config = recipe.config(self._data.tokenizer.get_vocab_size(), self._data.canvas_length, STOP_IDS)
         self.model = Transformer(config)
         start = torch.Generator().manual_seed(recipe.seed)
         initialise(self.model, start)
-        sudoku.initial_embeddings(self.model.embed_tokens.weight.data, start)
+        self._data.initial_embeddings(self.model.embed_tokens.weight.data, start)
         self.model.to(device)
         self._optimisers = _optimisers(self.model, recipe)
         self._losses = torch.compile(losses, dynamic=False) if compile_model else losses
@@ -133,7 +134,7 @@ class TrainRun:
                 **params.to_generation_config(),
             },
         )
-        write_tokenizer(target, sudoku.build_tokenizer(), sudoku.CHAT_TEMPLATE, sudoku.SPECIALS)
+        write_tokenizer(target, self._data.tokenizer, CHAT_TEMPLATE, SPECIALS)
         return target
 
     def _step(self) -> dict[str, Any]:
@@ -142,10 +143,10 @@ class TrainRun:
         for optimiser, peak in zip(self._optimisers, (t.adamw_lr, t.muon_lr), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = peak * learning_rate(self.step, t.steps, t.warmup, t.decay)
-        prompt, answer, noisy = self._noisy_batch()
+        batch, noisy = self._noisy_batch()
         causal = t.causal_every > 0 and self.step % t.causal_every == 0
-        with torch.autocast("cuda", torch.bfloat16) if prompt.is_cuda else nullcontext():
-            denoising, next_token = self._losses(self.model, prompt, answer, noisy, round(t.canvases * t.self_conditioning), causal)
+        with torch.autocast("cuda", torch.bfloat16) if noisy.is_cuda else nullcontext():
+            denoising, next_token = self._losses(self.model, batch, noisy, round(t.canvases * t.self_conditioning), causal)
         torch.autograd.backward(denoising + next_token)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.clip)
         if not torch.isfinite(norm):
@@ -155,14 +156,18 @@ class TrainRun:
             optimiser.zero_grad()
         return {"denoising": denoising.item()} | ({"causal": next_token.item()} if causal else {})
 
-    def _noisy_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _noisy_batch(self) -> tuple[TrainBatch, Tensor]:
         t, device = self.recipe.train, self.model.device
-        prompt, answer = self._data.batch(self.step, t.prompts)
+        batch = self._data.batch(self.step, t.prompts)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        clean = answer.repeat_interleave(t.canvases, 0)
+        clean = batch.answer_PL.repeat_interleave(t.canvases, 0)
         levels = noise_levels(len(clean), generator, t.high_noise)
-        noisy = corrupt(clean, levels, self.model.config.text.vocab_size, torch.zeros_like(clean, dtype=torch.bool), generator)
-        return prompt.to(device), answer.to(device), noisy.to(device)
+        keep = torch.zeros_like(clean, dtype=torch.bool)
+        if batch.keep_PL is not None:
+            every_other = torch.arange(len(clean)) % 2 == 0
+            keep = batch.keep_PL.repeat_interleave(t.canvases, 0) & every_other[:, None]
+        noisy = corrupt(clean, levels, self.model.config.text.vocab_size, keep, generator)
+        return batch.to(device), noisy.to(device)
 
     def _evaluate(self) -> dict[str, Any]:
         folder = self.export()
@@ -211,6 +216,12 @@ class TrainRun:
             lines = [text for text in log.read_text("utf-8").splitlines() if text.endswith("}")]
             kept_lines = [text for text in lines if json.loads(text)["step"] <= self.step]
             log.write_text("".join(text + "\n" for text in kept_lines), "utf-8")
+
+
+def _data(recipe: Recipe, folder: Path, progress: Callable[[int, int], None]) -> TrainData:
+    if isinstance(recipe.data, TextData):
+        return TextMixture(recipe.data, recipe.seed, folder, progress)
+    return SudokuData(recipe.data, recipe.seed, folder, progress)
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:

@@ -2,23 +2,24 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffusiongemma.errors import ConfigError
 from diffusiongemma.model.config import ModelConfig
 
-__all__ = ["DataRecipe", "EvalRecipe", "Recipe", "TrainRecipe", "builtin_recipes", "load_recipe"]
+__all__ = ["Bucket", "EvalRecipe", "Recipe", "SudokuPuzzles", "TextData", "TrainRecipe", "builtin_recipes", "load_recipe"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataRecipe(_Part):
-    """What the run learns from."""
+class SudokuPuzzles(_Part):
+    """Sudoku grids (``finetune.sudoku``)."""
 
+    kind: Literal["sudoku"] = "sudoku"
     base_puzzles: int = Field(6000, ge=1)
     """Unique-solution puzzles taken from reasoning-gym; symmetries make the rest."""
     base_seed: int = Field(1, ge=0)
@@ -26,6 +27,40 @@ class DataRecipe(_Part):
     max_clues: int = Field(51, ge=17, le=81)
     hard_share: float = Field(0.0, ge=0, le=1)
     """Share of the examples drawn from the hardest clue band alone."""
+
+
+class Bucket(_Part):
+    """Examples of one size; a step's batch comes from one bucket."""
+
+    prompt: int = Field(ge=8)
+    """Most prompt tokens."""
+    answer: int = Field(ge=4)
+    """Canvas of the training batches, in tokens; at most the checkpoint's."""
+    share: float = Field(gt=0)
+    """Of the steps, relative to the other buckets."""
+    sources: dict[str, float]
+    """Weight of each source in the batches (``finetune.text.SOURCES``)."""
+
+
+class TextData(_Part):
+    """A mixture of tasks and code, and a vocabulary made from it (``finetune.text``)."""
+
+    kind: Literal["text"]
+    canvas_length: int = Field(64, ge=8)
+    vocab_size: int = Field(4096, ge=300)
+    pad_weight: float = Field(0.1, ge=0)
+    """Weight of the padding behind an answer in the losses; an answer's tokens have 1."""
+    tokenizer_examples: int = Field(2000, ge=1)
+    """Examples of each task that the vocabulary is learnt from."""
+    tokenizer_functions: int = Field(2000, ge=1)
+    """Functions of the standard library that the vocabulary is learnt from."""
+    buckets: tuple[Bucket, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fit(self) -> "TextData":
+        if max(bucket.answer for bucket in self.buckets) > self.canvas_length:
+            raise ValueError("a bucket's answer is longer than canvas_length")
+        return self
 
 
 class TrainRecipe(_Part):
@@ -57,26 +92,28 @@ class EvalRecipe(_Part):
     """How it is judged on the way."""
 
     every: int = Field(500, ge=1)
-    puzzles: int = Field(100, ge=1)
-    seed: int = 20_000
+    examples: int = Field(100, ge=1)
+    """Of each task."""
+    seed: int = Field(1_020_000, ge=1_000_000)
+    """Evaluation seeds begin at 1,000,000; training never uses them."""
+    tasks: tuple[str, ...] = ("sudoku",)
 
 
 class Recipe(_Part):
     """A whole recipe; unknown keys are refused."""
 
     name: str
-    task: Literal["sudoku"]
     seed: int = Field(1, ge=0)
     model: dict[str, Any]
-    """``config.json`` without what the task decides (vocabulary, canvas length, special tokens)."""
+    """``config.json`` without what the data decides (vocabulary, canvas length, special tokens)."""
     generation: dict[str, Any] = {}
     """Sampling defaults that go into the checkpoint."""
-    data: DataRecipe = DataRecipe()  # type: ignore[call-arg]
+    data: Annotated[SudokuPuzzles | TextData, Field(discriminator="kind")]
     train: TrainRecipe
     eval: EvalRecipe = EvalRecipe()  # type: ignore[call-arg]
 
     def config(self, vocab_size: int, canvas_length: int, stop_ids: tuple[int, ...]) -> ModelConfig:
-        """The model's configuration, with what the task decides filled in."""
+        """The model's configuration, with what the data decides filled in."""
         text = {**self.model["text_config"], "vocab_size": vocab_size, "eos_token_id": list(stop_ids)}
         return ModelConfig.from_dict(
             {"model_type": "diffusion_gemma", **self.model, "text_config": text, "canvas_length": canvas_length}

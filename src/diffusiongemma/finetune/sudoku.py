@@ -12,20 +12,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from diffusiongemma.errors import TrainingError
-from diffusiongemma.finetune.recipe import DataRecipe
-from diffusiongemma.tasks.sudoku import CLUE_BANDS, INSTRUCTION, ROWS, reasoning_gym_puzzles
+from diffusiongemma.finetune.data import SPECIALS, TrainBatch
+from diffusiongemma.finetune.recipe import SudokuPuzzles
+from diffusiongemma.tasks.sudoku import ANSWER_LENGTH, CLUE_BANDS, INSTRUCTION, ROWS, reasoning_gym_puzzles
 
-__all__ = ["CHAT_TEMPLATE", "SPECIALS", "STOP_IDS", "SudokuData", "build_tokenizer", "initial_embeddings", "vocabulary"]
+__all__ = ["SudokuData", "build_tokenizer", "vocabulary"]
 
-SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>")
-STOP_IDS = (SPECIALS.index("<eos>"), SPECIALS.index("<turn|>"))
 _WORDS = ("user", "model", "system", "\n", *INSTRUCTION.split())
 _DIGITS = tuple("123456789")
 _CELLS = tuple(f"{row}{column}={value}" for row in ROWS for column in range(1, 10) for value in "?123456789")
-CHAT_TEMPLATE = (
-    "<bos>{% for message in messages %}<|turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
-    "{{ message['content'] }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
-)
 
 
 def vocabulary() -> dict[str, int]:
@@ -43,20 +38,6 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def initial_embeddings(weight_VD: Tensor, generator: torch.Generator) -> None:
-    """Start each cell token as the sum of a row, a column, a box and a value vector: the puzzle's own factors.
-
-    Otherwise 810 unrelated vectors have to be learnt before any rule can be (what it gains alone was not measured).
-    """
-    hidden = weight_VD.shape[1]
-    row, column, box, value = (torch.randn(n, hidden, generator=generator) for n in (9, 9, 9, 10))
-    first = vocabulary()[_CELLS[0]]
-    for cell in range(81):
-        r, c = divmod(cell, 9)
-        start = first + 10 * cell
-        weight_VD[start : start + 10] = (row[r] + column[c] + box[3 * (r // 3) + c // 3] + value) / 2 * hidden**-0.5
-
-
 class SudokuData:
     """Batches of (prompt, answer) token ids.
 
@@ -67,18 +48,20 @@ class SudokuData:
         progress: called with (done, of) while base puzzles are made.
     """
 
-    def __init__(self, recipe: DataRecipe, seed: int, folder: Path, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, recipe: SudokuPuzzles, seed: int, folder: Path, progress: Callable[[int, int], None]) -> None:
         self._recipe = recipe
         self._seed = seed
         self._base = _base_puzzles(recipe, folder, progress)
+        self.tokenizer = build_tokenizer()
+        self.canvas_length = ANSWER_LENGTH
         ids = vocabulary()
         self._newline, self._first_cell, self._first_digit = ids["\n"], ids[_CELLS[0]], ids["1"]
         self._head = [ids[t] for t in ("<bos>", "<|turn>", "user", "\n", *INSTRUCTION.split(), "\n")]
         self._tail = [ids[t] for t in ("\n", "<|turn>", "model", "\n")]
         self._turn_end, self._eos = ids["<turn|>"], ids["<eos>"]
 
-    def batch(self, step: int, prompts: int) -> tuple[Tensor, Tensor]:
-        """The examples of one step: prompts ``[P, T]`` and answers ``[P, L]``, int64."""
+    def batch(self, step: int, prompts: int) -> TrainBatch:
+        """The examples of one step."""
         rng = np.random.Generator(np.random.Philox(key=[self._seed, step]))
         clues = np.empty((prompts, 81), np.int64)
         solution = np.empty((prompts, 81), np.int64)
@@ -90,7 +73,20 @@ class SudokuData:
             (np.tile(self._head, (prompts, 1)), self._lines(cells, self._turn_end), np.tile(self._tail, (prompts, 1))),
             axis=1,
         )
-        return torch.from_numpy(prompt), torch.from_numpy(self._lines(digits, self._eos))
+        return TrainBatch(torch.from_numpy(prompt), torch.from_numpy(self._lines(digits, self._eos)))
+
+    def initial_embeddings(self, weight_VD: Tensor, generator: torch.Generator) -> None:
+        """Start each cell token as the sum of a row, a column, a box and a value vector: the puzzle's own factors.
+
+        Otherwise 810 unrelated vectors have to be learnt before any rule can be (what it gains alone was not measured).
+        """
+        hidden = weight_VD.shape[1]
+        row, column, box, value = (torch.randn(n, hidden, generator=generator) for n in (9, 9, 9, 10))
+        first = vocabulary()[_CELLS[0]]
+        for cell in range(81):
+            r, c = divmod(cell, 9)
+            start = first + 10 * cell
+            weight_VD[start : start + 10] = (row[r] + column[c] + box[3 * (r // 3) + c // 3] + value) / 2 * hidden**-0.5
 
     def _lines(self, cells_PC: np.ndarray, last: int) -> np.ndarray:
         grid = cells_PC.reshape(-1, 9, 9)
@@ -119,7 +115,7 @@ def _line_order(rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([3 * band + rng.permutation(3) for band in rng.permutation(3)])
 
 
-def _base_puzzles(recipe: DataRecipe, folder: Path, progress: Callable[[int, int], None]) -> np.ndarray:
+def _base_puzzles(recipe: SudokuPuzzles, folder: Path, progress: Callable[[int, int], None]) -> np.ndarray:
     """Base puzzles ``[N, 2, 81]`` uint8 (clues with 0 for empty, solution), from the folder or made now."""
     path = folder / f"puzzles-{recipe.base_seed}-{recipe.base_puzzles}-{recipe.min_clues}.npy"
     if path.is_file():

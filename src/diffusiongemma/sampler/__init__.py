@@ -6,7 +6,7 @@
 from diffusiongemma.sampler.canvas import Canvas, new_canvas
 from diffusiongemma.sampler.draws import Stream, gumbel, position_keys, random_ids
 from diffusiongemma.sampler.params import CommitRule, SamplingParams
-from diffusiongemma.sampler.step import accept, entropy, shape_logits, step, temperature
+from diffusiongemma.sampler.step import accept, committed, entropy, relevant, shape_logits, step, temperature
 
 __all__ = [
     "Canvas",
@@ -14,11 +14,13 @@ __all__ = [
     "SamplingParams",
     "Stream",
     "accept",
+    "committed",
     "entropy",
     "gumbel",
     "new_canvas",
     "position_keys",
     "random_ids",
+    "relevant",
     "shape_logits",
     "step",
     "temperature",

@@ -8,9 +8,14 @@ from typing import Any, Literal, get_args
 
 from diffusiongemma.errors import ConfigError, OptionError
 
-__all__ = ["CommitRule", "SamplingParams"]
+__all__ = ["CommitRule", "SamplingParams", "Schedule", "StopRule"]
 
-CommitRule = Literal["best", "canvas"]
+CommitRule = Literal["best", "canvas", "accepted"]
+Schedule = Literal["linear", "cosine"]
+StopRule = Literal["canvas", "answer"]
+_CHOICES = {"commit": CommitRule, "schedule": Schedule, "stop_rule": StopRule}
+_OWN = "diffusiongemma"
+"""Field of a generation_config.json that holds what transformers has no name for."""
 _MAX_SEED = 2**63 - 1
 # Fields of a generation_config.json that concern the cache, the output's type, special tokens or its own history.
 _NOT_SAMPLING = frozenset(
@@ -19,6 +24,7 @@ _NOT_SAMPLING = frozenset(
         "eos_token_id", "pad_token_id", "return_dict_in_generate", "transformers_version",
     }
 )  # fmt: skip
+_OWN_FIELDS = frozenset({"commit", "schedule", "self_conditioning", "stop_rule"})
 log = logging.getLogger(__name__)
 
 
@@ -34,10 +40,15 @@ class SamplingParams:
         entropy_bound: nats; more is accepted a step where it is higher, > 0.
         t_min: temperature at the last step, >= 0.
         t_max: temperature at the first step, > 0, at least ``t_min``.
+        schedule: how the temperature falls: ``"linear"`` (transformers), or ``"cosine"``, which stays high and low longer.
+        self_conditioning: whether a pass is told what the last one believed.
         stability: steps the most probable canvas must stay the same before a stop, >= 0.
         confidence: nats; the mean entropy must be below it for a stop, > 0.
         early_stop: False runs every step.
-        commit: ``"best"``: the last step's most probable tokens (transformers); ``"canvas"``: the sampled canvas (Google).
+        stop_rule: which positions stability and confidence are asked of: ``"canvas"``: all (transformers); ``"answer"``: those
+            up to the first stop token among the most probable ones, all where there is none.
+        commit: ``"best"``: the last step's most probable tokens (transformers); ``"canvas"``: the sampled canvas (Google);
+            ``"accepted"``: its accepted tokens, and the most probable ones elsewhere.
         max_tokens: most new tokens, >= 1.
         seed: 0 to 2**63 - 1.
         stop: strings that end the text; the text ends before the first of them.
@@ -48,9 +59,12 @@ class SamplingParams:
     entropy_bound: float = 0.1
     t_min: float = 0.4
     t_max: float = 0.8
+    schedule: Schedule = "linear"
+    self_conditioning: bool = True
     stability: int = 1
     confidence: float = 0.005
     early_stop: bool = True
+    stop_rule: StopRule = "canvas"
     commit: CommitRule = "best"
     max_tokens: int = 256
     seed: int = 0
@@ -69,10 +83,12 @@ class SamplingParams:
         _number("temperature", self.temperature)
         if self.t_max < self.t_min:
             raise OptionError(f"t_max is {self.t_max} and t_min is {self.t_min}; t_max must be at least t_min")
-        if self.commit not in get_args(CommitRule):
-            raise OptionError(f"commit is {self.commit!r}; allowed: {', '.join(get_args(CommitRule))}")
-        if not isinstance(self.early_stop, bool):
-            raise OptionError(f"early_stop is {self.early_stop!r}; it must be True or False")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(choices))}")
+        for name in ("early_stop", "self_conditioning"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
             raise OptionError(f"stop is {self.stop!r}; it must be a sequence of non-empty strings")
 
@@ -112,7 +128,12 @@ class SamplingParams:
             "max_new_tokens": "max_tokens",
         }
         options = {ours: data[theirs] for theirs, ours in names.items() if data.get(theirs) is not None}
-        unused = sorted(k for k, v in data.items() if v is not None and k not in {*names, "sampler_config", *_NOT_SAMPLING})
+        own = data.get(_OWN) or {}
+        if not isinstance(own, Mapping) or set(own) - _OWN_FIELDS:
+            raise ConfigError(f"generation_config.json has {_OWN} = {own!r}; it may hold {', '.join(sorted(_OWN_FIELDS))}")
+        options |= own
+        known = {*names, "sampler_config", _OWN, *_NOT_SAMPLING}
+        unused = sorted(k for k, v in data.items() if v is not None and k not in known)
         if unused:
             log.warning("generation_config.json: %s is not followed by this runtime", ", ".join(unused))
         if data.get("sampler_config") is not None:
@@ -130,7 +151,9 @@ class SamplingParams:
             raise ConfigError(f"generation_config.json: {error}") from error
 
     def to_generation_config(self) -> dict[str, Any]:
-        """The fields of a ``generation_config.json`` that transformers reads."""
+        """The fields of a ``generation_config.json``: those that transformers reads, and ours where they are not as there."""
+        defaults = SamplingParams()
+        own = {name: getattr(self, name) for name in sorted(_OWN_FIELDS) if getattr(self, name) != getattr(defaults, name)}
         return {
             "max_denoising_steps": self.num_diffusion_steps,
             "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": float(self.entropy_bound)},
@@ -139,6 +162,7 @@ class SamplingParams:
             "stability_threshold": self.stability,
             "confidence_threshold": float(self.confidence),
             "max_new_tokens": self.max_tokens,
+            **({_OWN: own} if own else {}),
         }
 
 

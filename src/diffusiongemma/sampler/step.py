@@ -4,6 +4,7 @@ Sources: transformers 5.23 ``generation_diffusion_gemma.py`` (acceptance, renois
 Shapes: B rows, L canvas, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,13 +14,15 @@ from diffusiongemma.sampler.canvas import Canvas
 from diffusiongemma.sampler.draws import Stream, gumbel, random_ids
 from diffusiongemma.sampler.params import SamplingParams
 
-__all__ = ["accept", "entropy", "shape_logits", "step", "temperature"]
+__all__ = ["accept", "committed", "entropy", "relevant", "shape_logits", "step", "temperature"]
 
 
 def temperature(step_B: Tensor, params: SamplingParams) -> Tensor:
-    """Temperature ``[B]`` float32 with ``step_B`` steps done: linear from ``t_max`` down towards ``t_min``."""
-    remaining = params.num_diffusion_steps - step_B
-    return params.t_min + (params.t_max - params.t_min) * (remaining / params.num_diffusion_steps)
+    """Temperature ``[B]`` float32 with ``step_B`` steps done: from ``t_max`` down towards ``t_min``."""
+    remaining = (params.num_diffusion_steps - step_B) / params.num_diffusion_steps
+    if params.schedule == "cosine":
+        remaining = (1 - torch.cos(torch.pi * remaining)) / 2
+    return params.t_min + (params.t_max - params.t_min) * remaining
 
 
 def shape_logits(logits_BLV: Tensor, step_B: Tensor, params: SamplingParams) -> Tensor:
@@ -49,13 +52,31 @@ def accept(entropy_BL: Tensor, open_BL: Tensor, bound: float) -> Tensor:
     return torch.zeros_like(open_BL).scatter(-1, order, within) & open_BL
 
 
-def step(canvas: Canvas, logits_BLV: Tensor, params: SamplingParams) -> tuple[Canvas, Tensor]:
+def relevant(best_BL: Tensor, pinned_BL: Tensor, stop_ids: Sequence[int]) -> Tensor:
+    """Positions ``[B, L]`` bool whose change would change the answer: up to the first stop token, and up to the last pin."""
+    is_stop = torch.isin(best_BL, torch.tensor(stop_ids, dtype=best_BL.dtype, device=best_BL.device))
+    before_stop = is_stop.cumsum(-1) - is_stop.long() == 0
+    before_pin = pinned_BL.flip(-1).cumsum(-1).flip(-1) > 0
+    return before_stop | before_pin
+
+
+def committed(canvas: Canvas, params: SamplingParams) -> Tensor:
+    """The tokens ``[B, L]`` that a finished canvas gives to the answer."""
+    if params.commit == "best":
+        return canvas.best_BL
+    if params.commit == "canvas":
+        return canvas.tokens_BL
+    return torch.where(canvas.accepted_BL, canvas.tokens_BL, canvas.best_BL)
+
+
+def step(canvas: Canvas, logits_BLV: Tensor, params: SamplingParams, stop_ids: Sequence[int] = ()) -> tuple[Canvas, Tensor]:
     """Advance every row that is not done by one step.
 
     Args:
         canvas: the state the logits were computed from.
         logits_BLV: ``[B, L, V]`` float32, soft-capped.
         params: sampling parameters.
+        stop_ids: token ids that end an answer, for the stop rule ``"answer"``.
 
     Returns:
         The next canvas, and the shaped logits for the self-conditioning of the next pass.
@@ -74,8 +95,10 @@ def step(canvas: Canvas, logits_BLV: Tensor, params: SamplingParams) -> tuple[Ca
 
     # 3. Stop a row whose best canvas has stayed the same and whose open positions are sure on average, or that has no
     #    steps left.
-    stable = (canvas.history_SBL == best).all(-1).all(0)
-    sure = uncertain.sum(-1) / (~canvas.pinned_BL).sum(-1).clamp(min=1) < params.confidence
+    asked = torch.ones_like(accepted) if params.stop_rule == "canvas" else relevant(best, canvas.pinned_BL, stop_ids)
+    stable = ((canvas.history_SBL == best) | ~asked).all(-1).all(0)
+    asked_open = asked & ~canvas.pinned_BL
+    sure = (uncertain * asked_open).sum(-1) / asked_open.sum(-1).clamp(min=1) < params.confidence
     steps_done = canvas.step_B + 1
     stopped = (stable & sure & params.early_stop) | (steps_done >= params.num_diffusion_steps)
 
