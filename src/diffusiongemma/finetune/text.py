@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from diffusiongemma.errors import TrainingError
-from diffusiongemma.finetune.data import CHAT_TEMPLATE, SPECIALS, STOP_IDS, TrainBatch
+from diffusiongemma.finetune.data import CHAT_TEMPLATE, SPECIALS, TrainBatch
 from diffusiongemma.finetune.recipe import Bucket, TextData
 from diffusiongemma.tasks.base import example_rng
 from diffusiongemma.tasks.json_extract import JsonExtract
