@@ -88,17 +88,6 @@ def test_chat_remembers_the_conversation(puzzle: Sudoku) -> None:
     assert [message["role"] for message in messages] == ["user", "assistant"]
 
 
-def test_eval_json_and_sweep(tmp_path: Path) -> None:
-    data = run_json("eval", "sudoku", "--n", "6", "--seed", "5")
-    assert data["puzzles"] == 6 and sum(band["puzzles"] for band in data["bands"].values()) == 6
-    assert data["solve_rate"] == data["solved"] / 6 and data["mean_steps"] > 1
-    plot = tmp_path / "curve.png"
-    swept = run_json("eval", "sudoku", "--n", "4", "--seed", "5", "--sweep", "num_diffusion_steps=1,8", "--plot", str(plot))
-    assert [row["num_diffusion_steps"] for row in swept["sweep"]] == [1, 8]
-    assert swept["sweep"][0]["mean_steps"] == 1
-    assert plot.read_bytes().startswith(b"\x89PNG")
-
-
 def test_info_counts_what_the_file_holds() -> None:
     data = run_json("info", "sudoku")
     weights = Path(__file__).parents[2] / "src/diffusiongemma/checkpoints/sudoku/model.safetensors"

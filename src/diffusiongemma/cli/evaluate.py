@@ -1,140 +1,266 @@
-"""``diffusiongemma eval``: scores on held-out data."""
+"""``diffusiongemma eval``: scores on held-out examples."""
 
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from diffusiongemma.cli import common
-from diffusiongemma.errors import OptionError
+from diffusiongemma.cli.generate import Bound, Temperature, TMax, TMin
+from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, Example, PinnedTask, Task
+from diffusiongemma.tasks.registry import TASKS, task_named
 
 if TYPE_CHECKING:
-    from diffusiongemma.evals.sudoku import SudokuReport
+    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.evals.results import Outcome, ResultsFile, Score, TaskReport
 
 __all__ = ["evaluate"]
 
-TASKS = ("sudoku",)
+_SWEEPS: dict[str, type] = {
+    "num_diffusion_steps": int, "entropy_bound": float, "t_min": float, "t_max": float, "confidence": float, "stability": int,
+}  # fmt: skip
+_QUIET_SECONDS = 10.0
+"""Between two lines of progress where nobody looks."""
 
 
 def evaluate(
-    task: Annotated[str, typer.Argument(help=f"What to evaluate on: {', '.join(TASKS)}.")],
-    model: common.ModelOption = common.DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", help="Number of problems.", min=1)] = 100,
-    seed: Annotated[int, typer.Option("--seed", "-s", help="Seed of the problems and of the sampler.", min=0)] = 777,
-    mode: common.ModeOption = "diffusion",
-    steps: common.StepsOption = None,
-    entropy_bound: Annotated[float | None, typer.Option(help="Entropy bound in nats.")] = None,
-    pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold the clues fixed on the canvas.")] = False,
-    sweep: Annotated[
-        str | None, typer.Option(help="Evaluate at several settings, for example num_diffusion_steps=2,4,8,16,48.")
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to evaluate on: names of tasks, or all; none lists them.", metavar="[TASK...|all]"),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="With --sweep: draw the curve into this PNG.")] = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("--n", help="Number of examples of each task.", min=1)] = 100,
+    seed: Annotated[
+        int, typer.Option("--seed", "-s", help="Seed of the examples and of the sampler; from 1000000 on never trained on.", min=0)
+    ] = EVAL_SEED,
+    mode: common.ModeOption = "diffusion",
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most new tokens; unset: the task's own.")] = None,
+    steps: common.StepsOption = None,
+    entropy_bound: Bound = None,
+    t_min: TMin = None,
+    t_max: TMax = None,
+    confidence: Annotated[float | None, typer.Option(help="Mean entropy in nats below which a canvas may stop.")] = None,
+    stability: Annotated[int | None, typer.Option(help="Steps a canvas must stay the same before it may stop.")] = None,
+    temperature: Temperature = None,
+    pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed (sudoku).")] = False,
+    sweep: Annotated[
+        str | None, typer.Option(help="Evaluate at several settings, for example num_diffusion_steps=4,8,16,32.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw into this PNG: bars by task, or with --sweep quality against steps and speed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File of results, a line an example; unset: runs/eval/MODEL-MODE.jsonl.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run again what an earlier run has in the file of results.")] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="Examples at a time; unset: 50, or fewer for a large vocabulary.", min=1)
+    ] = None,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
     json: common.JsonOption = False,
 ) -> None:
-    """Solve held-out problems and report solve rate and steps, by clue band.
+    """Answer held-out examples of tasks and report scores, steps and speed.
 
-    Puzzles come from reasoning-gym's sudoku generator with its default settings (30 to 50 empty cells, one solution).
+    Each finished example is a line of a file, at once: after Ctrl-C, or worse, the same command goes on where it was. Lines of
+    another checkpoint, mode or setting stay in the file and are not counted.
     """
     with common.reporting(json):
-        if task not in TASKS:
-            raise OptionError(f"task is {task!r}; allowed: {', '.join(TASKS)}")
-        if plot is not None and sweep is None:
-            raise OptionError("--plot draws the curve of a sweep; give --sweep too")
-        from diffusiongemma.tasks.sudoku import reasoning_gym_puzzles
-
-        puzzles = list(reasoning_gym_puzzles(n, seed))
-        loaded = common.load(model, dtype, device)
-        name, values = _sweep(sweep)
-        fixed = common.sampling_options(num_diffusion_steps=steps, entropy_bound=entropy_bound)
+        if not tasks:
+            _list(json)
+            return
+        chosen, every = _chosen(tasks), tasks == ["all"]
+        name, values = _sweep(sweep, mode)
+        fixed = common.sampling_options(
+            max_tokens=max_tokens, num_diffusion_steps=steps, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
+            confidence=confidence, stability=stability, temperature=temperature,
+        )  # fmt: skip
         if name in fixed:
             raise OptionError(f"{name} is given both as an option and in --sweep; give it once")
-        reports = []
-        for value in values:
-            options = {**fixed, **({name: value} if name else {})}
-            reports.append(_evaluate(loaded, puzzles, mode, pin, seed, options, f"{name}={value}" if name else task))
+        if pin and (odd := [task.name for task in chosen if not isinstance(task, PinnedTask)]):
+            raise OptionError(f"--pin is for sudoku only; nothing is known beforehand of an answer of {', '.join(odd)}")
+        from diffusiongemma.api import Mode
+        from diffusiongemma.evals.plot import check_plot, plot_scores, plot_sweep
+        from diffusiongemma.evals.results import ResultsFile, default_path
+
+        if mode not in get_args(Mode):
+            raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
         if plot is not None:
-            _plot(name, values, reports, plot)
-        rows = [{**({name: value} if name else {}), **r.to_dict()} for value, r in zip(values, reports, strict=True)]
-        common_fields = {"task": task, "model": model, "seed": seed}
+            check_plot(plot)
+        chosen, skipped = _available(chosen, n, seed, every)
+        loaded = common.load(model, dtype, device)
+        settings = [{**fixed, name: value} if name else fixed for value in values]
+        for options in settings:
+            loaded.defaults.replaced(**options)
+        file = ResultsFile(out or default_path(model, mode), fresh)
+        how = {"mode": mode, "seed": seed, "pinned": pin, "batch_size": batch, "results": file}
+        try:
+            reports = _run(loaded, chosen, n, list(zip(values, settings, strict=True)), name, how)
+        except KeyboardInterrupt:
+            common.err.print(f"what is finished is in {file.path}; the same command goes on", markup=False, soft_wrap=True)
+            raise
+        if every:
+            reports, refused = _served(reports)
+            skipped.update(refused)
+        if plot is not None and reports:
+            plot_sweep(name, reports, plot) if name else plot_scores([report for _, report in reports], plot)
         if json:
-            common.print_json({**common_fields, "sweep": rows} if name else {**common_fields, **rows[0]})
+            rows = [{**({name: value} if name else {}), **report.to_dict()} for value, report in reports]
+            head = {"model": model, "mode": mode, "seed": seed, "n": n, "results": str(file.path)}
+            common.print_json({**head, **({"sweep": name} if name else {}), "tasks": rows, "skipped": skipped})
         else:
-            common.out.print(_table(name, values, reports))
+            _print(name, reports, skipped, file)
 
 
-def _sweep(text: str | None) -> tuple[str, list[Any]]:
+def _list(json: bool) -> None:
+    if json:
+        rows = [{"name": task.name, "summary": task.summary, "max_tokens": task.max_tokens} for task in TASKS.values()]
+        common.print_json({"tasks": rows})
+        return
+    width = max(map(len, TASKS))
+    for task in TASKS.values():
+        common.out.print(f"{task.name:<{width}}  {task.summary}", markup=False, soft_wrap=True)
+
+
+def _chosen(names: Sequence[str]) -> list[Task]:
+    if list(names) == ["all"]:
+        return list(TASKS.values())
+    if "all" in names:
+        raise OptionError("'all' stands alone: it already holds every task")
+    return [task_named(name) for name in dict.fromkeys(names)]
+
+
+def _available(tasks: Sequence[Task], n: int, seed: int, every: bool) -> tuple[list[Task], dict[str, str]]:
+    """Tasks whose packages are here, and why the others are not; asked for by name, that is an error, and said at once."""
+    found, skipped = [], {}
+    for task in tasks:
+        try:
+            task.examples(1, seed)
+            found.append(task)
+        except InputError as error:
+            if not every:
+                raise
+            skipped[task.name] = str(error)
+        if not every and isinstance(task, CountedTask) and n > task.count:
+            raise OptionError(f"--n is {n}; {task.name} has {task.count} examples, ask for {task.count} at most")
+    return found, skipped
+
+
+def _sweep(text: str | None, mode: str) -> tuple[str, list[Any]]:
     if text is None:
         return "", [None]
     name, _, values = text.partition("=")
-    kinds: dict[str, type] = {"num_diffusion_steps": int, "entropy_bound": float, "t_min": float, "t_max": float}
-    if name not in kinds or not values:
-        raise OptionError(f"--sweep is {text!r}; write NAME=V1,V2,... with one of {', '.join(kinds)}")
+    if name not in _SWEEPS or not values:
+        raise OptionError(f"--sweep is {text!r}; write NAME=V1,V2,... with one of {', '.join(_SWEEPS)}")
+    if mode != "diffusion":
+        raise OptionError(f"--sweep varies denoising, of which mode {mode!r} does none; leave it out, or use --mode diffusion")
     try:
-        return name, [kinds[name](value) for value in values.split(",")]
+        return name, [_SWEEPS[name](value) for value in values.split(",")]
     except ValueError as error:
-        raise OptionError(f"--sweep is {text!r}; its values must be {kinds[name].__name__}") from error
+        raise OptionError(f"--sweep is {text!r}; its values must be {_SWEEPS[name].__name__}") from error
 
 
-def _evaluate(
-    model: Any, puzzles: list[Any], mode: str, pin: bool, seed: int, options: dict[str, Any], title: str
-) -> "SudokuReport":
-    from diffusiongemma.evals.sudoku import evaluate_sudoku
+_Reports = list[tuple[Any, "TaskReport"]]
+"""The swept value (None: no sweep) and what came of it; tasks in order, values in order within a task."""
+
+
+def _run(
+    model: "DiffusionGemmaModel",
+    tasks: Sequence[Task],
+    n: int,
+    settings: list[tuple[Any, dict[str, Any]]],
+    name: str,
+    how: dict[str, Any],
+) -> _Reports:
+    from diffusiongemma.evals.run import evaluate as evaluate_task
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[status]}"),
-    )
+    )  # fmt: skip
+    reports: _Reports = []
     with Progress(*columns, console=common.err, transient=True, disable=not common.err.is_terminal) as bar:
-        task = bar.add_task(title, total=len(puzzles), status="")
-        solved: list[int] = []
+        for task in tasks:
+            count = min(n, task.count) if isinstance(task, CountedTask) else n
+            examples: Sequence[Example] = []
+            for value, options in settings:
+                view = _View(bar, f"{task.name} {name}={value}" if name else task.name, count)
+                examples = examples or task.examples(count, how["seed"])
+                reports.append((value, evaluate_task(model, task, examples, on_outcome=view.add, **how, **options)))
+                view.close()
+    return reports
 
-        def done(outcome: int) -> None:
-            solved.append(outcome)
-            bar.update(task, advance=1, status=f"solved {sum(solved) / len(solved):.1%}")
 
-        return evaluate_sudoku(model, puzzles, mode=mode, pinned=pin, seed=seed, on_done=done, **options)  # type: ignore[arg-type]
+class _View:
+    """The progress of one task with its score so far: a bar, or a line now and then where nobody looks."""
+
+    def __init__(self, bar: Progress, title: str, total: int) -> None:
+        self._bar, self._title, self._total = bar, title, total
+        self._task = bar.add_task(title, total=total, status="making examples")
+        self._done, self._score = 0, 0.0
+        self._said = time.monotonic()
+
+    def add(self, outcome: "Outcome") -> None:
+        """An example is done."""
+        self._done += 1
+        self._score += outcome.score
+        status = f"score {self._score / self._done:.1%}"
+        self._bar.update(self._task, completed=self._done, status=status)
+        if self._bar.disable and time.monotonic() - self._said > _QUIET_SECONDS:
+            sys.stderr.write(f"{self._title} {self._done}/{self._total}  {status}\n")
+            self._said = time.monotonic()
+
+    def close(self) -> None:
+        """The task is done: its bar makes room."""
+        self._bar.remove_task(self._task)
 
 
-def _table(name: str, values: list[Any], reports: list["SudokuReport"]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ([name] if name else []) + ["clues", "puzzles", "solved", "mean steps", "tokens/forward", "seconds"]:
-        table.add_column(title, justify="right")
-    for value, report in zip(values, reports, strict=True):
+def _served(reports: _Reports) -> tuple[_Reports, dict[str, str]]:
+    """Reports of the tasks that the checkpoint can be asked at all, and why the others cannot."""
+    refused = {
+        report.task: f"the checkpoint takes none of its examples: {report.refusal}"
+        for _, report in reports
+        if report.total.finish_reasons.get("refused") == report.total.examples
+    }
+    return [(value, report) for value, report in reports if report.task not in refused], refused
+
+
+def _print(name: str, reports: _Reports, skipped: dict[str, str], file: "ResultsFile") -> None:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    numbers = ["n", "score", "steps/\ncanvas", "tokens/\nforward", "with\ncommits", "tokens/\nsecond"]
+    for title in ["task", *([name] if name else []), *numbers, "finished"]:
+        table.add_column(title, justify="left" if title in ("task", "finished") else "right", vertical="bottom", no_wrap=True)
+    for value, report in reports:
         first = [str(value)] if name else []
-        if not name:
-            for band, score in report.bands.items():
-                table.add_row(*first, band, str(score.puzzles), f"{score.solve_rate:.1%}", f"{score.mean_steps:.2f}", "", "")
-        table.add_row(
-            *first, "all", str(report.puzzles), f"{report.solve_rate:.1%}", f"{report.mean_steps:.2f}",
-            f"{report.tokens_per_forward:.1f}", f"{report.seconds:.1f}",
-        )  # fmt: skip
-    return table
+        table.add_row(report.task, *first, *_cells(report.total, report.tokens_per_second))
+        if len(reports) == 1:
+            for group, score in report.groups.items():
+                table.add_row(f"  {group}", *first, *_cells(score, None))
+    if reports:
+        # At its own width: a terminal breaks what is too long, and a pipe's width would only be a guess.
+        Console(width=200, highlight=False).print(table)
+    for _, report in reports:
+        if report.refusal:
+            count = report.total.finish_reasons["refused"]
+            common.out.print(f"{report.task}: {count} refused: {report.refusal}", markup=False, soft_wrap=True)
+    for task, reason in skipped.items():
+        common.out.print(f"skipped {task}: {reason}", markup=False, soft_wrap=True)
+    resumed = sum(report.resumed for _, report in reports)
+    common.err.print(
+        f"results in {file.path}" + (f", {resumed} of an earlier run" if resumed else ""), markup=False, soft_wrap=True
+    )
 
 
-def _plot(name: str, values: list[Any], reports: list["SudokuReport"], target: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(7, 4.5), constrained_layout=True)
-    axis.plot(values, [100 * report.solve_rate for report in reports], "o-", label="all")
-    for band in reports[0].bands:
-        axis.plot(values, [100 * report.bands[band].solve_rate for report in reports], "--", alpha=0.6, label=f"{band} clues")
-    axis.set(xlabel=name, ylabel="solved (%)", xscale="log", ylim=(0, 101))
-    axis.set_xticks(values, [str(value) for value in values])
-    axis.minorticks_off()
-    beside = axis.twinx()
-    beside.plot(values, [report.mean_steps for report in reports], "s:", color="black", alpha=0.6, label="mean steps")
-    beside.set(ylabel="mean denoising steps", ylim=(0, None))
-    axis.legend(loc="lower right")
-    beside.legend(loc="upper left")
-    figure.savefig(target, dpi=120)
-    pyplot.close(figure)
+def _cells(score: "Score", tokens_per_second: float | None) -> list[str]:
+    passes = (score.mean_steps, score.tokens_per_forward, score.tokens_per_forward_with_commits)
+    speeds = ["-" if number is None else f"{number:.2f}" for number in passes]
+    speeds.append("" if tokens_per_second is None else f"{tokens_per_second:,.0f}")
+    finished = ", ".join(f"{reason} {count}" for reason, count in score.finish_reasons.items())
+    return [str(score.examples), f"{score.score:.1%}", *speeds, finished]

@@ -9,7 +9,7 @@ from rich.text import Text
 from diffusiongemma.cli import common
 from diffusiongemma.cli.display import LiveCanvas, entropy_colour, sudoku_grid
 from diffusiongemma.errors import InputError
-from diffusiongemma.tasks.sudoku import Sudoku, grid_of_answer, parse, prompt_text, solves
+from diffusiongemma.tasks.sudoku import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, solves
 
 if TYPE_CHECKING:
     from diffusiongemma.api import DiffusionGemmaModel
@@ -78,9 +78,8 @@ def _solve(
     model: "DiffusionGemmaModel", puzzle: Sudoku, mode: str, pin: bool, pace: float | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     from diffusiongemma.engine.events import Done, Draft
-    from diffusiongemma.evals.sudoku import clue_pins
 
-    pins = clue_pins(model, puzzle) if pin else None
+    pins = clue_pins(model.tokenizer.encode, puzzle) if pin else None
     events = model.stream(prompt_text(puzzle), mode=mode, pins=pins, **options)  # type: ignore[arg-type]
     if pace is None:
         done = next(event for event in events if isinstance(event, Done))

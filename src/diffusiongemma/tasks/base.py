@@ -2,11 +2,14 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Example", "Task", "example_number", "example_rng"]
+__all__ = ["EVAL_SEED", "CountedTask", "Example", "PinnedTask", "Task", "example_number", "example_rng"]
+
+EVAL_SEED = 1_000_777
+"""The seed of examples that are evaluated on. Seeds from 1,000,000 are for evaluation only: training takes smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,19 @@ class Example:
 
 
 class Task(Protocol):
-    """A task plug-in.
-
-    Attributes:
-        name: what one writes on the command line.
-        summary: one line for the list of tasks.
-        max_tokens: of an answer.
-    """
+    """A task plug-in."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What one writes on the command line."""
+
     @property
-    def summary(self) -> str: ...
+    def summary(self) -> str:
+        """One line for the list of tasks."""
+
     @property
-    def max_tokens(self) -> int: ...
+    def max_tokens(self) -> int:
+        """Most tokens of an answer."""
 
     def examples(self, count: int, seed: int) -> Sequence[Example]:
         """The first ``count`` examples of a seed; the same whenever it is asked.
@@ -51,6 +53,31 @@ class Task(Protocol):
 
     def score(self, example: Example, text: str) -> float:
         """From 0 (wrong) to 1 (right); never raises for what a model wrote."""
+
+
+@runtime_checkable
+class CountedTask(Protocol):
+    """A task that has only so many examples."""
+
+    @property
+    def count(self) -> int:
+        """How many; ``examples`` refuses more."""
+
+
+@runtime_checkable
+class PinnedTask(Protocol):
+    """A task that can hold what is known of an answer fixed on the canvas."""
+
+    def pins(self, encode: Callable[[str], list[int]], example: Example) -> list[int]:
+        """Token ids to hold fixed from the start of the answer, -1 where the model writes.
+
+        Args:
+            encode: text to the checkpoint's token ids.
+            example: one of this task's.
+
+        Raises:
+            InputError: this checkpoint's tokens do not let the places be found.
+        """
 
 
 def example_number(task: str, seed: int, index: int) -> int:

@@ -13,10 +13,16 @@ _Field = tuple[str, Callable[[random.Random], tuple[Any, str]]]
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
-_STARTS = ("Al", "Bel", "Cor", "Dan", "El", "Far", "Gil", "Han", "Ir", "Jos", "Kal", "Lor", "Mar", "Nor", "Ol", "Per", "Ros", "San", "Tor", "Val")
+_STARTS = (
+    "Al", "Bel", "Cor", "Dan", "El", "Far", "Gil", "Han", "Ir", "Jos",
+    "Kal", "Lor", "Mar", "Nor", "Ol", "Per", "Ros", "San", "Tor", "Val",
+)  # fmt: skip
 _ENDS = ("a", "ana", "bert", "da", "en", "eth", "ia", "ik", "ina", "is", "o", "on", "ra", "rin", "us", "vy")
 _JOBS = ("baker", "carpenter", "chemist", "driver", "editor", "farmer", "lawyer", "nurse", "painter", "pilot", "singer", "teacher")
-_ITEMS = ("bag", "bottle", "camera", "chair", "clock", "cup", "guitar", "jacket", "knife", "lamp", "mirror", "phone", "table", "tent")
+_ITEMS = (
+    "bag", "bottle", "camera", "chair", "clock", "cup", "guitar", "jacket", "knife", "lamp", "mirror",
+    "phone", "table", "tent",
+)  # fmt: skip
 _COLOURS = ("black", "blue", "brown", "green", "grey", "orange", "red", "white", "yellow")
 
 
@@ -76,7 +82,13 @@ def _flag(yes: str, no: str) -> Callable[[random.Random], tuple[Any, str]]:
 # Kind: its fields, and sentences that name every field once.
 _KINDS: dict[str, tuple[tuple[_Field, ...], tuple[str, ...]]] = {
     "person": (
-        (("name", _name), ("age", _whole(18, 99)), ("city", _place), ("job", _one_of(*_JOBS)), ("married", _flag("married", "single"))),
+        (
+            ("name", _name),
+            ("age", _whole(18, 99)),
+            ("city", _place),
+            ("job", _one_of(*_JOBS)),
+            ("married", _flag("married", "single")),
+        ),
         (
             "{name}, {age}, is a {married} {job} from {city}.",
             "The {job} {name} is {age} years old, {married}, and lives in {city}.",
@@ -84,7 +96,14 @@ _KINDS: dict[str, tuple[tuple[_Field, ...], tuple[str, ...]]] = {
         ),
     ),
     "order": (
-        (("item", _one_of(*_ITEMS)), ("quantity", _whole(1, 60)), ("colour", _one_of(*_COLOURS)), ("price", _price), ("customer", _name), ("paid", _flag("already paid", "not yet paid"))),
+        (
+            ("item", _one_of(*_ITEMS)),
+            ("quantity", _whole(1, 60)),
+            ("colour", _one_of(*_COLOURS)),
+            ("price", _price),
+            ("customer", _name),
+            ("paid", _flag("already paid", "not yet paid")),
+        ),
         (
             "{customer} ordered {quantity} pieces of the {colour} {item} at {price} each, {paid}.",
             "Order: {quantity} x {item}, {colour}, {price} euros a piece, {paid}, for {customer}.",
@@ -92,7 +111,13 @@ _KINDS: dict[str, tuple[tuple[_Field, ...], tuple[str, ...]]] = {
         ),
     ),
     "event": (
-        (("title", _one_of("auction", "concert", "exhibition", "festival", "lecture", "market", "race", "workshop")), ("date", _date), ("start", _clock), ("place", _place), ("seats", _whole(10, 900))),
+        (
+            ("title", _one_of("auction", "concert", "exhibition", "festival", "lecture", "market", "race", "workshop")),
+            ("date", _date),
+            ("start", _clock),
+            ("place", _place),
+            ("seats", _whole(10, 900)),
+        ),
         (
             "The {title} in {place} is on {date} at {start} and has {seats} seats.",
             "{place} invites to a {title} with {seats} seats on {date}, {start}.",
@@ -100,7 +125,14 @@ _KINDS: dict[str, tuple[tuple[_Field, ...], tuple[str, ...]]] = {
         ),
     ),
     "flight": (
-        (("number", lambda rng: (v := rng.choice("ABCDEFGHKLMN") + rng.choice("ABCDEFGHKLMN") + str(rng.randint(100, 999)), v)), ("origin", _place), ("destination", _place), ("departure", _clock), ("gate", _whole(1, 60)), ("delayed", _flag("delayed", "on time"))),
+        (
+            ("number", lambda rng: (v := rng.choice("ABCDEFGHKLMN") + rng.choice("ABCDEFGHKLMN") + str(rng.randint(100, 999)), v)),
+            ("origin", _place),
+            ("destination", _place),
+            ("departure", _clock),
+            ("gate", _whole(1, 60)),
+            ("delayed", _flag("delayed", "on time")),
+        ),
         (
             "Flight {number} from {origin} to {destination} leaves gate {gate} at {departure}, {delayed}.",
             "{number} to {destination}, coming from {origin}, is {delayed}: {departure}, gate {gate}.",
@@ -108,7 +140,13 @@ _KINDS: dict[str, tuple[tuple[_Field, ...], tuple[str, ...]]] = {
         ),
     ),
     "book": (
-        (("title", lambda rng: (v := f"The {rng.choice(_COLOURS).title()} {rng.choice(_ITEMS).title()}", v)), ("author", _name), ("year", _whole(1900, 2025)), ("pages", _whole(80, 990)), ("lent", _flag("lent out", "on the shelf"))),
+        (
+            ("title", lambda rng: (v := f"The {rng.choice(_COLOURS).title()} {rng.choice(_ITEMS).title()}", v)),
+            ("author", _name),
+            ("year", _whole(1900, 2025)),
+            ("pages", _whole(80, 990)),
+            ("lent", _flag("lent out", "on the shelf")),
+        ),
         (
             "{title} by {author} appeared in {year}, has {pages} pages and is {lent}.",
             "{author} wrote {title} ({year}, {pages} pages); our copy is {lent}.",
@@ -116,7 +154,13 @@ _KINDS: dict[str, tuple[tuple[_Field, ...], tuple[str, ...]]] = {
         ),
     ),
     "reading": (
-        (("sensor", lambda rng: (v := f"{rng.choice('stuvw')}{rng.randint(1, 99)}", v)), ("temperature", lambda rng: (v := rng.randint(-300, 450) / 10, str(v))), ("humidity", _whole(5, 99)), ("time", _clock), ("site", _place)),
+        (
+            ("sensor", lambda rng: (v := f"{rng.choice('stuvw')}{rng.randint(1, 99)}", v)),
+            ("temperature", lambda rng: (v := rng.randint(-300, 450) / 10, str(v))),
+            ("humidity", _whole(5, 99)),
+            ("time", _clock),
+            ("site", _place),
+        ),
         (
             "At {time} sensor {sensor} in {site} showed {temperature} degrees and {humidity} percent humidity.",
             "{site}, {time}: {temperature} degrees, humidity {humidity} percent (sensor {sensor}).",
@@ -132,14 +176,21 @@ _KINDS: dict[str, tuple[tuple[_Field, ...], tuple[str, ...]]] = {
         ),
     ),
     "house": (
-        (("street", lambda rng: (v := f"{_word(rng)} {rng.choice(('Street', 'Road', 'Lane'))} {rng.randint(1, 250)}", v)), ("city", _place), ("rooms", _whole(1, 12)), ("area", _whole(25, 400)), ("rent", _whole(200, 4500)), ("garden", _flag("with a garden", "without a garden"))),
+        (
+            ("street", lambda rng: (v := f"{_word(rng)} {rng.choice(('Street', 'Road', 'Lane'))} {rng.randint(1, 250)}", v)),
+            ("city", _place),
+            ("rooms", _whole(1, 12)),
+            ("area", _whole(25, 400)),
+            ("rent", _whole(200, 4500)),
+            ("garden", _flag("with a garden", "without a garden")),
+        ),
         (
             "{rooms} rooms, {area} square metres, {garden}: {street} in {city}, {rent} a month.",
             "A house {garden} at {street}, {city}, has {rooms} rooms on {area} square metres and costs {rent}.",
             "To let for {rent}: {area} square metres and {rooms} rooms {garden}, {street}, {city}.",
         ),
     ),
-}  # fmt: skip
+}
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -172,7 +223,10 @@ class JsonExtract:
             "additionalProperties": False,
         }
         return Example(
-            f"Extract as JSON: {asked}\n{sentence}", json.dumps(expected), group=kind, detail={"expected": expected, "schema": schema}
+            f"Extract as JSON: {asked}\n{sentence}",
+            json.dumps(expected),
+            group=kind,
+            detail={"expected": expected, "schema": schema},
         )
 
     def score(self, example: Example, text: str) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from diffusiongemma.errors import InputError
 from diffusiongemma.tasks.base import Example, example_rng
 
-__all__ = ["HELD_OUT", "HOLE", "InfillPython", "cut_hole", "functions", "infill_prompt", "module_files"]
+__all__ = ["HELD_OUT", "HOLE", "InfillPython", "around", "cut_hole", "functions", "infill_prompt", "module_files"]
 
 HOLE = "<FILL>"
 """Stands for the hole in a prompt."""
@@ -73,9 +73,14 @@ def cut_hole(text: str, rng: random.Random) -> tuple[str, str, str]:
         start = end - len(line[start:end].lstrip())
         if start == end:
             start, end = len(line) - len(line.lstrip()), len(line.rstrip())
-    hole = line[start:end]
-    before, after = [line[:start]], [line[end:]]
-    budget = _CHARS - len(line)
+    prefix, suffix = around(lines, row, start, end)
+    return prefix, line[start:end], suffix
+
+
+def around(lines: Sequence[str], row: int, start: int, end: int) -> tuple[str, str]:
+    """The code before and behind a hole from ``start`` to ``end`` of a line, trimmed to the whole lines that fit a prompt."""
+    before, after = [lines[row][:start]], [lines[row][end:]]
+    budget = _CHARS - len(lines[row])
     up, down = row - 1, row + 1
     # Lines above and below join by turns, twice as many above, as long as they fit.
     while up >= 0 or down < len(lines):
@@ -90,7 +95,7 @@ def cut_hole(text: str, rng: random.Random) -> tuple[str, str, str]:
         else:
             after.append(taken)
             down += 1
-    return "\n".join(before), hole, "\n".join(after)
+    return "\n".join(before), "\n".join(after)
 
 
 def infill_prompt(prefix: str, suffix: str) -> str:

@@ -6,17 +6,20 @@ nine lines of nine digits. Clue bands follow reasoning-gym's default range of 30
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from diffusiongemma.errors import InputError
+from diffusiongemma.tasks.base import Example
 
 __all__ = [
     "ANSWER_LENGTH",
     "CLUE_BANDS",
     "Sudoku",
+    "SudokuTask",
     "answer_text",
     "band_of",
+    "clue_pins",
     "grid_of_answer",
     "parse",
     "prompt_text",
@@ -132,12 +135,33 @@ def band_of(clue_count: int) -> str:
     return f"<{CLUE_BANDS[0][0]}" if clue_count < CLUE_BANDS[0][0] else f">{CLUE_BANDS[-1][1]}"
 
 
+def clue_pins(encode: Callable[[str], list[int]], puzzle: Sudoku) -> list[int]:
+    """Pins that hold a puzzle's clues and the line breaks of the answer fixed on the canvas.
+
+    Args:
+        encode: text to a checkpoint's token ids.
+        puzzle: the clues.
+
+    Returns:
+        89 token ids, -1 for the empty cells.
+
+    Raises:
+        InputError: the tokenizer does not give each digit a token of its own.
+    """
+    # The answer's tokens with a 1 in every empty cell tell where each cell stands.
+    ids = encode(answer_text(puzzle.clues.replace(".", "1")))
+    if len(ids) != ANSWER_LENGTH - 1:
+        raise InputError("this checkpoint's tokenizer does not give each digit a token, so clues cannot be pinned")
+    shape = answer_text(puzzle.clues)
+    return [-1 if char == "." else token for char, token in zip(shape, ids, strict=True)]
+
+
 def reasoning_gym_puzzles(count: int, seed: int, empty: tuple[int, int] = (30, 50)) -> Iterable[Sudoku]:
     """Unique-solution puzzles from reasoning-gym's ``sudoku`` generator.
 
     Args:
         count: how many.
-        seed: the generator's seed.
+        seed: the generator's seed; puzzle i is made from ``seed + i``, so ranges of near seeds overlap.
         empty: fewest and most empty cells; (30, 50) is the generator's default.
 
     Raises:
@@ -156,3 +180,28 @@ def reasoning_gym_puzzles(count: int, seed: int, empty: tuple[int, int] = (30, 5
             "".join(str(d) if d else "." for row in puzzle for d in row),
             "".join(str(d) for row in solution for d in row),
         )
+
+
+class SudokuTask:
+    """Puzzles of reasoning-gym with 30 to 50 empty cells and one solution; judged by the rules of the game, by clue band."""
+
+    name = "sudoku"
+    summary = "sudoku with 31 to 51 clues and one solution, by clue band"
+    max_tokens = ANSWER_LENGTH
+
+    def examples(self, count: int, seed: int) -> Sequence[Example]:
+        """See ``Task``; puzzle i is the generator's ``seed + i``, and ``detail`` is the ``Sudoku``."""
+        found = []
+        for puzzle in reasoning_gym_puzzles(count, seed):
+            assert puzzle.solution is not None
+            group = band_of(puzzle.clue_count)
+            found.append(Example(prompt_text(puzzle), answer_text(puzzle.solution), group, puzzle))
+        return found
+
+    def score(self, example: Example, text: str) -> float:
+        """1 for a grid that keeps every rule and every clue."""
+        return float(solves(example.detail, grid_of_answer(text)))
+
+    def pins(self, encode: Callable[[str], list[int]], example: Example) -> list[int]:
+        """The clues and the line breaks; see ``PinnedTask``."""
+        return clue_pins(encode, example.detail)

@@ -1,0 +1,168 @@
+"""A model, a task, examples -> outcomes -> scores."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
+
+from diffusiongemma.api import DiffusionGemmaModel, Mode
+from diffusiongemma.engine.events import Done, Result
+from diffusiongemma.engine.runner import Batch, admit
+from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, fingerprint, summarise
+from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.tasks.base import EVAL_SEED, Example, PinnedTask, Task
+
+__all__ = ["evaluate"]
+
+_BATCH = 50
+_LOGITS_BYTES = 4 << 30
+"""What the logits of a batch may take: a step holds about eight float32 arrays of [rows, canvas, vocabulary] (docs/lab-log.md)."""
+
+
+def evaluate(
+    model: DiffusionGemmaModel,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    mode: Mode = "diffusion",
+    seed: int = EVAL_SEED,
+    pinned: bool = False,
+    batch_size: int | None = None,
+    results: ResultsFile | None = None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    **options: Any,
+) -> TaskReport:
+    """Let a model answer examples, and score the answers.
+
+    Args:
+        model: any checkpoint.
+        task: judges.
+        examples: ``task.examples(count, seed)``, or a part of them from the beginning.
+        mode: the role that answers.
+        seed: of the sampler.
+        pinned: hold what is known of an answer fixed on the canvas; for tasks that are a ``PinnedTask``, diffusion only.
+        batch_size: examples at a time; None: 50, or as many as leave the logits in 4 GiB. In float32 on a CPU results do not
+            depend on it.
+        results: where outcomes are kept; examples that an earlier run finished there under the same settings are not run again.
+        on_outcome: called with each outcome as it is there, those of an earlier run first.
+        **options: sampling parameters; ``max_tokens`` is the task's own unless given.
+
+    Returns:
+        Scores of all examples and by group. An example the model cannot take (too long for its positions, or with
+        characters its tokenizer does not have) scores 0 with the finish reason ``refused``.
+
+    Raises:
+        InputError: no examples, or the checkpoint's tokens do not allow pins.
+        OptionError: an unknown option, a value outside what is allowed, or pins where there can be none.
+    """
+    if mode not in get_args(Mode):
+        raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
+    if pinned and (mode != "diffusion" or not isinstance(task, PinnedTask)):
+        raise OptionError(f"nothing can be pinned with the task {task.name} in mode {mode!r}; leave pinning out")
+    if batch_size is not None and batch_size < 1:
+        raise OptionError(f"batch_size is {batch_size}; it must be at least 1")
+    given = {name: value for name, value in options.items() if value is not None}
+    params = model.defaults.replaced(**{"max_tokens": task.max_tokens, **given, "seed": seed})
+    run = _Run(model, task, params, mode, pinned, batch_size or _batch_size(model))
+    blank = run.blank(fingerprint(model) if results else "")
+    blanks = [replace(blank, index=i, example=_example_key(example), group=example.group) for i, example in enumerate(examples)]
+    outcomes = {index: done for index, empty in enumerate(blanks) if results and (done := results.get(empty.key))}
+    for outcome in outcomes.values():
+        on_outcome(outcome)
+    resumed = len(outcomes)
+    for outcome in run.outcomes(
+        [(example, empty) for example, empty in zip(examples, blanks, strict=True) if empty.index not in outcomes]
+    ):
+        if results:
+            results.add(outcome)
+        outcomes[outcome.index] = outcome
+        on_outcome(outcome)
+    return summarise([outcomes[index] for index in range(len(examples))], resumed)
+
+
+_Waiting = tuple[Example, Outcome]
+"""An example and its outcome with nothing in it yet."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    model: DiffusionGemmaModel
+    task: Task
+    params: SamplingParams
+    mode: Mode
+    pinned: bool
+    batch_size: int
+
+    def blank(self, model: str) -> Outcome:
+        """An outcome of this run with nothing in it yet."""
+        sampling = asdict(self.params)
+        decides = [model, self.mode, self.pinned, str(self.model.dtype), self.model.device.type, sampling]
+        return Outcome(
+            task=self.task.name, index=-1, example="", group="", score=0.0, exact=None, text="", finish_reason="",
+            model=model, mode=self.mode, settings=_hash(json.dumps(decides, sort_keys=True)), sampling=sampling,
+        )  # fmt: skip
+
+    def outcomes(self, waiting: Sequence[_Waiting]) -> Iterator[Outcome]:
+        """The refused first, then batch after batch, each batch in the order its rows finish."""
+        admitted = []
+        for example, blank in waiting:
+            if reason := self._refusal(example):
+                yield replace(blank, finish_reason="refused", reason=reason)
+            else:
+                admitted.append((example, blank))
+        for start in range(0, len(admitted), self.batch_size):
+            yield from self._batch(admitted[start : start + self.batch_size])
+
+    def _batch(self, batch: Sequence[_Waiting]) -> Iterator[Outcome]:
+        options: dict[str, Any] = asdict(self.params)
+        if self.pinned:
+            assert isinstance(self.task, PinnedTask)
+            options["pins"] = [self.task.pins(self.model.tokenizer.encode, example) for example, _ in batch]
+        mark = time.perf_counter()
+        for event in self.model.stream([example.prompt for example, _ in batch], mode=self.mode, **options):
+            if isinstance(event, Done):
+                seconds = time.perf_counter() - mark
+                example, blank = batch[event.row]
+                yield self._judged(example, replace(blank, seconds=seconds), event.result)
+                # Judging and writing down are not generating.
+                mark = time.perf_counter()
+
+    def _judged(self, example: Example, blank: Outcome, result: Result) -> Outcome:
+        return replace(
+            blank,
+            score=self.task.score(example, result.text),
+            exact=None if example.answer is None else result.text.strip() == example.answer.strip(),
+            text=result.text,
+            finish_reason=result.finish_reason,
+            steps=result.usage.denoising_steps,
+            canvases=len(result.canvases),
+            completion_tokens=result.usage.completion_tokens,
+            commit_passes=result.usage.commit_passes,
+        )
+
+    def _refusal(self, example: Example) -> str:
+        """Why the model cannot take an example; empty where it can."""
+        template = self.model.tokenizer.template
+        try:
+            text = template.render([{"role": "user", "content": example.prompt}]) if template else example.prompt
+            batch = Batch([self.model.tokenizer.encode(text)], [self.params.seed], self.params, self.model.stop_ids)
+            admit(self.model.transformer, batch, self.model.config.canvas_length if self.mode == "diffusion" else 1)
+        except InputError as error:
+            return str(error)
+        return ""
+
+
+def _example_key(example: Example) -> str:
+    return _hash(f"{example.prompt}\0{example.answer}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+
+
+def _batch_size(model: DiffusionGemmaModel) -> int:
+    row = 8 * 4 * model.config.canvas_length * model.config.text.vocab_size
+    return max(1, min(_BATCH, _LOGITS_BYTES // row))
