@@ -179,12 +179,10 @@ class TrainRun:
         path = self.folder / "recipe.json"
         if path.is_file():
             try:
-                there = json.loads(path.read_text("utf-8"))
-                steps_aside = {**there, "train": {**there["train"], "steps": 0}}
+                there = _what_decides(json.loads(path.read_text("utf-8")))
             except (ValueError, KeyError, TypeError) as error:
                 raise TrainingError(f"{path} cannot be read ({error}); remove it if the folder holds the run you mean") from error
-            # A longer or shorter run of the same recipe is a wish one may have on the way; anything else is another run.
-            if steps_aside != {**asked, "train": {**asked["train"], "steps": 0}}:
+            if there != _what_decides(asked):
                 raise TrainingError(
                     f"{self.folder} holds a run of another recipe (see {path}); give another folder, or remove this one"
                 )
@@ -216,6 +214,11 @@ class TrainRun:
             lines = [text for text in log.read_text("utf-8").splitlines() if text.endswith("}")]
             kept_lines = [text for text in lines if json.loads(text)["step"] <= self.step]
             log.write_text("".join(text + "\n" for text in kept_lines), "utf-8")
+
+
+def _what_decides(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run another run: not its length, which one may change on the way, nor how it is looked at."""
+    return {**recipe, "eval": {}, "train": {**recipe["train"], "steps": 0, "checkpoint_every": 0}}
 
 
 def _data(recipe: Recipe, folder: Path, progress: Callable[[int, int], None]) -> TrainData:

@@ -1,13 +1,14 @@
 """Plots of a run, as PNG."""
 
 import json
+from math import nan
 from pathlib import Path
 
 __all__ = ["plot_losses"]
 
 
 def plot_losses(log: Path, target: Path) -> None:
-    """Draw both losses, and solve rate and steps where the run was evaluated, against the step.
+    """Draw both losses, and each task's score and steps where the run was evaluated, against the step.
 
     Args:
         log: ``log.jsonl`` of a run.
@@ -30,16 +31,17 @@ def plot_losses(log: Path, target: Path) -> None:
             top.plot(steps, _smooth(values), label=f"{name} loss", color=f"C{name == 'causal':d}")
     top.set(ylabel="cross-entropy (nats a token)", yscale="log")
     top.legend()
-    judged = [line for line in lines if "solve_rate" in line]
+    judged = [line for line in lines if "scores" in line]
     if judged:
         at = [line["step"] for line in judged]
-        bottom.plot(at, [100 * line["solve_rate"] for line in judged], "o-", label="solved (%)")
         beside = bottom.twinx()
-        beside.plot(at, [line["mean_steps"] for line in judged], "s--", color="C3", label="denoising steps")
-        beside.set(ylabel="mean denoising steps", ylim=(0, None))
-        bottom.set(ylabel="held-out puzzles solved (%)", ylim=(0, 101))
-        bottom.legend(loc="upper left")
-        beside.legend(loc="lower right")
+        for i, task in enumerate(judged[-1]["scores"]):
+            scores = [line["scores"].get(task, {}) for line in judged]
+            bottom.plot(at, [100 * score["score"] if score else nan for score in scores], "o-", color=f"C{i % 10}", label=task)
+            beside.plot(at, [score.get("mean_steps") or nan for score in scores], "--", color=f"C{i % 10}", alpha=0.5)
+        beside.set(ylabel="denoising steps a canvas (dashed)", ylim=(0, None))
+        bottom.set(ylabel="held-out score (%)", ylim=(0, 101))
+        bottom.legend(loc="upper left", fontsize="small")
     bottom.set(xlabel="step")
     part = target.with_suffix(".part.png")
     figure.savefig(part, dpi=110)
