@@ -25,6 +25,7 @@ __all__ = ["evaluate"]
 
 _SWEEPS: dict[str, type] = {
     "num_diffusion_steps": int, "entropy_bound": float, "t_min": float, "t_max": float, "confidence": float, "stability": int,
+    "commit": str, "schedule": str, "stop_rule": str,
 }  # fmt: skip
 _QUIET_SECONDS = 10.0
 """Between two lines of progress where nobody looks."""

@@ -44,7 +44,7 @@ def plot_scores(reports: Sequence[TaskReport], target: Path) -> None:
     _write(figure, target)
 
 
-def plot_sweep(name: str, reports: Sequence[tuple[float, TaskReport]], target: Path) -> None:
+def plot_sweep(name: str, reports: Sequence[tuple[float | str, TaskReport]], target: Path) -> None:
     """Draw, a curve a task: score and mean steps against the value that was swept, and score against tokens per forward.
 
     Args:
@@ -54,18 +54,22 @@ def plot_sweep(name: str, reports: Sequence[tuple[float, TaskReport]], target: P
     """
     figure, (quality, steps, speed) = _figure(1, 3, (15, 4.5))
     tasks = list(dict.fromkeys(report.task for _, report in reports))
-    values = sorted({value for value, _ in reports})
+    numbers = sorted({value for value, _ in reports if not isinstance(value, str)})
+    names = list(dict.fromkeys(value for value, _ in reports if isinstance(value, str)))
+    places: dict[float | str, float] = {value: value for value in numbers} | {value: i for i, value in enumerate(names)}
     for i, task in enumerate(tasks):
-        found = sorted(((value, report.total) for value, report in reports if report.task == task), key=lambda pair: pair[0])
+        found = sorted(
+            ((places[value], report.total) for value, report in reports if report.task == task), key=lambda pair: pair[0]
+        )
         style: dict[str, Any] = {"color": f"C{i % 10}", "marker": "os^vD"[i // 10 % 5], "label": task}
-        at, scores = [value for value, _ in found], [100 * total.score for _, total in found]
+        at, scores = [place for place, _ in found], [100 * total.score for _, total in found]
         quality.plot(at, scores, **style)
         steps.plot(at, [total.mean_steps or float("nan") for _, total in found], **style)
         speed.plot([total.tokens_per_forward or float("nan") for _, total in found], scores, **style)
     for axis in (quality, steps):
-        if values[0] > 0 and len(values) > 1:
+        if len(numbers) > 1 and numbers[0] > 0:
             axis.set_xscale("log")
-        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.set_xticks(list(places.values()), [value if isinstance(value, str) else f"{value:g}" for value in places])
         axis.minorticks_off()
         axis.set(xlabel=name)
     for axis in (quality, speed):

