@@ -175,3 +175,46 @@ def test_long_prompts_are_encoded_in_parts(tmp_path: Path, monkeypatch: pytest.M
         for chunk in (1, 4, 9):
             monkeypatch.setattr(runner, "PREFILL_CHUNK", chunk)
             assert [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)] == whole
+
+
+def test_rows_leave_the_passes_when_they_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes hold the rows that still move and no others, and who leaves changes nothing for who stays."""
+    model = tiny_model(tmp_path, tiny_transformer(scale=0.4))
+    model.transformer.double()  # in float32 rounding decides tokens of a random model after a dozen steps
+    options: dict[str, Any] = {"num_diffusion_steps": 12, "max_tokens": 16, "seed": 3, "stability": 0, "entropy_bound": 9.0}
+    drafts = [event for event in model.stream(PROMPTS, early_stop=False, **options) if isinstance(event, Draft)]
+    means = sorted(sum(draft.entropy) / 8 for draft in drafts)
+    options["confidence"] = means[len(means) // 4]
+    alone = [model.generate(prompt, **options) for prompt in PROMPTS]
+    sizes: list[int] = []
+    denoise = model.transformer.denoise
+
+    def counted(canvas_BL: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(len(canvas_BL))
+        return denoise(canvas_BL, *rest)
+
+    monkeypatch.setattr(model.transformer, "denoise", counted)
+    together = model.generate(PROMPTS, **options)
+    assert [result.token_ids for result in together] == [result.token_ids for result in alone]
+    steps = [[canvas.steps for canvas in result.canvases] for result in together]
+    assert steps == [[canvas.steps for canvas in result.canvases] for result in alone]
+    for index in range(2):
+        taken = [row[index] for row in steps]
+        assert len(set(taken)) > 1, "the rows stop at different steps, or nothing is shown"
+        assert sizes[: max(taken)] == [sum(row > step for row in taken) for step in range(max(taken))]
+        del sizes[: max(taken)]
+    assert not sizes
+
+
+def test_rows_with_their_answer_leave_the_batch(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = model.generate(PROMPTS, seed=1, **SHORT)
+    stopper = next(t for t in free[1].token_ids[:8] if all(t not in r.token_ids[:8] for r in (free[0], free[2])))
+    stopping = stopping_at(model, stopper)
+    sizes: list[int] = []
+    encode = model.transformer.encode
+    monkeypatch.setattr(model.transformer, "encode", lambda ids, *rest: (sizes.append(len(ids)), encode(ids, *rest))[1])
+    together = stopping.generate(PROMPTS, seed=1, **SHORT)
+    assert sizes[0] == 4 and 1 <= sizes[1] < 4, "one prompt pass of all rows, then commits of those that go on"
+    for result, unstopped in zip(together, free, strict=True):
+        ids = unstopped.token_ids
+        assert result.token_ids == (ids[: ids.index(stopper) + 1] if stopper in ids else ids)

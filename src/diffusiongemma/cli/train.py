@@ -91,26 +91,24 @@ def _run(recipe: "Recipe", folder: Path, device: str, compile_model: bool | None
         "checkpoint": str(checkpoint),
         "plot": str(folder / "loss.png"),
         "log": str(folder / "log.jsonl"),
-        **view.last_scores,
+        "scores": view.last_scores,
     }
 
 
 def _evaluator(recipe: "Recipe") -> "Evaluate":
     from diffusiongemma.api import DiffusionGemmaModel
-    from diffusiongemma.evals.sudoku import evaluate_sudoku
-    from diffusiongemma.tasks.sudoku import reasoning_gym_puzzles
+    from diffusiongemma.evals.run import evaluate
+    from diffusiongemma.tasks.registry import task_named
 
-    puzzles = list(reasoning_gym_puzzles(recipe.eval.puzzles, recipe.eval.seed))
+    tasks = [task_named(name) for name in recipe.eval.tasks]
+    examples = {task.name: task.examples(recipe.eval.examples, recipe.eval.seed) for task in tasks}
 
-    def evaluate(folder: Path) -> dict[str, Any]:
-        report = evaluate_sudoku(DiffusionGemmaModel.from_pretrained(folder), puzzles)
-        return {
-            "solve_rate": report.solve_rate,
-            "mean_steps": report.mean_steps,
-            "bands": {name: band.solve_rate for name, band in report.bands.items()},
-        }
+    def judge(folder: Path) -> dict[str, Any]:
+        model = DiffusionGemmaModel.from_pretrained(folder)
+        totals = {task.name: evaluate(model, task, examples[task.name]).total for task in tasks}
+        return {"scores": {name: {"score": total.score, "mean_steps": total.mean_steps} for name, total in totals.items()}}
 
-    return evaluate
+    return judge
 
 
 class _View:
@@ -123,12 +121,12 @@ class _View:
         self._task: TaskID | None = None
         self._recent: deque[float] = deque(maxlen=50)
         self._causal = 0.0
-        self.last_scores: dict[str, Any] = {}
+        self.last_scores: dict[str, dict[str, float]] = {}
 
     def data(self, done: int, total: int) -> None:
-        """Puzzles are being made."""
+        """Data is being made."""
         if self._data is None:
-            self._data = self._bar.add_task("puzzles", total=total, status="")
+            self._data = self._bar.add_task("data", total=total, status="")
         self._bar.update(self._data, completed=done)
 
     def begin(self, step: int) -> None:
@@ -139,15 +137,15 @@ class _View:
         """A line of the log."""
         self._recent.append(line["denoising"])
         self._causal = line.get("causal", self._causal)
-        if "solve_rate" in line:
-            self.last_scores = {"solve_rate": line["solve_rate"], "mean_steps": line["mean_steps"]}
+        self.last_scores = line.get("scores", self.last_scores)
         loss = sum(self._recent) / len(self._recent)
         status = f"denoising {loss:.4f}  causal {self._causal:.4f}"
         if self.last_scores:
-            status += f"  solved {self.last_scores['solve_rate']:.1%} in {self.last_scores['mean_steps']:.1f} steps"
+            mean = sum(score["score"] for score in self.last_scores.values()) / len(self.last_scores)
+            status += f"  score {mean:.1%}"
         assert self._task is not None
         self._bar.update(self._task, completed=line["step"], status=status)
-        if self._bar.disable and (line["step"] % 50 == 0 or "solve_rate" in line):
+        if self._bar.disable and (line["step"] % 50 == 0 or "scores" in line):
             sys.stderr.write(f"step {line['step']}/{self._steps}  {status}\n")
 
 

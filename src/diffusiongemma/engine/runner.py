@@ -4,8 +4,8 @@ Shapes: B rows, T prompt tokens, L canvas, D hidden, V vocabulary.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -105,55 +105,73 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
 
     Steps, for each canvas:
         1. noise it (pins apart);
-        2. denoise and step until each row stops;
-        3. commit: emit the final tokens, drop rows that are finished from the emission;
-        4. encode the committed canvas for the rows that go on.
+        2. denoise and step until each row stops; a row that stops leaves the passes at once;
+        3. commit: emit the final tokens;
+        4. encode the committed canvas for the rows that go on; rows with their answer leave the batch.
     """
     slots = admit(model, batch, model.config.canvas_length)
-    params, length, rows = batch.params, model.config.canvas_length, range(len(batch.prompts))
-    answers = [Answer(tokenizer, params, batch.stop_ids, len(ids)) for ids in batch.prompts]
-    cache = KVCache(model.config.text, len(rows), slots, model.dtype, model.device)
-    seeds = torch.tensor(batch.seeds, device=model.device)
+    answers = [Answer(tokenizer, batch.params, batch.stop_ids, len(ids)) for ids in batch.prompts]
+    cache = KVCache(model.config.text, len(answers), slots, model.dtype, model.device)
     encode_prompts(model, batch.prompts, cache)
-    index = 0
-    while any(answer.finish is None for answer in answers):
+    rows, index = list(range(len(answers))), 0
+    while rows:
         began = time.perf_counter()
-        active = torch.tensor([answer.finish is None for answer in answers], device=model.device)
         # 1.
-        canvas = new_canvas(
-            seeds,
-            torch.full_like(seeds, index),
-            length,
-            model.config.text.vocab_size,
-            params.stability,
-            _pins(batch, index, model),
-        )
-        canvas = replace(canvas, done_B=~active)
-        soft: Tensor | None = None
+        seeds = torch.tensor([batch.seeds[row] for row in rows], device=model.device)
+        pins = _pins(batch, rows, index, model)
+        vocab_size, stability = model.config.text.vocab_size, batch.params.stability
+        canvas = new_canvas(seeds, torch.full_like(seeds, index), model.config.canvas_length, vocab_size, stability, pins)
         # 2.
-        while not bool(canvas.done_B.all()):
-            moving = (~canvas.done_B).tolist()
-            canvas, shaped = step(canvas, model.logits(model.denoise(canvas.tokens_BL, cache, soft)), params, batch.stop_ids)
-            soft = model.soften(shaped) if params.self_conditioning else None
-            if soft is not None and bool(canvas.pinned_BL.any()):
-                soft = torch.where(canvas.pinned_BL[..., None], model.embed(canvas.tokens_BL), soft)
-            yield from _drafts(canvas, moving, index, tokenizer)
+        finals, steps = yield from _denoise(model, tokenizer, batch, canvas, cache, rows, index)
         # 3.
-        final = committed(canvas, params)
-        for row in rows:
-            if (answer := answers[row]).finish is None:
-                before = len(answer.ids)
-                commit = answer.add(row, final[row].tolist())
-                answer.report(int(canvas.step_B[row]), len(answer.ids) - before, time.perf_counter() - began)
-                answer.commit_passes += answer.finish is None
-                yield commit
-                if answer.finish is not None:
-                    yield Done(row, answer.result())
+        for row, final, taken in zip(rows, finals, steps, strict=True):
+            answer = answers[row]
+            before = len(answer.ids)
+            commit = answer.add(row, final)
+            answer.report(taken, len(answer.ids) - before, time.perf_counter() - began)
+            answer.commit_passes += answer.finish is None
+            yield commit
+            if answer.finish is not None:
+                yield Done(row, answer.result())
         # 4.
-        going = torch.tensor([answer.finish is None for answer in answers], device=model.device)
-        if bool(going.any()):
-            model.encode(final, cache, going * length)
-        index += 1
+        going = [place for place, row in enumerate(rows) if answers[row].finish is None]
+        if going:
+            cache = cache if len(going) == len(rows) else cache.select(going, slots)
+            model.encode(torch.tensor([finals[place] for place in going], device=model.device), cache)
+        rows, index = [rows[place] for place in going], index + 1
+
+
+def _denoise(
+    model: Transformer, tokenizer: Tokenizer, batch: Batch, canvas: Canvas, cache: KVCache, rows: Sequence[int], index: int
+) -> Generator[Draft, None, tuple[list[list[int]], list[int]]]:
+    """Step canvases until each row stops; returns the tokens to commit and the steps taken, a row each."""
+    params = batch.params
+    finals: list[list[int]] = [[] for _ in rows]
+    steps = [0] * len(rows)
+    places = list(range(len(rows)))
+    soft: Tensor | None = None
+    while True:
+        hidden = model.denoise(canvas.tokens_BL, cache, soft)
+        canvas, shaped = step(canvas, model.logits(hidden), params, batch.stop_ids)
+        if params.self_conditioning:
+            soft = model.soften(shaped)
+            if batch.pins is not None:
+                soft = torch.where(canvas.pinned_BL[..., None], model.embed(canvas.tokens_BL), soft)
+        yield from _drafts(canvas, [rows[place] for place in places], index, tokenizer)
+        done = canvas.done_B.tolist()
+        if not any(done):
+            continue
+        for place, stopped, final, taken in zip(
+            places, done, committed(canvas, params).tolist(), canvas.step_B.tolist(), strict=True
+        ):
+            if stopped:
+                finals[place], steps[place] = final, taken
+        if all(done):
+            return finals, steps
+        left = [i for i, stopped in enumerate(done) if not stopped]
+        places = [places[i] for i in left]
+        canvas, cache = canvas.select(left), cache.select(left, cache.used)
+        soft = None if soft is None else soft[left]
 
 
 @torch.inference_mode()
@@ -185,25 +203,19 @@ def run_causal(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Iterat
         index = index + 1
 
 
-def _pins(batch: Batch, index: int, model: Transformer) -> Tensor | None:
+def _pins(batch: Batch, rows: Sequence[int], index: int, model: Transformer) -> Tensor | None:
     """This canvas's share of the pins ``[B, L]``, -1 where open."""
     if batch.pins is None:
         return None
     length = model.config.canvas_length
-    pins = torch.full((len(batch.prompts), length), -1)
-    for row, row_pins in enumerate(batch.pins):
-        here = row_pins[index * length : (index + 1) * length]
-        pins[row, : len(here)] = torch.tensor(here, dtype=torch.int64)
+    pins = torch.full((len(rows), length), -1)
+    for place, row in enumerate(rows):
+        here = batch.pins[row][index * length : (index + 1) * length]
+        pins[place, : len(here)] = torch.tensor(here, dtype=torch.int64)
     return pins.to(model.device)
 
 
-def _drafts(canvas: Canvas, moving: list[bool], index: int, tokenizer: Tokenizer) -> Iterator[Draft]:
-    best, entropy, accepted, steps = (
-        canvas.best_BL.tolist(),
-        canvas.entropy_BL.tolist(),
-        canvas.accepted_BL.tolist(),
-        canvas.step_B.tolist(),
-    )
-    for row, moved in enumerate(moving):
-        if moved:
-            yield Draft(row, index, steps[row], best[row], entropy[row], accepted[row], tokenizer.decode(best[row]))
+def _drafts(canvas: Canvas, rows: Sequence[int], index: int, tokenizer: Tokenizer) -> Iterator[Draft]:
+    states = (canvas.step_B, canvas.best_BL, canvas.entropy_BL, canvas.accepted_BL)
+    for row, taken, best, entropy, accepted in zip(rows, *(state.tolist() for state in states), strict=True):
+        yield Draft(row, index, taken, best, entropy, accepted, tokenizer.decode(best))

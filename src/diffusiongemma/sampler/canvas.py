@@ -3,7 +3,8 @@
 Shapes: B rows, L canvas, D hidden, S stability history.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ class Canvas:
     def length(self) -> int:
         """Positions of a row."""
         return self.tokens_BL.shape[1]
+
+    def select(self, rows: Sequence[int]) -> "Canvas":
+        """Some of the rows, in the order given."""
+        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "history_SBL"}
+        return Canvas(**picked, history_SBL=self.history_SBL[:, rows])
 
     def keys(self, stream: Stream) -> Tensor:
         """Keys ``[B, L]`` of this step's random numbers for one use."""
