@@ -1,1 +1,1 @@
-"""Tasks: puzzle text, answers and scoring. Pure Python; knows neither torch nor the model."""
+"""Tasks: problems as text, answers and scoring. Pure Python; knows neither torch nor the model."""

@@ -8,6 +8,7 @@ nine lines of nine digits. Clue bands follow reasoning-gym's default range of 30
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from diffusiongemma.errors import InputError
 from diffusiongemma.tasks.base import Example
@@ -182,6 +183,14 @@ def reasoning_gym_puzzles(count: int, seed: int, empty: tuple[int, int] = (30, 5
         )
 
 
+@lru_cache(maxsize=10_000)
+def _example(seed: int) -> Example:
+    # A puzzle takes some 70 ms to make, and one evaluation asks for it several times.
+    [puzzle] = reasoning_gym_puzzles(1, seed)
+    assert puzzle.solution is not None
+    return Example(prompt_text(puzzle), answer_text(puzzle.solution), band_of(puzzle.clue_count), puzzle)
+
+
 class SudokuTask:
     """Puzzles of reasoning-gym with 30 to 50 empty cells and one solution; judged by the rules of the game, by clue band."""
 
@@ -191,12 +200,7 @@ class SudokuTask:
 
     def examples(self, count: int, seed: int) -> Sequence[Example]:
         """See ``Task``; puzzle i is the generator's ``seed + i``, and ``detail`` is the ``Sudoku``."""
-        found = []
-        for puzzle in reasoning_gym_puzzles(count, seed):
-            assert puzzle.solution is not None
-            group = band_of(puzzle.clue_count)
-            found.append(Example(prompt_text(puzzle), answer_text(puzzle.solution), group, puzzle))
-        return found
+        return [_example(seed + index) for index in range(count)]
 
     def score(self, example: Example, text: str) -> float:
         """1 for a grid that keeps every rule and every clue."""
