@@ -18,8 +18,8 @@ from diffusiongemma.tasks.base import EVAL_SEED, Example, PinnedTask, Task
 __all__ = ["evaluate"]
 
 _BATCH = 50
-_LOGITS_BYTES = 4 << 30
-"""What the logits of a batch may take: a step holds about eight float32 arrays of [rows, canvas, vocabulary] (docs/lab-log.md)."""
+_LOGITS_BYTES, _LOGITS_BYTES_CPU = 512 << 20, 8 << 20
+"""What one float32 array of a batch's logits may take. A step holds about eight; on a CPU larger ones only cost (docs/lab-log.md)."""
 
 
 def evaluate(
@@ -44,7 +44,7 @@ def evaluate(
         mode: the role that answers.
         seed: of the sampler.
         pinned: hold what is known of an answer fixed on the canvas; for tasks that are a ``PinnedTask``, diffusion only.
-        batch_size: examples at a time; None: 50, or as many as leave the logits in 4 GiB. In float32 on a CPU results do not
+        batch_size: examples at a time; None: 50, or fewer where their logits would be large. In float32 on a CPU results do not
             depend on it.
         results: where outcomes are kept; examples that an earlier run finished there under the same settings are not run again.
         on_outcome: called with each outcome as it is there, those of an earlier run first.
@@ -164,5 +164,6 @@ def _hash(text: str) -> str:
 
 
 def _batch_size(model: DiffusionGemmaModel) -> int:
-    row = 8 * 4 * model.config.canvas_length * model.config.text.vocab_size
-    return max(1, min(_BATCH, _LOGITS_BYTES // row))
+    row = 4 * model.config.canvas_length * model.config.text.vocab_size
+    most = _LOGITS_BYTES_CPU if model.device.type == "cpu" else _LOGITS_BYTES
+    return max(1, min(_BATCH, most // row))
