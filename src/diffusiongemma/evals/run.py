@@ -19,7 +19,7 @@ __all__ = ["evaluate"]
 
 _BATCH = 50
 _LOGITS_BYTES, _LOGITS_BYTES_CPU = 512 << 20, 8 << 20
-"""What one float32 array of a batch's logits may take. A step holds about eight; on a CPU larger ones only cost (docs/lab-log.md)."""
+"""What a float32 array of a batch's logits may take. A step holds about eight; on a CPU larger ones only cost (docs/lab-log.md)."""
 
 
 def evaluate(
