@@ -18,7 +18,7 @@ from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import ConfigError, TrainingError
 from diffusiongemma.finetune.data import TrainBatch
 from diffusiongemma.finetune.loop import Hooks, TrainRun, learning_rate
-from diffusiongemma.finetune.loss import losses
+from diffusiongemma.finetune.loss import causal_loss, losses
 from diffusiongemma.finetune.recipe import Recipe, builtin_recipes, load_recipe
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
@@ -184,6 +184,33 @@ def test_padding_before_a_prompt_changes_nothing(most: int) -> None:
     together = [loss.item() for loss in losses(model, batch, noisy, conditioned=1, causal=True)]
     alone = [row[pad:] for row, pad in zip(prompt, padding.tolist(), strict=True)]
     assert together == pytest.approx(separate_losses(model, alone, answer, noisy, weight), rel=1e-6)
+    assert causal_loss(model, batch, 0.0).item() == pytest.approx(together[1], rel=1e-9)
+
+
+def test_a_prompts_own_tokens_count_as_much_as_asked() -> None:
+    model = tiny_transformer(tiny_config(), dtype=torch.float64, scale=0.2)
+    padding = torch.tensor([0, 3])
+    prompt, answer = torch.randint(0, 64, (2, 6)), torch.randint(0, 64, (2, 8))
+    terms, weights_of = [], []
+    for row, pad in enumerate(padding.tolist()):
+        ids = torch.cat((prompt[row, pad:], answer[row]))
+        hidden = model.encode(ids[None], KVCache(model.config.text, 1, 64, model.dtype, model.device))
+        weight = torch.tensor([0.3] * (6 - pad - 1) + [1.0] * 8)
+        terms.append(F.cross_entropy(model.logits(hidden)[0, :-1], ids[1:], reduction="none") * weight)
+        weights_of.append(weight)
+    expected = torch.cat(terms).sum() / torch.cat(weights_of).sum()
+    batch = TrainBatch(prompt, answer, padding_P=padding)
+    assert causal_loss(model, batch, 0.3).item() == pytest.approx(expected.item(), rel=1e-6)
+    both = losses(model, batch, answer.repeat_interleave(2, 0), conditioned=0, causal=True, prompt_weight=0.3)
+    assert both[1].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_first_steps_may_teach_the_causal_role_alone(tmp_path: Path) -> None:
+    run = TrainRun(small(steps=4, causal_steps=2, causal_prompts=3, causal_every=0), tmp_path)
+    before = weights(run)
+    run.train()
+    assert [sorted(line.keys() & {"causal", "denoising"}) for line in logged(tmp_path)] == [["causal"]] * 2 + [["denoising"]] * 2
+    assert not torch.equal(before["layers.0.self_attn.q_proj.weight"], weights(run)["layers.0.self_attn.q_proj.weight"])
 
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:

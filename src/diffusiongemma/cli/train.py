@@ -119,8 +119,7 @@ class _View:
         self._steps = recipe.train.steps
         self._data: TaskID | None = None
         self._task: TaskID | None = None
-        self._recent: deque[float] = deque(maxlen=50)
-        self._causal = 0.0
+        self._recent: dict[str, deque[float]] = {}
         self.last_scores: dict[str, dict[str, float]] = {}
 
     def data(self, done: int, total: int) -> None:
@@ -135,11 +134,11 @@ class _View:
 
     def step(self, line: dict[str, Any]) -> None:
         """A line of the log."""
-        self._recent.append(line["denoising"])
-        self._causal = line.get("causal", self._causal)
+        for name in ("denoising", "causal"):
+            if name in line:
+                self._recent.setdefault(name, deque(maxlen=50)).append(line[name])
         self.last_scores = line.get("scores", self.last_scores)
-        loss = sum(self._recent) / len(self._recent)
-        status = f"denoising {loss:.4f}  causal {self._causal:.4f}"
+        status = "  ".join(f"{name} {sum(losses) / len(losses):.4f}" for name, losses in self._recent.items())
         if self.last_scores:
             mean = sum(score["score"] for score in self.last_scores.values()) / len(self.last_scores)
             status += f"  score {mean:.1%}"

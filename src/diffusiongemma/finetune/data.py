@@ -3,7 +3,7 @@
 Shapes: P prompts, T prompt tokens, L canvas.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -41,8 +41,7 @@ class TrainBatch:
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
-        moved = {f.name: value if (value := getattr(self, f.name)) is None else value.to(device) for f in fields(self)}
-        return TrainBatch(**moved)
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 class TrainData(Protocol):

@@ -22,7 +22,7 @@ from torch import Tensor
 from diffusiongemma.errors import TrainingError
 from diffusiongemma.finetune.corrupt import corrupt, noise_levels
 from diffusiongemma.finetune.data import CHAT_TEMPLATE, SPECIALS, STOP_IDS, TrainBatch, TrainData
-from diffusiongemma.finetune.loss import losses
+from diffusiongemma.finetune.loss import causal_loss, losses
 from diffusiongemma.finetune.plot import plot_losses
 from diffusiongemma.finetune.recipe import Recipe, TextData
 from diffusiongemma.finetune.scratch import blank_vision, initialise, write_tokenizer
@@ -88,6 +88,7 @@ class TrainRun:
         self.model.to(device)
         self._optimisers = _optimisers(self.model, recipe)
         self._losses = torch.compile(losses, dynamic=False) if compile_model else losses
+        self._causal_loss = torch.compile(causal_loss, dynamic=False) if compile_model else causal_loss
         self.step = 0
         if (folder / "state.pt").is_file():
             self._restore()
@@ -143,18 +144,31 @@ class TrainRun:
         for optimiser, peak in zip(self._optimisers, (t.adamw_lr, t.muon_lr), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = peak * learning_rate(self.step, t.steps, t.warmup, t.decay)
-        batch, noisy = self._noisy_batch()
-        causal = t.causal_every > 0 and self.step % t.causal_every == 0
-        with torch.autocast("cuda", torch.bfloat16) if noisy.is_cuda else nullcontext():
-            denoising, next_token = self._losses(self.model, batch, noisy, round(t.canvases * t.self_conditioning), causal)
-        torch.autograd.backward(denoising + next_token)
+        parts = self._backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.clip)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradient is not finite at step {self.step}; lower the learning rates. The last state is kept")
         for optimiser in self._optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        return {"denoising": denoising.item()} | ({"causal": next_token.item()} if causal else {})
+        return {name: loss.item() for name, loss in parts.items()}
+
+    def _backward(self) -> dict[str, Tensor]:
+        """Losses of this step's batch, their gradients left on the weights."""
+        t, device = self.recipe.train, self.model.device
+        with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
+            if self.step < t.causal_steps:
+                batch = self._data.batch(self.step, t.causal_prompts).to(device)
+                parts = {"causal": self._causal_loss(self.model, batch, t.prompt_weight)}
+            else:
+                batch, noisy = self._noisy_batch()
+                causal = t.causal_every > 0 and self.step % t.causal_every == 0
+                conditioned = round(t.canvases * t.self_conditioning)
+                denoising, next_token = self._losses(self.model, batch, noisy, conditioned, causal, t.prompt_weight)
+                parts = {"denoising": denoising, "causal": next_token} if causal else {"denoising": denoising}
+        total: Tensor = sum(parts.values(), torch.zeros((), device=device))
+        torch.autograd.backward(total)
+        return {name: loss.detach() for name, loss in parts.items()}
 
     def _noisy_batch(self) -> tuple[TrainBatch, Tensor]:
         t, device = self.recipe.train, self.model.device

@@ -13,10 +13,12 @@ from diffusiongemma.model.layers import Role
 from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 from diffusiongemma.model.transformer import Transformer
 
-__all__ = ["losses"]
+__all__ = ["causal_loss", "losses"]
 
 
-def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned: int, causal: bool) -> tuple[Tensor, Tensor]:
+def losses(
+    model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned: int, causal: bool, prompt_weight: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Denoising and causal loss of a batch.
 
     One encoder pass serves the C canvases of a prompt, and the causal loss too: what stands behind the prompt does not
@@ -29,6 +31,7 @@ def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned:
         noisy_BL: ``[P * C, L]`` int64, canvases of one prompt side by side.
         conditioned: how many of each prompt's C canvases get self-conditioning from a first pass without gradient.
         causal: whether to encode the answer too and take the causal loss.
+        prompt_weight: weight of the prompt's tokens in the causal loss.
 
     Returns:
         denoising loss and causal loss (zero without ``causal``): weighted mean cross-entropy in nats a token.
@@ -39,16 +42,15 @@ def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned:
     context = SharedPrompt(prompt_length)
 
     # 1. Encode the prompt once, with the answer behind it when the causal role learns too.
-    ids = torch.cat((batch.prompt_PT, batch.answer_PL[:, :-1]), dim=1) if causal else batch.prompt_PT
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    hidden = model.stack(model.embed(ids), Role.ENCODE, positions, _prompt_masks(model, batch, ids.shape[1]), context)
-    causal_loss = hidden.new_zeros(())
     if causal:
-        causal_loss = _cross_entropy(model.logits(hidden[:, prompt_length - 1 :]), batch, 1)
+        hidden, next_token = _causal(model, batch, context, prompt_weight)
+    else:
+        hidden = _encode(model, batch, batch.prompt_PT, context)
+        next_token = hidden.new_zeros(())
 
     # 2. A first look without gradient gives part of the canvases their self-conditioning.
-    canvas_positions = torch.arange(prompt_length, prompt_length + length, device=ids.device)[None]
-    soft = torch.zeros(prompts, canvases, length, model.embed_tokens.weight.shape[1], device=ids.device, dtype=hidden.dtype)
+    canvas_positions = torch.arange(prompt_length, prompt_length + length, device=hidden.device)[None]
+    soft = torch.zeros(prompts, canvases, length, hidden.shape[-1], device=hidden.device, dtype=hidden.dtype)
     if conditioned:
         with torch.no_grad():
             first = noisy_BL.view(prompts, canvases, length)[:, :conditioned].reshape(-1, length)
@@ -60,15 +62,41 @@ def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned:
     # 3. The denoising loss: the clean token at every position, corrupted or not.
     embeds = model.canvas_embeds(noisy_BL, soft.flatten(0, 1))
     denoised = model.stack(embeds, Role.DENOISE, canvas_positions, _canvas_masks(model, batch, canvases), context)
-    return _cross_entropy(model.logits(denoised), batch, canvases), causal_loss
+    target = batch.answer_PL.repeat_interleave(canvases, 0)
+    weight = None if batch.weight_PL is None else batch.weight_PL.repeat_interleave(canvases, 0)
+    return _cross_entropy(model.logits(denoised), target, weight), next_token
 
 
-def _cross_entropy(logits_BLV: Tensor, batch: TrainBatch, copies: int) -> Tensor:
-    target = batch.answer_PL.repeat_interleave(copies, 0).flatten()
-    if batch.weight_PL is None:
-        return F.cross_entropy(logits_BLV.flatten(0, 1), target)
-    weight = batch.weight_PL.repeat_interleave(copies, 0).flatten()
-    return (F.cross_entropy(logits_BLV.flatten(0, 1), target, reduction="none") * weight).sum() / weight.sum()
+def causal_loss(model: Transformer, batch: TrainBatch, prompt_weight: float) -> Tensor:
+    """The causal loss alone; see ``losses``."""
+    return _causal(model, batch, SharedPrompt(batch.prompt_PT.shape[1]), prompt_weight)[1]
+
+
+def _causal(model: Transformer, batch: TrainBatch, context: SharedPrompt, prompt_weight: float) -> tuple[Tensor, Tensor]:
+    """Hidden states of prompt and answer, and the next-token loss over the answer (and the prompt, where it has weight)."""
+    ids = torch.cat((batch.prompt_PT, batch.answer_PL), dim=1)
+    hidden = _encode(model, batch, ids[:, :-1], context)
+    begin = batch.prompt_PT.shape[1] - 1
+    weight = batch.weight_PL
+    if prompt_weight:
+        answer_weight = torch.ones_like(batch.answer_PL, dtype=hidden.dtype) if weight is None else weight
+        place = torch.arange(1, begin + 1, device=ids.device)
+        pads = torch.zeros_like(ids[:, 0]) if batch.padding_P is None else batch.padding_P
+        weight = torch.cat(((place > pads[:, None]) * prompt_weight, answer_weight), dim=1)
+        begin = 0
+    return hidden, _cross_entropy(model.logits(hidden[:, begin:]), ids[:, begin + 1 :], weight)
+
+
+def _encode(model: Transformer, batch: TrainBatch, ids_PT: Tensor, context: SharedPrompt) -> Tensor:
+    positions = torch.arange(ids_PT.shape[1], device=ids_PT.device)[None]
+    return model.stack(model.embed(ids_PT), Role.ENCODE, positions, _prompt_masks(model, batch, ids_PT.shape[1]), context)
+
+
+def _cross_entropy(logits_BLV: Tensor, target_BL: Tensor, weight_BL: Tensor | None) -> Tensor:
+    if weight_BL is None:
+        return F.cross_entropy(logits_BLV.flatten(0, 1), target_BL.flatten())
+    each = F.cross_entropy(logits_BLV.flatten(0, 1), target_BL.flatten(), reduction="none")
+    return (each * weight_BL.flatten()).sum() / weight_BL.sum()
 
 
 def _prompt_masks(model: Transformer, batch: TrainBatch, tokens: int) -> Masks:

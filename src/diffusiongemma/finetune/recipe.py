@@ -81,6 +81,12 @@ class TrainRecipe(_Part):
     clip: float = Field(1.0, gt=0)
     causal_every: int = Field(4, ge=0)
     """The causal loss is taken every so many steps; 0: never."""
+    causal_steps: int = Field(0, ge=0)
+    """The first steps teach the causal role alone, which learns to copy from the prompt far sooner."""
+    causal_prompts: int = Field(48, ge=1)
+    """Prompts a step of those."""
+    prompt_weight: float = Field(0.0, ge=0)
+    """Weight of the prompt's own tokens in the causal loss; an answer's have 1."""
     self_conditioning: float = Field(0.5, ge=0, le=1)
     """Share of the canvases that get self-conditioning."""
     high_noise: float = Field(0.0, ge=0, le=1)

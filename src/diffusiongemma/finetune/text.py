@@ -19,17 +19,19 @@ from diffusiongemma.finetune.recipe import Bucket, TextData
 from diffusiongemma.tasks.base import example_rng
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import cut_hole, functions, infill_prompt, module_files
-from diffusiongemma.tasks.reasoning import REASONING_TASKS
+from diffusiongemma.tasks.reasoning import REASONING_TASKS, ReasoningTask
 from diffusiongemma.text.chat import ChatTemplate
 
 __all__ = ["SOURCES", "TextMixture"]
 
 Progress = Callable[[int, int], None]
 _PAD, _EOS, _BOS, _TURN_END = (SPECIALS.index(token) for token in ("<pad>", "<eos>", "<bos>", "<turn|>"))
-_TASKS = {task.name: task for task in (*REASONING_TASKS, JsonExtract())}
+_TASKS: dict[str, ReasoningTask | JsonExtract] = {task.name: task for task in REASONING_TASKS} | {JsonExtract.name: JsonExtract()}
 SOURCES = (*_TASKS, "infill-python", "python")
 """What a bucket may draw from: the tasks that make their own examples, holes in code as a prompt, and plain code."""
 _MOST_TRIES = 200
+_MOST_PROMPTS = 1 << 16
+"""Numbers a step has for its examples, whatever its batch."""
 
 
 class TextMixture:
@@ -62,7 +64,7 @@ class TextMixture:
         rng = example_rng("bucket", self._seed, step)
         bucket = rng.choices(self._recipe.buckets, [bucket.share for bucket in self._recipe.buckets])[0]
         names, weights = zip(*sorted(bucket.sources.items()), strict=True)
-        rows = [self._row(rng.choices(names, weights)[0], bucket, prompts * step + i) for i in range(prompts)]
+        rows = [self._row(rng.choices(names, weights)[0], bucket, _MOST_PROMPTS * step + i) for i in range(prompts)]
         prompt = np.full((prompts, bucket.prompt), _PAD)
         answer = np.full((prompts, bucket.answer), _PAD)
         keep = np.zeros((prompts, bucket.answer), bool)
