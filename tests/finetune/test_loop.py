@@ -184,7 +184,7 @@ def test_padding_before_a_prompt_changes_nothing(most: int) -> None:
     together = [loss.item() for loss in losses(model, batch, noisy, conditioned=1, causal=True)]
     alone = [row[pad:] for row, pad in zip(prompt, padding.tolist(), strict=True)]
     assert together == pytest.approx(separate_losses(model, alone, answer, noisy, weight), rel=1e-6)
-    assert causal_loss(model, batch, 0.0).item() == pytest.approx(together[1], rel=1e-9)
+    assert causal_loss(model, batch).item() == pytest.approx(together[1], rel=1e-9)
 
 
 def test_a_prompts_own_tokens_count_as_much_as_asked() -> None:
@@ -199,9 +199,9 @@ def test_a_prompts_own_tokens_count_as_much_as_asked() -> None:
         terms.append(F.cross_entropy(model.logits(hidden)[0, :-1], ids[1:], reduction="none") * weight)
         weights_of.append(weight)
     expected = torch.cat(terms).sum() / torch.cat(weights_of).sum()
-    batch = TrainBatch(prompt, answer, padding_P=padding)
-    assert causal_loss(model, batch, 0.3).item() == pytest.approx(expected.item(), rel=1e-6)
-    both = losses(model, batch, answer.repeat_interleave(2, 0), conditioned=0, causal=True, prompt_weight=0.3)
+    batch = TrainBatch(prompt, answer, padding_P=padding, prompt_weight=0.3)
+    assert causal_loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-6)
+    both = losses(model, batch, answer.repeat_interleave(2, 0), conditioned=0, causal=True)
     assert both[1].item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -31,6 +31,7 @@ class TrainBatch:
         padding_P: ``[P]`` int64, pad tokens before each prompt; None: none anywhere.
         weight_PL: ``[P, L]`` float32, weight of each position in the losses; None: all 1.
         keep_PL: ``[P, L]`` bool, positions that every other canvas of a prompt keeps clean, as pins do; None: none.
+        prompt_weight: weight of the prompts' own tokens in the causal loss.
     """
 
     prompt_PT: Tensor
@@ -38,10 +39,11 @@ class TrainBatch:
     padding_P: Tensor | None = None
     weight_PL: Tensor | None = None
     keep_PL: Tensor | None = None
+    prompt_weight: float = 0.0
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
 
 
 class TrainData(Protocol):

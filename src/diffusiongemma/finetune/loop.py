@@ -159,12 +159,12 @@ class TrainRun:
         with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
             if self.step < t.causal_steps:
                 batch = self._data.batch(self.step, t.causal_prompts).to(device)
-                parts = {"causal": self._causal_loss(self.model, batch, t.prompt_weight)}
+                parts = {"causal": self._causal_loss(self.model, batch)}
             else:
                 batch, noisy = self._noisy_batch()
                 causal = t.causal_every > 0 and self.step % t.causal_every == 0
                 conditioned = round(t.canvases * t.self_conditioning)
-                denoising, next_token = self._losses(self.model, batch, noisy, conditioned, causal, t.prompt_weight)
+                denoising, next_token = self._losses(self.model, batch, noisy, conditioned, causal)
                 parts = {"denoising": denoising, "causal": next_token} if causal else {"denoising": denoising}
         total: Tensor = sum(parts.values(), torch.zeros((), device=device))
         torch.autograd.backward(total)

@@ -16,9 +16,7 @@ from diffusiongemma.model.transformer import Transformer
 __all__ = ["causal_loss", "losses"]
 
 
-def losses(
-    model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned: int, causal: bool, prompt_weight: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned: int, causal: bool) -> tuple[Tensor, Tensor]:
     """Denoising and causal loss of a batch.
 
     One encoder pass serves the C canvases of a prompt, and the causal loss too: what stands behind the prompt does not
@@ -31,7 +29,6 @@ def losses(
         noisy_BL: ``[P * C, L]`` int64, canvases of one prompt side by side.
         conditioned: how many of each prompt's C canvases get self-conditioning from a first pass without gradient.
         causal: whether to encode the answer too and take the causal loss.
-        prompt_weight: weight of the prompt's tokens in the causal loss.
 
     Returns:
         denoising loss and causal loss (zero without ``causal``): weighted mean cross-entropy in nats a token.
@@ -43,7 +40,7 @@ def losses(
 
     # 1. Encode the prompt once, with the answer behind it when the causal role learns too.
     if causal:
-        hidden, next_token = _causal(model, batch, context, prompt_weight)
+        hidden, next_token = _causal(model, batch, context)
     else:
         hidden = _encode(model, batch, batch.prompt_PT, context)
         next_token = hidden.new_zeros(())
@@ -67,22 +64,22 @@ def losses(
     return _cross_entropy(model.logits(denoised), target, weight), next_token
 
 
-def causal_loss(model: Transformer, batch: TrainBatch, prompt_weight: float) -> Tensor:
+def causal_loss(model: Transformer, batch: TrainBatch) -> Tensor:
     """The causal loss alone; see ``losses``."""
-    return _causal(model, batch, SharedPrompt(batch.prompt_PT.shape[1]), prompt_weight)[1]
+    return _causal(model, batch, SharedPrompt(batch.prompt_PT.shape[1]))[1]
 
 
-def _causal(model: Transformer, batch: TrainBatch, context: SharedPrompt, prompt_weight: float) -> tuple[Tensor, Tensor]:
+def _causal(model: Transformer, batch: TrainBatch, context: SharedPrompt) -> tuple[Tensor, Tensor]:
     """Hidden states of prompt and answer, and the next-token loss over the answer (and the prompt, where it has weight)."""
     ids = torch.cat((batch.prompt_PT, batch.answer_PL), dim=1)
     hidden = _encode(model, batch, ids[:, :-1], context)
     begin = batch.prompt_PT.shape[1] - 1
     weight = batch.weight_PL
-    if prompt_weight:
+    if batch.prompt_weight:
         answer_weight = torch.ones_like(batch.answer_PL, dtype=hidden.dtype) if weight is None else weight
         place = torch.arange(1, begin + 1, device=ids.device)
         pads = torch.zeros_like(ids[:, 0]) if batch.padding_P is None else batch.padding_P
-        weight = torch.cat(((place > pads[:, None]) * prompt_weight, answer_weight), dim=1)
+        weight = torch.cat(((place > pads[:, None]) * batch.prompt_weight, answer_weight), dim=1)
         begin = 0
     return hidden, _cross_entropy(model.logits(hidden[:, begin:]), ids[:, begin + 1 :], weight)
 

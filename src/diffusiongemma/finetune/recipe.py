@@ -38,6 +38,8 @@ class Bucket(_Part):
     """Canvas of the training batches, in tokens; at most the checkpoint's."""
     share: float = Field(gt=0)
     """Of the steps, relative to the other buckets."""
+    prompt_weight: float = Field(0.0, ge=0)
+    """Weight of the prompts' own tokens in the causal loss; an answer's have 1."""
     sources: dict[str, float]
     """Weight of each source in the batches (``finetune.text.SOURCES``)."""
 
@@ -85,8 +87,6 @@ class TrainRecipe(_Part):
     """The first steps teach the causal role alone, which learns to copy from the prompt far sooner."""
     causal_prompts: int = Field(48, ge=1)
     """Prompts a step of those."""
-    prompt_weight: float = Field(0.0, ge=0)
-    """Weight of the prompt's own tokens in the causal loss; an answer's have 1."""
     self_conditioning: float = Field(0.5, ge=0, le=1)
     """Share of the canvases that get self-conditioning."""
     high_noise: float = Field(0.0, ge=0, le=1)

@@ -18,7 +18,8 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
     """Fill a model with initial weights.
 
     Matrices are normal with variance 1 / fan-in; the norms that close a branch start small, so that each of the n layers
-    adds about 1 / n of the residual's variance.
+    adds about 1 / n of the residual's variance. Gemma 4 does not divide attention scores by ``sqrt(H)``; the norms of queries
+    and keys start at ``H^(-1/4)`` each, so that scores have variance 1 and no position is chosen by chance (docs/lab-log.md).
     """
     layers = model.config.text.num_hidden_layers
     with torch.no_grad():
@@ -27,6 +28,8 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
                 weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
             elif name.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
                 weight.fill_((2 * layers) ** -0.5)
+            elif name.endswith(("q_norm.weight", "k_norm.weight")):
+                weight.fill_(weight.shape[0] ** -0.25)
             elif name.endswith(".bias"):
                 nn.init.zeros_(weight)
             else:
