@@ -4,7 +4,7 @@ Shapes: P prompts, T prompt tokens, L canvas.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from tokenizers import Tokenizer
@@ -43,7 +43,8 @@ class TrainBatch:
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 class TrainData(Protocol):

@@ -77,7 +77,14 @@ class TextMixture:
         real = np.arange(bucket.answer) < np.array([[len(ids)] for _, ids, _ in rows])
         weight = np.where(real, 1.0, self._recipe.pad_weight).astype(np.float32)
         padding = np.array([bucket.prompt - len(ids) for ids, _, _ in rows])
-        return TrainBatch(*(torch.from_numpy(a) for a in (prompt, answer, padding, weight, keep)), bucket.prompt_weight)
+        return TrainBatch(
+            prompt_PT=torch.from_numpy(prompt),
+            answer_PL=torch.from_numpy(answer),
+            padding_P=torch.from_numpy(padding),
+            weight_PL=torch.from_numpy(weight),
+            keep_PL=torch.from_numpy(keep),
+            prompt_weight=bucket.prompt_weight,
+        )
 
     def initial_embeddings(self, weight_VD: Tensor, generator: torch.Generator) -> None:
         """Nothing is known of a learnt vocabulary's structure."""
