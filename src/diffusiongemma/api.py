@@ -254,16 +254,18 @@ class DiffusionGemmaModel:
         messages: Sequence[Message] | None = None,
         mode: Mode = "diffusion",
         pins: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        seeds: Sequence[int] | None = None,
         **options: Any,
     ) -> Iterator[Event]:
         """Generate, and see it happen.
 
         Args:
-            prompt: a user's message or a list of them (one batch; row i draws from seed, whatever its neighbours are).
+            prompt: a user's message or a list of them (one batch; every row draws from seed, whatever its neighbours are).
             messages: a whole conversation instead of a prompt.
             mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
             pins: token ids that stay fixed from the start of the answer, -1 where the model writes; one list for all rows, or
                 one for each.
+            seeds: a seed for each row instead of one for all: rows of one seed begin with the same noise.
             **options: fields of ``SamplingParams``: ``max_tokens``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
                 ``t_min``, ``t_max``, ``stability``, ``confidence``, ``early_stop``, ``commit``, ``stop``, ``temperature``. Unset
                 ones come from the checkpoint; ``seed`` unset is drawn at random.
@@ -284,9 +286,11 @@ class DiffusionGemmaModel:
             options["seed"] = secrets.randbits(32)
         params = self.defaults.replaced(**options)
         prompts = [self.tokenizer.encode(text) for text in self._prompt_texts(prompt, messages)]
+        if seeds is not None and len(seeds) != len(prompts):
+            raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one each, or seed for all")
         batch = Batch(
             prompts=prompts,
-            seeds=[params.seed] * len(prompts),
+            seeds=[params.replaced(seed=seed).seed for seed in seeds or [params.seed] * len(prompts)],
             params=params,
             stop_ids=self.stop_ids,
             pins=None if pins is None else _pins_by_row(pins, len(prompts)),

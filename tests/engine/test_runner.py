@@ -218,3 +218,13 @@ def test_rows_with_their_answer_leave_the_batch(model: DiffusionGemmaModel, monk
     for result, unstopped in zip(together, free, strict=True):
         ids = unstopped.token_ids
         assert result.token_ids == (ids[: ids.index(stopper) + 1] if stopper in ids else ids)
+
+
+def test_a_seed_for_each_row(model: DiffusionGemmaModel) -> None:
+    alone = [model.generate("abc", seed=seed, **SHORT).token_ids for seed in (5, 6)]
+    assert [result.token_ids for result in model.generate(["abc", "abc"], seeds=[5, 6], **SHORT)] == alone
+    assert alone[0] != alone[1]
+    with pytest.raises(InputError, match="1 seeds for 2 prompts"):
+        model.generate(["abc", "abc"], seeds=[5], **SHORT)
+    with pytest.raises(OptionError, match="seed is -1"):
+        model.generate(["abc"], seeds=[-1], **SHORT)

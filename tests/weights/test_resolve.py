@@ -12,7 +12,7 @@ from diffusiongemma.weights.resolve import builtin_folder, builtin_names, resolv
 
 
 def test_built_in_names_come_first() -> None:
-    assert builtin_names() == ["sudoku"]
+    assert builtin_names() == ["nano", "sudoku"]
     assert resolve("sudoku") == builtin_folder() / "sudoku"
 
 
@@ -23,7 +23,7 @@ def test_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sudokku", "no/such/folder", "./here", "/nowhere/at/all", "a/b/c"])
 def test_an_unknown_name_lists_what_there_is(name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"not a built-in name \(sudoku\)"):
+    with pytest.raises(CheckpointError, match=r"not a built-in name \(nano, sudoku\)"):
         resolve(name)
 
 

@@ -34,7 +34,7 @@ __all__ = [
     "sampling_options",
 ]
 
-DEFAULT_MODEL = "sudoku"
+DEFAULT_MODEL = "nano"
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 

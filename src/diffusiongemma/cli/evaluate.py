@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-_SWEEPS: dict[str, type] = {
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError
+    return text == "on"
+
+
+_SWEEPS: dict[str, Callable[[str], Any]] = {
     "num_diffusion_steps": int, "entropy_bound": float, "t_min": float, "t_max": float, "confidence": float, "stability": int,
-    "commit": str, "schedule": str, "stop_rule": str,
+    "commit": str, "schedule": str, "stop_rule": str, "self_conditioning": _switch,
 }  # fmt: skip
+_KINDS = {int: "integers", float: "numbers", _switch: "on or off"}
 _QUIET_SECONDS = 10.0
 """Between two lines of progress where nobody looks."""
 
@@ -36,7 +44,12 @@ def evaluate(
         list[str] | None,
         typer.Argument(help="What to evaluate on: names of tasks, or all; none lists them.", metavar="[TASK...|all]"),
     ] = None,
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="A built-in name, a checkpoint folder, or a hub id; unset: nano, and sudoku for sudoku alone."
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("--n", help="Number of examples of each task.", min=1)] = 100,
     seed: Annotated[
         int, typer.Option("--seed", "-s", help="Seed of the examples and of the sampler; from 1000000 on never trained on.", min=0)
@@ -96,6 +109,7 @@ def evaluate(
         if plot is not None:
             check_plot(plot)
         chosen, skipped = _available(chosen, n, seed, every)
+        model = model or ("sudoku" if list(tasks) == ["sudoku"] else common.DEFAULT_MODEL)
         loaded = common.load(model, dtype, device)
         settings = [{**fixed, name: value} if name else fixed for value in values]
         for options in settings:
@@ -165,7 +179,7 @@ def _sweep(text: str | None, mode: str) -> tuple[str, list[Any]]:
     try:
         return name, [_SWEEPS[name](value) for value in values.split(",")]
     except ValueError as error:
-        raise OptionError(f"--sweep is {text!r}; its values must be {_SWEEPS[name].__name__}") from error
+        raise OptionError(f"--sweep is {text!r}; its values must be {_KINDS.get(_SWEEPS[name], 'words')}") from error
 
 
 _Reports = list[tuple[Any, "TaskReport"]]

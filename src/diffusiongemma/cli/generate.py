@@ -21,7 +21,12 @@ TMin = Annotated[float | None, typer.Option(help="Temperature at the last step."
 TMax = Annotated[float | None, typer.Option(help="Temperature at the first step.")]
 Stop = Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given several times.")]
 Temperature = Annotated[float | None, typer.Option(help="Of --mode causal only; 0 takes the most probable token.")]
-Commit = Annotated[str | None, typer.Option(help="What is committed: best (most probable tokens) or canvas (the sample).")]
+Commit = Annotated[
+    str | None, typer.Option(help="What is committed: best (most probable tokens), canvas (the sample), or accepted (both).")
+]
+StopRule = Annotated[
+    str | None, typer.Option(help="What must be stable and sure for a stop: the canvas, or the answer up to its end.")
+]
 EarlyStop = Annotated[bool | None, typer.Option("--early-stop/--no-early-stop", help="Stop a canvas once it is stable and sure.")]
 
 
@@ -38,6 +43,7 @@ def generate(
     stop: Stop = None,
     commit: Commit = None,
     early_stop: EarlyStop = None,
+    stop_rule: StopRule = None,
     temperature: Temperature = None,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
@@ -49,7 +55,7 @@ def generate(
         loaded = common.load(model, dtype, device)
         options = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
-            stop=stop, commit=commit, early_stop=early_stop, temperature=temperature, mode=mode,
+            stop=stop, commit=commit, early_stop=early_stop, stop_rule=stop_rule, temperature=temperature, mode=mode,
         )  # fmt: skip
         result = _answer(loaded, {"prompt": text}, options, show=common.out.is_terminal and not json)
         if json:

@@ -29,7 +29,7 @@ def sudoku(
             metavar="[PUZZLE|FILE]",
         ),
     ] = None,
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.ModelOption = "sudoku",
     steps: common.StepsOption = None,
     seed: common.SeedOption = 0,
     mode: common.ModeOption = "diffusion",

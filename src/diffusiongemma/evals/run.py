@@ -42,7 +42,7 @@ def evaluate(
         task: judges.
         examples: ``task.examples(count, seed)``, or a part of them from the beginning.
         mode: the role that answers.
-        seed: of the sampler.
+        seed: of the sampler; example i draws from seed + i.
         pinned: hold what is known of an answer fixed on the canvas; for tasks that are a ``PinnedTask``, diffusion only.
         batch_size: examples at a time; None: 50, or fewer where their logits would be large. In float32 on a CPU results do not
             depend on it.
@@ -99,7 +99,7 @@ class _Run:
     def blank(self, model: str) -> Outcome:
         """An outcome of this run with nothing in it yet."""
         sampling = asdict(self.params)
-        decides = [model, self.mode, self.pinned, str(self.model.dtype), self.model.device.type, sampling]
+        decides = ["seed + index", model, self.mode, self.pinned, str(self.model.dtype), self.model.device.type, sampling]
         return Outcome(
             task=self.task.name, index=-1, example="", group="", score=0.0, exact=None, text="", finish_reason="",
             model=model, mode=self.mode, settings=_hash(json.dumps(decides, sort_keys=True)), sampling=sampling,
@@ -117,7 +117,8 @@ class _Run:
             yield from self._batch(admitted[start : start + self.batch_size])
 
     def _batch(self, batch: Sequence[_Waiting]) -> Iterator[Outcome]:
-        options: dict[str, Any] = asdict(self.params)
+        # A seed for each example: with one for all, every canvas begins with the same noise, and the score is that noise's luck.
+        options: dict[str, Any] = asdict(self.params) | {"seeds": [self.params.seed + blank.index for _, blank in batch]}
         if self.pinned:
             assert isinstance(self.task, PinnedTask)
             options["pins"] = [self.task.pins(self.model.tokenizer.encode, example) for example, _ in batch]
