@@ -73,9 +73,9 @@ class DiffusionGemmaModel:
         """Load a checkpoint.
 
         Args:
-            name: a built-in name (``sudoku``), a folder as Hugging Face writes it, or a hub id.
+            name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, or a hub id.
             dtype: of the weights: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
-                CPU float32 (in which a result does not depend on the batch).
+                CPU float32 (in which a result depends on the batch by rounding only).
             device: None: a CUDA device if there is one, else the CPU.
             progress: show a bar while large weights load.
 
@@ -267,7 +267,8 @@ class DiffusionGemmaModel:
                 one for each.
             seeds: a seed for each row instead of one for all: rows of one seed begin with the same noise.
             **options: fields of ``SamplingParams``: ``max_tokens``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
-                ``t_min``, ``t_max``, ``stability``, ``confidence``, ``early_stop``, ``commit``, ``stop``, ``temperature``. Unset
+                ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``, ``early_stop``,
+                ``stop_rule``, ``commit``, ``stop``, ``temperature``. Unset
                 ones come from the checkpoint; ``seed`` unset is drawn at random.
 
         Yields:

@@ -44,8 +44,8 @@ def evaluate(
         mode: the role that answers.
         seed: of the sampler; example i draws from seed + i.
         pinned: hold what is known of an answer fixed on the canvas; for tasks that are a ``PinnedTask``, diffusion only.
-        batch_size: examples at a time; None: 50, or fewer where their logits would be large. In float32 on a CPU results do not
-            depend on it.
+        batch_size: examples at a time; None: 50, or fewer where their logits would be large. In float32 on a CPU results
+            depend on it by rounding only.
         results: where outcomes are kept; examples that an earlier run finished there under the same settings are not run again.
         on_outcome: called with each outcome as it is there, those of an earlier run first.
         **options: sampling parameters; ``max_tokens`` is the task's own unless given.

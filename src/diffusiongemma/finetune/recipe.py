@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from diffusiongemma.errors import ConfigError
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.tasks.base import FIRST_EVAL_SEED
 
 __all__ = ["Bucket", "EvalRecipe", "Recipe", "SudokuPuzzles", "TextData", "TrainRecipe", "builtin_recipes", "load_recipe"]
 
@@ -100,8 +101,8 @@ class EvalRecipe(_Part):
     every: int = Field(500, ge=1)
     examples: int = Field(100, ge=1)
     """Of each task."""
-    seed: int = Field(1_020_000, ge=1_000_000)
-    """Evaluation seeds begin at 1,000,000; training never uses them."""
+    seed: int = Field(1_020_000, ge=FIRST_EVAL_SEED)
+    """Of the examples; training never uses a seed so high."""
     tasks: tuple[str, ...] = ("sudoku",)
 
 

@@ -4,7 +4,6 @@ A step's batch comes from one bucket, so that little of it is padding; which buc
 pure function of (seed, step). Shapes: P prompts, T prompt tokens, L canvas.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from diffusiongemma.errors import TrainingError
 from diffusiongemma.finetune.data import CHAT_TEMPLATE, SPECIALS, TrainBatch
 from diffusiongemma.finetune.recipe import Bucket, TextData
-from diffusiongemma.tasks.base import example_rng
+from diffusiongemma.tasks.base import FIRST_EVAL_SEED, example_rng
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import cut_hole, functions, infill_prompt, module_files
 from diffusiongemma.tasks.reasoning import REASONING_TASKS, ReasoningTask
@@ -39,14 +38,14 @@ class TextMixture:
 
     Args:
         recipe: the data part of a recipe.
-        seed: of the run; evaluation seeds begin at 1,000,000 (``evals``), so a run's must be below.
+        seed: of the run, below ``FIRST_EVAL_SEED``.
         folder: where the tokenizer is kept between runs.
         progress: called with (done, of) while the code is read and the tokenizer made.
     """
 
     def __init__(self, recipe: TextData, seed: int, folder: Path, progress: Progress) -> None:
-        if seed >= 1_000_000:
-            raise TrainingError(f"the recipe's seed is {seed}; seeds from 1,000,000 are for evaluation, take one below")
+        if seed >= FIRST_EVAL_SEED:
+            raise TrainingError(f"the recipe's seed is {seed}; seeds from {FIRST_EVAL_SEED} are for evaluation, take one below")
         unknown = sorted({name for bucket in recipe.buckets for name in bucket.sources} - set(SOURCES))
         if unknown:
             raise TrainingError(f"the recipe draws from {', '.join(unknown)}; allowed: {', '.join(SOURCES)}")
@@ -163,4 +162,4 @@ class TextMixture:
             yield "user\nmodel\nsystem\n"
         for index in range(self._recipe.tokenizer_functions):
             rng = example_rng("tokenizer", self._seed, index)
-            yield infill_prompt(rng.choice(self._code), json.dumps(index))
+            yield infill_prompt(rng.choice(self._code), str(index))

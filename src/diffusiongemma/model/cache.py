@@ -4,6 +4,7 @@ Shapes: B batch, T new tokens, S slots, K key-value heads, H head size.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -58,13 +59,12 @@ class KVCache:
     def select(self, rows: Sequence[int], max_length: int) -> "KVCache":
         """A copy of some rows, in the order given, with ``max_length`` slots: at least ``used``."""
         assert max_length >= self.used
-        picked = object.__new__(KVCache)
+        picked = copy(self)
         picked.max_length = max_length
         picked.lengths = self.lengths[rows]
         picked._keys = [keys[rows, :max_length] for keys in self._keys]
         picked._values = [values[rows, :max_length] for values in self._values]
         picked._used = int(picked.lengths.max()) if rows else 0
-        picked._slots = self._slots
         return picked
 
     def reserve(self, tokens: int) -> int:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["EVAL_SEED", "CountedTask", "Example", "PinnedTask", "Task", "example_number", "example_rng"]
+__all__ = ["EVAL_SEED", "FIRST_EVAL_SEED", "CountedTask", "Example", "PinnedTask", "Task", "example_number", "example_rng"]
 
+FIRST_EVAL_SEED = 1_000_000
+"""Seeds from here on are for evaluation only: training takes smaller ones."""
 EVAL_SEED = 1_000_777
-"""The seed of examples that are evaluated on. Seeds from 1,000,000 are for evaluation only: training takes smaller ones."""
+"""The seed of examples that are evaluated on unless another is asked for."""
 
 
 @dataclass(frozen=True)
