@@ -8,18 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from diffusiongemma.kernels import Stream, entropy, statistics
 from diffusiongemma.sampler import (
     Canvas,
     SamplingParams,
     accept,
     committed,
-    entropy,
     new_canvas,
     relevant,
-    shape_logits,
-    step,
     temperature,
 )
+from diffusiongemma.sampler import step as step_of
 
 LENGTH, VOCABULARY = 8, 11
 entropies = st.lists(st.floats(0, 3, width=32), min_size=1, max_size=12)
@@ -32,6 +31,12 @@ def canvas(rows: int = 3, pins: Tensor | None = None, stability: int = 1) -> Can
 
 def logits(rows: int = 3, seed: int = 0, sharp: float = 3.0) -> Tensor:
     return sharp * torch.randn(rows, LENGTH, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+
+
+def step(state: Canvas, logits_BLV: Tensor, params: SamplingParams, stop_ids: tuple[int, ...] = ()) -> Canvas:
+    """A step from logits, through the plain statistics."""
+    shaped = logits_BLV / temperature(state.step_B, params)[:, None, None]
+    return step_of(state, statistics(shaped, state.keys(Stream.DRAW), None), params, VOCABULARY, stop_ids)
 
 
 @given(entropies, st.floats(0.01, 4))
@@ -67,8 +72,6 @@ def test_entropy_is_torchs() -> None:
 def test_temperature_falls_from_t_max_and_ends_above_t_min() -> None:
     params = SamplingParams(num_diffusion_steps=4, t_min=0.4, t_max=0.8)
     assert temperature(torch.arange(4), params).tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5])
-    shaped = shape_logits(logits(2), torch.tensor([0, 3]), params)
-    assert torch.allclose(shaped[1], logits(2)[1] / 0.5)
 
 
 def test_the_cosine_schedule_has_the_same_ends_and_middle() -> None:
@@ -79,12 +82,12 @@ def test_the_cosine_schedule_has_the_same_ends_and_middle() -> None:
 
 def test_a_step_keeps_what_it_accepts_and_renoises_the_rest() -> None:
     before = canvas()
-    after, shaped = step(before, logits(), SamplingParams(entropy_bound=0.5))
+    after = step(before, logits(), SamplingParams(entropy_bound=0.5))
     assert after.accepted_BL.any(-1).all() and not after.accepted_BL.all()
-    assert torch.equal(after.best_BL, shaped.argmax(-1))
+    assert torch.equal(after.best_BL, logits().argmax(-1))
     assert after.step_B.tolist() == [1, 1, 1]
     # What is accepted depends on the draw of this step; what is not is noise with a key of its own.
-    other, _ = step(replace(before, step_B=before.step_B + 1), logits(), SamplingParams(entropy_bound=0.5))
+    other = step(replace(before, step_B=before.step_B + 1), logits(), SamplingParams(entropy_bound=0.5))
     assert (after.tokens_BL != other.tokens_BL).any()
     # The state that went in is untouched.
     assert torch.equal(before.tokens_BL, canvas().tokens_BL) and before.step_B.tolist() == [0, 0, 0]
@@ -96,16 +99,16 @@ def test_pins_never_change(seed: int, steps: int, sharp: float) -> None:
     pins[0, 2], pins[0, 5] = 3, 0
     state = new_canvas(torch.tensor([seed]), torch.tensor([0]), LENGTH, VOCABULARY, 1, pins)
     for i in range(steps):
-        state, _ = step(state, logits(1, seed=i, sharp=sharp), SamplingParams(num_diffusion_steps=steps))
+        state = step(state, logits(1, seed=i, sharp=sharp), SamplingParams(num_diffusion_steps=steps))
         for tokens in (state.tokens_BL, state.best_BL):
             assert tokens[0, 2] == 3 and tokens[0, 5] == 0
         assert state.entropy_BL[0, 2] == 0 and state.accepted_BL[0, 2]
 
 
 def test_rows_that_are_done_never_change() -> None:
-    state, _ = step(canvas(), logits(), SamplingParams())
+    state = step(canvas(), logits(), SamplingParams())
     state = replace(state, done_B=torch.tensor([True, False, True]))
-    after, _ = step(state, logits(seed=1), SamplingParams())
+    after = step(state, logits(seed=1), SamplingParams())
     for name in ("tokens_BL", "best_BL", "entropy_BL", "accepted_BL", "step_B"):
         old, new = getattr(state, name), getattr(after, name)
         assert torch.equal(old[0], new[0]) and torch.equal(old[2], new[2]), name
@@ -117,7 +120,7 @@ def run(all_logits: list[Tensor], **options: object) -> list[list[bool]]:
     state = canvas(1, stability=int(options.get("stability", 1)))  # type: ignore[call-overload]
     done = []
     for each in all_logits:
-        state, _ = step(state, each, SamplingParams(**options))  # type: ignore[arg-type]
+        state = step(state, each, SamplingParams(**options))  # type: ignore[arg-type]
         done.append(state.done_B.tolist())
     return done
 
@@ -147,7 +150,7 @@ def test_the_answers_stop_rule_does_not_look_behind_the_stop_token() -> None:
     def done_after_two(first: Tensor, second: Tensor, rule: str, pins: Tensor | None = None) -> bool:
         state = canvas(1, pins)
         for each in (first, second):
-            state, _ = step(state, each, SamplingParams(stop_rule=rule), stop_ids=(0, 9))  # type: ignore[arg-type]
+            state = step(state, each, SamplingParams(stop_rule=rule), stop_ids=(0, 9))  # type: ignore[arg-type]
         return bool(state.done_B.all())
 
     short = answering(3, 4)
@@ -165,7 +168,7 @@ def test_the_answers_stop_rule_does_not_look_behind_the_stop_token() -> None:
 
 
 def test_commit_rules_take_the_best_the_sampled_or_both() -> None:
-    state, _ = step(canvas(), logits(sharp=1.0), SamplingParams(entropy_bound=3.0))
+    state = step(canvas(), logits(sharp=1.0), SamplingParams(entropy_bound=3.0))
     best, sampled = (committed(state, SamplingParams(commit=rule)) for rule in ("best", "canvas"))  # type: ignore[arg-type]
     both = committed(state, SamplingParams(commit="accepted"))
     assert torch.equal(best, state.best_BL) and torch.equal(sampled, state.tokens_BL)
@@ -181,12 +184,12 @@ def test_pins_do_not_make_a_canvas_sure() -> None:
     one_open = torch.zeros(1, LENGTH, VOCABULARY)
     one_open[0, 0, :2] = 20.0  # two tokens equally likely: 0.69 nats; the mean over all eight would be 0.087
     for _ in range(3):
-        state, _ = step(state, one_open, SamplingParams(confidence=0.5))
+        state = step(state, one_open, SamplingParams(confidence=0.5))
     assert not state.done_B.any()
 
 
 def test_a_fully_pinned_canvas_stops_at_once() -> None:
     state = canvas(1, torch.zeros(1, LENGTH, dtype=torch.int64))
     for _ in range(2):
-        state, _ = step(state, logits(1), SamplingParams())
+        state = step(state, logits(1), SamplingParams())
     assert state.done_B.all() and torch.isfinite(state.entropy_BL).all()

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from diffusiongemma import __version__
+from diffusiongemma.cli.bench import bench
 from diffusiongemma.cli.evaluate import evaluate
 from diffusiongemma.cli.generate import chat, generate
 from diffusiongemma.cli.info import info
@@ -40,6 +41,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(bench)
 app.command()(info)
 
 

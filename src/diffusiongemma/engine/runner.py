@@ -13,9 +13,10 @@ from torch import Tensor
 from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.events import Done, Draft, Event
 from diffusiongemma.errors import InputError, PromptTooLongError
+from diffusiongemma.kernels import Stream, draw, position_keys
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import Canvas, SamplingParams, Stream, committed, gumbel, new_canvas, position_keys, step
+from diffusiongemma.sampler import Canvas, SamplingParams, committed, new_canvas, step, temperature
 from diffusiongemma.text.tokenizer import Tokenizer
 
 __all__ = ["Batch", "admit", "run_causal", "run_diffusion"]
@@ -152,11 +153,11 @@ def _denoise(
     soft: Tensor | None = None
     while True:
         hidden = model.denoise(canvas.tokens_BL, cache, soft)
-        canvas, shaped = step(canvas, model.logits(hidden), params, batch.stop_ids)
-        if params.self_conditioning:
-            soft = model.soften(shaped)
-            if batch.pins is not None:
-                soft = torch.where(canvas.pinned_BL[..., None], model.embed(canvas.tokens_BL), soft)
+        heat, keys = temperature(canvas.step_B, params), canvas.keys(Stream.DRAW)
+        found = model.canvas_head(hidden, heat, keys, canvas.tokens_BL, soft=params.self_conditioning)
+        canvas, soft = step(canvas, found, params, model.config.text.vocab_size, batch.stop_ids), found.soft_BLD
+        if soft is not None and batch.pins is not None:
+            soft = torch.where(canvas.pinned_BL[..., None], model.embed(canvas.tokens_BL), soft)
         yield from _drafts(canvas, [rows[place] for place in places], index, tokenizer)
         done = canvas.done_B.tolist()
         if not any(done):
@@ -188,8 +189,9 @@ def run_causal(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Iterat
         logits_BV = model.logits(hidden_BD)
         if params.temperature > 0:
             keys = position_keys(seeds, index, torch.zeros_like(seeds), Stream.DRAW, 1)
-            logits_BV = logits_BV / params.temperature + gumbel(keys, logits_BV.shape[-1])[:, 0]
-        chosen_B = logits_BV.argmax(-1)
+            chosen_B = draw(logits_BV / params.temperature, keys[:, 0])
+        else:
+            chosen_B = logits_BV.argmax(-1)
         for row, token in zip(rows, chosen_B.tolist(), strict=True):
             if (answer := answers[row]).finish is None:
                 answer.commit_passes += 1

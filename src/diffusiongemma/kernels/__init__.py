@@ -3,7 +3,26 @@
 ``reference`` holds the plain implementations; a faster one is proved against it and then chosen here.
 """
 
-from diffusiongemma.kernels.dispatch import Choice, experts, experts_choice
-from diffusiongemma.kernels.reference import attention, rms_norm, rotate, soft_cap
+from diffusiongemma.kernels.dispatch import Choice, Kernels, canvas_head, canvas_head_choice, experts, experts_choice
+from diffusiongemma.kernels.draws import Stream, position_keys, random_ids
+from diffusiongemma.kernels.reference import Statistics, attention, draw, entropy, rms_norm, rotate, soft_cap, statistics
 
-__all__ = ["Choice", "attention", "experts", "experts_choice", "rms_norm", "rotate", "soft_cap"]
+__all__ = [
+    "Choice",
+    "Kernels",
+    "Statistics",
+    "Stream",
+    "attention",
+    "canvas_head",
+    "canvas_head_choice",
+    "draw",
+    "entropy",
+    "experts",
+    "experts_choice",
+    "position_keys",
+    "random_ids",
+    "rms_norm",
+    "rotate",
+    "soft_cap",
+    "statistics",
+]

@@ -1,13 +1,19 @@
 """Which implementation of an op runs, decided in one place from shapes, device and mode."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from diffusiongemma.kernels import reference
-from diffusiongemma.kernels.reference import Activation
+from diffusiongemma.kernels import reference, tiled
+from diffusiongemma.kernels.reference import Activation, Statistics
 
-__all__ = ["Choice", "experts", "experts_choice"]
+__all__ = ["Choice", "Kernels", "canvas_head", "canvas_head_choice", "experts", "experts_choice", "product_dtype"]
+
+Kernels = Literal["auto", "plain"]
+"""``auto``: the fastest implementation that is proved equal; ``plain``: the reference, to compare with."""
+PLAIN_HEAD_LIMIT = 1 << 16
+"""Logits up to which the plain head is taken: it makes fewer calls, and all it holds stays in a core's cache."""
 
 DENSE_LIMIT = 1 << 16
 """Largest number of weights of one expert for which running all experts on all tokens is tried.
@@ -55,3 +61,58 @@ def experts(x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tens
     choice = experts_choice(gate_up_EID.shape[0], chosen, gate_up_EID[0].numel() + down_EDI[0].numel())
     run = reference.experts_dense if choice.name == "dense" else reference.experts_grouped
     return run(x_TD, index_TX, weight_TX, gate_up_EID, down_EDI, act)
+
+
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype in which products of this dtype are computed.
+
+    A CPU without matrix units computes bfloat16 products at about half the rate of float32 ones (docs/lab-log.md), so its
+    operands are widened, a piece at a time; the result is rounded back, as a product in bfloat16 rounds its sums.
+    """
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if narrow and device.type == "cpu" and not torch.cpu._is_amx_tile_supported() else dtype
+
+
+def canvas_head_choice(positions: int, vocab_size: int, kernels: Kernels = "auto") -> Choice:
+    """The implementation for the canvas head.
+
+    Args:
+        positions: of all rows together.
+        vocab_size: tokens.
+        kernels: what was asked for.
+    """
+    if kernels == "plain":
+        return Choice("plain", "asked for")
+    if positions * vocab_size <= PLAIN_HEAD_LIMIT:
+        return Choice("plain", f"{positions} x {vocab_size} logits fit into a core's cache")
+    return Choice("tiled", f"{positions} x {vocab_size} logits are more than is worth holding")
+
+
+def canvas_head(
+    hidden_BLD: Tensor,
+    table_VD: Tensor,
+    cap: float,
+    temperature_B: Tensor,
+    keys_BL: Tensor,
+    likely_BL: Tensor,
+    *,
+    soft: bool,
+    kernels: Kernels = "auto",
+) -> Statistics:
+    """Head product, soft cap, temperature, argmax, draw, entropy and soft embedding; see ``reference.canvas_head``.
+
+    Args:
+        hidden_BLD: ``[B, L, D]`` final hidden states.
+        table_VD: ``[V, D]`` the tied head.
+        cap: of the logits.
+        temperature_B: ``[B]`` float32.
+        keys_BL: ``[B, L]`` int64, of the draw.
+        likely_BL: ``[B, L]`` int64, tokens thought to be probable; they change the time, not the result.
+        soft: whether the soft embedding is wanted.
+        kernels: ``plain`` for the reference.
+    """
+    choice = canvas_head_choice(keys_BL.numel(), table_VD.shape[0], kernels)
+    if choice.name == "plain":
+        return reference.canvas_head(hidden_BLD, table_VD, cap, temperature_B, keys_BL, soft=soft)
+    compute = product_dtype(table_VD.dtype, table_VD.device)
+    return tiled.canvas_head(hidden_BLD, table_VD, cap, temperature_B, keys_BL, likely_BL, soft=soft, compute=compute)

@@ -1,17 +1,35 @@
 """Plain implementations of every op: short, readable, and the oracle for any faster one.
 
 Shapes: B batch, T tokens, S keys, D hidden, N heads, K key-value heads, H head size, E experts, I expert width,
-X tokens times chosen experts.
+X tokens times chosen experts, L canvas, V vocabulary.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["attention", "experts_dense", "experts_grouped", "rms_norm", "rotate", "soft_cap"]
+from diffusiongemma.kernels.draws import gumbel_at
 
+__all__ = [
+    "GROUP",
+    "Statistics",
+    "attention",
+    "canvas_head",
+    "draw",
+    "entropy",
+    "experts_dense",
+    "experts_grouped",
+    "rms_norm",
+    "rotate",
+    "soft_cap",
+    "statistics",
+]
+
+GROUP = 64
+"""Tokens that are drawn among at once (``draw``)."""
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -92,3 +110,74 @@ def experts_dense(
 def soft_cap(logits: Tensor, cap: float) -> Tensor:
     """``cap * tanh(logits / cap)`` in float32."""
     return torch.tanh(logits.float() / cap) * cap
+
+
+class Statistics(NamedTuple):
+    """What a step needs to know of the distributions over a canvas, each over its own temperature.
+
+    Attributes:
+        best_BL: int64, the most probable token; the first of equals.
+        drawn_BL: int64, a categorical draw.
+        entropy_BL: float32, nats.
+        soft_BLD: the expected row of the table, in its dtype; None where it was not asked for.
+    """
+
+    best_BL: Tensor
+    drawn_BL: Tensor
+    entropy_BL: Tensor
+    soft_BLD: Tensor | None
+
+
+def entropy(shaped_BLV: Tensor) -> Tensor:
+    """Entropy ``[B, L]`` in nats."""
+    log_probs = shaped_BLV.log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def draw(shaped: Tensor, keys: Tensor) -> Tensor:
+    """A token of each distribution, by Gumbel-max in two stages: a group of 64 by its mass, then a token within it.
+
+    The maximum over a group of (logit + Gumbel noise) is itself its log-sum-exp with Gumbel noise, so the draw is exact, with
+    V / 64 + 64 random numbers a position instead of V. Tokens take the indices from 1, groups those below 0.
+
+    Args:
+        shaped: ``[..., V]`` float32 logits over the temperature.
+        keys: ``[...]`` int64.
+
+    Returns:
+        ``[...]`` int64.
+    """
+    whole = F.pad(shaped, (0, -shaped.shape[-1] % GROUP), value=-torch.inf)
+    groups = whole.view(*whole.shape[:-1], -1, GROUP)
+    mass = groups.logsumexp(-1)
+    index = torch.arange(1, mass.shape[-1] + 1, device=keys.device)
+    chosen = (mass + gumbel_at(keys[..., None], -index)).argmax(-1, keepdim=True)
+    within = groups.gather(-2, chosen[..., None].expand(*chosen.shape, GROUP)).squeeze(-2)
+    token = chosen * GROUP + torch.arange(GROUP, device=keys.device)
+    best = (within + gumbel_at(keys[..., None], token + 1)).argmax(-1, keepdim=True)
+    return token.gather(-1, best).squeeze(-1)
+
+
+def statistics(shaped_BLV: Tensor, keys_BL: Tensor, table_VD: Tensor | None) -> Statistics:
+    """The statistics of logits over the temperature; with the soft embedding where a table is given."""
+    soft = None
+    if table_VD is not None:
+        soft = shaped_BLV.softmax(dim=-1, dtype=torch.float32).to(table_VD.dtype) @ table_VD
+    return Statistics(shaped_BLV.argmax(-1), draw(shaped_BLV, keys_BL), entropy(shaped_BLV), soft)
+
+
+def canvas_head(
+    hidden_BLD: Tensor, table_VD: Tensor, cap: float, temperature_B: Tensor, keys_BL: Tensor, *, soft: bool
+) -> Statistics:
+    """Head product, soft cap, temperature and statistics, with all logits in memory.
+
+    Args:
+        hidden_BLD: ``[B, L, D]`` final hidden states.
+        table_VD: ``[V, D]`` the tied head.
+        cap: of the logits.
+        temperature_B: ``[B]`` float32.
+        keys_BL: ``[B, L]`` int64, of the draw.
+        soft: whether the soft embedding is wanted.
+    """
+    logits_BLV = soft_cap(F.linear(hidden_BLD, table_VD), cap)
+    return statistics(logits_BLV / temperature_B[:, None, None], keys_BL, table_VD if soft else None)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusiongemma import kernels
+from diffusiongemma.kernels import Kernels, Statistics
 from diffusiongemma.model.cache import Context, KVCache
 from diffusiongemma.model.config import ModelConfig, RopeConfig
 from diffusiongemma.model.layers import Layer, RMSNorm, Role, SelfConditioning
@@ -21,11 +22,13 @@ class Transformer(nn.Module):
 
     Args:
         config: the checkpoint's configuration.
+        kernels: ``plain`` takes the reference of every op, to compare with.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, kernels: Kernels = "auto") -> None:
         super().__init__()
         self.config = config
+        self.kernels = kernels
         text = config.text
         self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
         self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_hidden_layers))
@@ -102,6 +105,22 @@ class Transformer(nn.Module):
         """The tied head: float32 ``[B, T, V]``, soft-capped."""
         raw = F.linear(hidden_BTD, self.embed_tokens.weight)
         return kernels.soft_cap(raw, self.config.text.final_logit_softcapping)
+
+    def canvas_head(
+        self, hidden_BLD: Tensor, temperature_B: Tensor, keys_BL: Tensor, likely_BL: Tensor, *, soft: bool
+    ) -> Statistics:
+        """The statistics of a canvas's distributions, with the expected embedding if it is asked for.
+
+        Args:
+            hidden_BLD: ``[B, L, D]`` final hidden states of ``denoise``.
+            temperature_B: ``[B]`` float32.
+            keys_BL: ``[B, L]`` int64, keys of the draw (``Canvas.keys``).
+            likely_BL: ``[B, L]`` int64, tokens thought to be probable: those now on the canvas, say.
+            soft: whether the next pass is conditioned on this one.
+        """
+        cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.weight
+        found = kernels.canvas_head(hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, kernels=self.kernels)
+        return found._replace(soft_BLD=None if found.soft_BLD is None else found.soft_BLD * self._embed_scale())
 
     def soften(self, shaped_BLV: Tensor) -> Tensor:
         """The expected embedding ``[B, L, D]`` under the softmax of (temperature-shaped) logits ``[B, L, V]``."""

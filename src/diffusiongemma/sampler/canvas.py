@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from diffusiongemma.sampler.draws import Stream, position_keys, random_ids
+from diffusiongemma.kernels import Stream, position_keys, random_ids
 
 __all__ = ["Canvas", "new_canvas"]
 

@@ -1,7 +1,7 @@
-"""One denoising step as pure functions: logits in, a new Canvas out.
+"""One denoising step as pure functions: statistics in, a new Canvas out.
 
 Sources: transformers 5.23 ``generation_diffusion_gemma.py`` (acceptance, renoising, stop); arXiv 2505.24857 (entropy bound).
-Shapes: B rows, L canvas, V vocabulary.
+Shapes: B rows, L canvas.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from diffusiongemma.kernels import Statistics, Stream, random_ids
 from diffusiongemma.sampler.canvas import Canvas
-from diffusiongemma.sampler.draws import Stream, gumbel, random_ids
 from diffusiongemma.sampler.params import SamplingParams
 
-__all__ = ["accept", "committed", "entropy", "relevant", "shape_logits", "step", "temperature"]
+__all__ = ["accept", "committed", "relevant", "step", "temperature"]
 
 
 def temperature(step_B: Tensor, params: SamplingParams) -> Tensor:
@@ -23,17 +23,6 @@ def temperature(step_B: Tensor, params: SamplingParams) -> Tensor:
     if params.schedule == "cosine":
         remaining = (1 - torch.cos(torch.pi * remaining)) / 2
     return params.t_min + (params.t_max - params.t_min) * remaining
-
-
-def shape_logits(logits_BLV: Tensor, step_B: Tensor, params: SamplingParams) -> Tensor:
-    """Logits over the step's temperature."""
-    return logits_BLV / temperature(step_B, params)[:, None, None]
-
-
-def entropy(shaped_BLV: Tensor) -> Tensor:
-    """Entropy ``[B, L]`` in nats."""
-    log_probs = shaped_BLV.log_softmax(-1)
-    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def accept(entropy_BL: Tensor, open_BL: Tensor, bound: float) -> Tensor:
@@ -69,29 +58,27 @@ def committed(canvas: Canvas, params: SamplingParams) -> Tensor:
     return torch.where(canvas.accepted_BL, canvas.tokens_BL, canvas.best_BL)
 
 
-def step(canvas: Canvas, logits_BLV: Tensor, params: SamplingParams, stop_ids: Sequence[int] = ()) -> tuple[Canvas, Tensor]:
+def step(canvas: Canvas, found: Statistics, params: SamplingParams, vocab_size: int, stop_ids: Sequence[int] = ()) -> Canvas:
     """Advance every row that is not done by one step.
 
     Args:
-        canvas: the state the logits were computed from.
-        logits_BLV: ``[B, L, V]`` float32, soft-capped.
+        canvas: the state the statistics were computed from.
+        found: of the model's distributions over the canvas, at this step's ``temperature``.
         params: sampling parameters.
+        vocab_size: noise comes from ``[0, vocab_size)``.
         stop_ids: token ids that end an answer, for the stop rule ``"answer"``.
 
     Returns:
-        The next canvas, and the shaped logits for the self-conditioning of the next pass.
+        The next canvas.
     """
-    # 1. Shape by this step's temperature; draw, best and entropy come from the shaped distribution.
-    shaped = shape_logits(logits_BLV, canvas.step_B, params)
-    vocab_size = logits_BLV.shape[-1]
-    best = torch.where(canvas.pinned_BL, canvas.tokens_BL, shaped.argmax(-1))
-    drawn = (shaped + gumbel(canvas.keys(Stream.DRAW), vocab_size)).argmax(-1)
-    uncertain = entropy(shaped).masked_fill(canvas.pinned_BL, 0.0)
+    # 1. What is pinned is certain.
+    best = torch.where(canvas.pinned_BL, canvas.tokens_BL, found.best_BL)
+    uncertain = found.entropy_BL.masked_fill(canvas.pinned_BL, 0.0)
 
     # 2. Accept the surest draws, re-noise the rest; every position is open again at the next step.
     accepted = accept(uncertain, ~canvas.pinned_BL, params.entropy_bound)
     noise = random_ids(canvas.keys(Stream.RENOISE), vocab_size)
-    tokens = torch.where(accepted, drawn, torch.where(canvas.pinned_BL, canvas.tokens_BL, noise))
+    tokens = torch.where(accepted, found.drawn_BL, torch.where(canvas.pinned_BL, canvas.tokens_BL, noise))
 
     # 3. Stop a row whose best canvas has stayed the same and whose open positions are sure on average, or that has no
     #    steps left.
@@ -115,4 +102,4 @@ def step(canvas: Canvas, logits_BLV: Tensor, params: SamplingParams, stop_ids: S
         history_SBL=torch.where(kept, canvas.history_SBL, history),
         step_B=torch.where(was_done, canvas.step_B, steps_done),
         done_B=was_done | stopped,
-    ), shaped
+    )

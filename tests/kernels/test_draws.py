@@ -4,12 +4,17 @@ import math
 
 import torch
 
-from diffusiongemma.sampler import Stream, gumbel, position_keys, random_ids
+from diffusiongemma.kernels import Stream, draw, position_keys, random_ids
+from diffusiongemma.kernels.draws import gumbel_at
 
 
 def keys(seeds: list[int], canvas: int = 0, step: int = 0, stream: Stream = Stream.DRAW, length: int = 16) -> torch.Tensor:
     seed_B = torch.tensor(seeds)
     return position_keys(seed_B, torch.full_like(seed_B, canvas), torch.full_like(seed_B, step), stream, length)
+
+
+def gumbel(keys_BL: torch.Tensor, size: int) -> torch.Tensor:
+    return gumbel_at(keys_BL[..., None], torch.arange(1, size + 1))
 
 
 def test_a_row_draws_the_same_alone_and_in_any_batch() -> None:
@@ -35,7 +40,7 @@ def test_every_part_of_the_key_counts() -> None:
 
 def test_the_mixer_is_splitmix64() -> None:
     """Known answers: the first outputs of SplitMix64 seeded with 1234567."""
-    from diffusiongemma.sampler.draws import mix
+    from diffusiongemma.kernels.draws import mix
 
     golden = 0x9E3779B97F4A7C15
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
@@ -66,9 +71,22 @@ def test_gumbel_moments() -> None:
 
 def test_draws_follow_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -3.0, 0.5])
-    drawn = (logits + gumbel(keys(list(range(4000)), length=10), 5)).argmax(-1)
+    drawn = draw(logits.expand(4000, 10, 5), keys(list(range(4000)), length=10))
     share = torch.bincount(drawn.flatten(), minlength=5) / drawn.numel()
     assert torch.allclose(share, logits.softmax(0), atol=0.008)
+
+
+def test_draws_follow_the_softmax_over_many_groups() -> None:
+    """Ten groups, the last one not full, with masses of their own and a token that cannot be."""
+    logits = torch.randn(610, generator=torch.Generator().manual_seed(0)) + torch.linspace(-1, 2, 610)
+    logits[3] = -torch.inf
+    drawn = draw(logits.expand(6000, 20, 610), keys(list(range(6000)), length=20))
+    counts = torch.bincount(drawn.flatten(), minlength=610).double()
+    expected = logits.double().softmax(0) * drawn.numel()
+    assert counts[3] == 0
+    # Chi-square with 608 degrees of freedom: mean 608, standard deviation 35.
+    chi = ((counts - expected) ** 2 / expected.clamp(min=1e-9)).sum()
+    assert 450 < chi < 770
 
 
 def test_large_seeds_are_seeds_too() -> None:

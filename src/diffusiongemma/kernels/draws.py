@@ -3,7 +3,7 @@
 So a row draws the same numbers alone, in any batch, at any batch size, on any device. The mixer is the finaliser of
 SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), applied once for each part
 of the key. Torch has no unsigned 64-bit arithmetic: int64 wraps the same way, and shifts are masked to be logical.
-Shapes: B rows, L canvas, V vocabulary.
+Shapes: B rows, L canvas.
 """
 
 from enum import IntEnum
@@ -11,7 +11,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-__all__ = ["Stream", "gumbel", "mix", "position_keys", "random_ids"]
+__all__ = ["Stream", "gumbel_at", "mix", "position_keys", "random_ids"]
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64
 _FIRST = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
@@ -58,14 +58,17 @@ def random_ids(keys_BL: Tensor, vocab_size: int) -> Tensor:
     return ((mix(keys_BL) >> 11) & ((1 << 53) - 1)) % vocab_size
 
 
-def gumbel(keys_BL: Tensor, vocab_size: int) -> Tensor:
-    """Standard Gumbel noise, one number a position and token.
+def gumbel_at(keys: Tensor, index: Tensor) -> Tensor:
+    """Standard Gumbel noise, one number for each key and index.
+
+    Args:
+        keys: int64, of any shape that goes with index's.
+        index: int64, what is drawn for: any numbers but 0, each of a use of its own (``reference.draw``).
 
     Returns:
-        ``[B, L, V]`` float32, from 24-bit uniforms: between -2.9 and 16.7.
+        float32 of their common shape, from 24-bit uniforms: between -2.9 and 16.7.
     """
-    token = torch.arange(1, vocab_size + 1, device=keys_BL.device) * _GOLDEN
-    bits = (mix(keys_BL[..., None] + token) >> 40) & ((1 << 24) - 1)
+    bits = (mix(keys + index * _GOLDEN) >> 40) & ((1 << 24) - 1)
     uniform = (bits.to(torch.float32) + 0.5) * 2.0**-24
     # The largest uniform rounds to 1 - 2**-25 in exact arithmetic but to 1 in float32; keep it inside.
     return -torch.log(-torch.log(uniform.clamp_(max=1 - 2.0**-24)))

@@ -1,0 +1,1 @@
+"""Two sides, one machine, one run: what a step, a commit, a token and a byte cost here and there."""

@@ -1,0 +1,228 @@
+"""The sides that are compared, each loaded in a process of its own and driven through its public streaming loop."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.bench.memory import peak_of
+from diffusiongemma.bench.recorder import Recorder, Sample, sample_of
+from diffusiongemma.bench.roofline import measure_rates, synchroniser
+from diffusiongemma.bench.settings import Case, SideSpec
+from diffusiongemma.engine.events import Commit, Draft
+from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
+from diffusiongemma.errors import BenchError
+
+__all__ = ["LoadedSide", "Side"]
+
+THEIR_LOOP = "transformers.models.diffusion_gemma.generation_diffusion_gemma"
+PAGE_ELEMENTS = 1024
+"""At most a page of memory of any dtype."""
+
+
+class Side(Protocol):
+    """One implementation with its weights."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The weights; its ``config`` has ``canvas_length``."""
+
+    def generate(self, case: Case, recorder: Recorder) -> None:
+        """Generate once, telling the recorder what happens when."""
+
+    def rehearse(self, case: Case) -> None:
+        """Generate once without compiling anything."""
+
+
+class OurSide:
+    """``engine.runner`` as ``generate`` and ``stream`` use it, told by its events.
+
+    Args:
+        spec: kind ``ours``, ``plain`` (our plain kernels) or ``causal`` (token by token with the encoder role).
+    """
+
+    def __init__(self, spec: SideSpec) -> None:
+        loaded = DiffusionGemmaModel.from_pretrained(spec.folder, dtype=spec.dtype, device=spec.device, progress=False)
+        self._model = loaded.transformer
+        if spec.kind == "plain":
+            if not hasattr(self._model, "kernels"):
+                raise BenchError("this version has one set of kernels, the plain ones: there is nothing to compare them with")
+            self._model.kernels = "plain"
+        self._run = run_causal if spec.kind == "causal" else run_diffusion
+        self._tokenizer = loaded.tokenizer
+        self._defaults = loaded.defaults
+        self._encode = self._model.encode
+
+    @property
+    def model(self) -> nn.Module:
+        """The stack."""
+        return self._model
+
+    def rehearse(self, case: Case) -> None:
+        """Generate once."""
+        self.generate(case, Recorder(lambda: None))
+
+    def generate(self, case: Case, recorder: Recorder) -> None:
+        """One generation without early stops and stop tokens; greedy where it is causal."""
+
+        def encode(*arguments: Any, **options: Any) -> Any:
+            recorder.encode_began()
+            hidden = self._encode(*arguments, **options)
+            recorder.encode_ended()
+            return hidden
+
+        # The runner asks the instance for it, and so finds this one.
+        self._model.encode = encode  # type: ignore[method-assign]
+        params = self._defaults.replaced(
+            num_diffusion_steps=case.steps, max_tokens=case.new_tokens, early_stop=False, seed=case.seed, temperature=0.0
+        )
+        prompts = [list(ids) for ids in case.prompts]
+        batch = Batch(prompts=prompts, seeds=[case.seed] * len(prompts), params=params, stop_ids=())
+        for event in self._run(self._model, self._tokenizer, batch):
+            if isinstance(event, Draft):
+                recorder.draft(event.canvas, event.step)
+            elif isinstance(event, Commit):
+                recorder.commit()
+
+
+class TheirSide:
+    """transformers' own ``generate``, told by a streamer.
+
+    Where an encoder pass begins and ends no streamer says; two methods that ``generate`` calls just before and just after it
+    do (transformers 5.23). They are outside what it compiles.
+    """
+
+    def __init__(self, spec: SideSpec) -> None:
+        transformers: Any = import_module("transformers")
+        transformers.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        self._cache, _, experts = spec.setting.partition("+")
+        options = {"experts_implementation": experts} if experts else {}
+        dtype = getattr(torch, spec.dtype or "float32")
+        loaded = transformers.DiffusionGemmaForBlockDiffusion.from_pretrained(spec.folder, dtype=dtype, **options)
+        self.model = loaded.to(spec.device).eval()
+        try:
+            self._before, self._after = self.model._prepare_encoder_inputs, self.model._prepare_denoiser_inputs
+        except AttributeError as error:
+            raise BenchError(
+                f"transformers {transformers.__version__} has another generation loop than 5.23: {error}; install 5.23"
+            ) from error
+        self._configuration = import_module(THEIR_LOOP).DiffusionGemmaGenerationConfig
+
+    def rehearse(self, case: Case) -> None:
+        """Generate once with the dynamic cache, which compiles nothing: compiled code keeps to the first shapes it sees."""
+        cache, self._cache = self._cache, "dynamic"
+        self.generate(case, Recorder(lambda: None))
+        self._cache = cache
+
+    def generate(self, case: Case, recorder: Recorder) -> None:
+        """One generation with every step taken and no stop token."""
+
+        def before(*arguments: Any, **options: Any) -> Any:
+            recorder.encode_began()
+            return self._before(*arguments, **options)
+
+        def after(*arguments: Any, **options: Any) -> Any:
+            recorder.encode_ended()
+            return self._after(*arguments, **options)
+
+        self.model._prepare_encoder_inputs, self.model._prepare_denoiser_inputs = before, after
+        torch.manual_seed(case.seed)
+        self.model.generate(
+            torch.tensor(case.prompts, device=self.model.device),
+            streamer=_Watch(recorder, case),
+            generation_config=self._configuration(
+                max_new_tokens=case.new_tokens,
+                max_denoising_steps=case.steps,
+                # There is no switch for the early stop: a history longer than the steps is never all equal.
+                stability_threshold=case.steps + 1,
+                eos_token_id=[],
+                pad_token_id=0,
+                cache_implementation=None if self._cache == "dynamic" else "static",
+                disable_compile=self._cache != "compile",
+            ),
+        )
+
+
+class _Watch:
+    """A streamer of transformers: the prompt comes first, then a draft a step and the final tokens a canvas."""
+
+    def __init__(self, recorder: Recorder, case: Case) -> None:
+        self._recorder = recorder
+        self._steps = case.steps
+        self._drafts = 0
+        self._prompt_seen = False
+
+    def put(self, value: Tensor) -> None:
+        """Final tokens."""
+        if self._prompt_seen:
+            self._recorder.commit()
+        self._prompt_seen = True
+
+    def put_draft(self, value: Tensor) -> None:
+        """A step's draft, all rows."""
+        canvas, step = divmod(self._drafts, self._steps)
+        self._recorder.draft(canvas, step + 1)
+        self._drafts += 1
+
+    def end(self) -> None:
+        """Nothing is left to say."""
+
+
+class LoadedSide:
+    """A side in memory, with the means to measure it.
+
+    Args:
+        spec: what to load.
+    """
+
+    def __init__(self, spec: SideSpec) -> None:
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        self._side: Side = TheirSide(spec) if spec.kind == "transformers" else OurSide(spec)
+        tensors = {item.data_ptr(): item for item in [*self._side.model.parameters(), *self._side.model.buffers()]}
+        for tensor in tensors.values():
+            # A loader may map files: every page must be there before what comes later is called a peak.
+            tensor.detach().view(-1)[::PAGE_ELEMENTS].sum()
+        weight = next(self._side.model.parameters())
+        self._device, self._dtype = weight.device, weight.dtype
+        self._peak = peak_of(self._device)
+        # The first generation brings code and its workspaces into memory, which is not what a later one needs.
+        config: Any = self._side.model.config
+        self._side.rehearse(Case(prompts=((0, 0),), steps=2, canvases=2, canvas_length=config.canvas_length, seed=0))
+        self._loaded = self._peak.now()
+        self.facts = {
+            "device": str(self._device),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "weight_bytes": sum(tensor.nbytes for tensor in tensors.values()),
+            "loaded_bytes": self._loaded,
+            "memory_method": self._peak.method,
+            "gpu": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else None,
+        }
+
+    def answer(self, request: Case | str) -> Any:
+        """A Sample for a Case, the machine's rates for ``"rates"``."""
+        if isinstance(request, Case):
+            return self._measure(request)
+        rates = asdict(measure_rates(self._device, self._dtype))
+        # What the matrix product's library keeps for itself is no generation's doing.
+        self._loaded = self._peak.now()
+        return rates
+
+    def _measure(self, case: Case) -> Sample:
+        wait: Callable[[], None] = synchroniser(self._device)
+        recorder = Recorder(wait)
+        self._peak.now()
+        self._peak.start()
+        wait()
+        began = time.perf_counter()
+        self._side.generate(case, recorder)
+        wait()
+        ended = time.perf_counter()
+        return sample_of(recorder, case, began, ended, max(0, self._peak.stop() - self._loaded))

@@ -1,0 +1,160 @@
+"""The canvas head in one pass over the vocabulary, tile by tile: ``[L, V]`` never exists.
+
+It is attention of the hidden states over the embedding table with an online softmax (arXiv 2205.14135) that keeps on its way
+what a step needs: maximum, mass, entropy, the winning groups of the argmax and of the draw, the expected row.
+Shapes: N positions of all rows, V vocabulary, T tile, G groups of a tile, D hidden.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusiongemma.kernels.draws import gumbel_at
+from diffusiongemma.kernels.reference import GROUP, Statistics
+
+__all__ = ["SoftProducts", "canvas_head"]
+
+TILE_NUMBERS = 1 << 18
+"""Logits of a tile: 1 MiB of float32, so that the passes over it stay in a core's cache (docs/lab-log.md)."""
+TILE_LEAST, TILE_MOST = 256, 4096
+"""Tokens of a tile: fewer make slow products, more would widen a bfloat16 table by too much at once."""
+_NOTHING = -1e30
+"""Stands for a token that is not there: finite, so that no mass times itself is no NaN."""
+
+
+@dataclass
+class SoftProducts:
+    """How many of the products for the soft embedding were made, in rows times tiles."""
+
+    made: int = 0
+    skipped: int = 0
+
+
+@dataclass
+class _Winner:
+    """For each position the group with the largest value so far, and its logits."""
+
+    value_N: Tensor
+    group_N: Tensor
+    logits_NT: Tensor
+
+    def update(self, value_NG: Tensor, z_NGT: Tensor, first: int) -> None:
+        value_N, group_N = value_NG.max(-1)
+        better_N = value_N > self.value_N
+        logits_NT = z_NGT.take_along_dim(group_N[:, None, None], 1).squeeze(1)
+        self.value_N = torch.where(better_N, value_N, self.value_N)
+        self.group_N = torch.where(better_N, group_N + first, self.group_N)
+        self.logits_NT = torch.where(better_N[:, None], logits_NT, self.logits_NT)
+
+
+def canvas_head(
+    hidden_BLD: Tensor,
+    table_VD: Tensor,
+    cap: float,
+    temperature_B: Tensor,
+    keys_BL: Tensor,
+    likely_BL: Tensor,
+    *,
+    soft: bool,
+    compute: torch.dtype,
+    counter: SoftProducts | None = None,
+) -> Statistics:
+    """As ``reference.canvas_head``, to rounding.
+
+    Args:
+        hidden_BLD: ``[B, L, D]``.
+        table_VD: ``[V, D]``.
+        cap: of the logits.
+        temperature_B: ``[B]`` float32.
+        keys_BL: ``[B, L]`` int64.
+        likely_BL: ``[B, L]`` int64, tokens thought to be probable: the surer they are, the more of the soft products need not
+            be made. Any tokens give the same result.
+        soft: whether the soft embedding is wanted.
+        compute: dtype of the products; results are rounded to the table's dtype as the plain path's are.
+        counter: counts the soft products.
+    """
+    rows, length, _ = hidden_BLD.shape
+    hidden_ND, keys_N1 = hidden_BLD.flatten(0, 1), keys_BL.reshape(-1, 1)
+    heat_N1 = temperature_B.repeat_interleave(length)[:, None]
+    likely_N1 = _shaped((hidden_ND * table_VD[likely_BL.flatten()]).sum(-1, keepdim=True).float(), cap, heat_N1)
+    # Everything is relative to the largest logit so far; a probable token is a good first guess of it.
+    largest_N1, mass_N1, moment_N1 = likely_N1, torch.zeros_like(likely_N1), torch.zeros_like(likely_N1)
+    soft_ND = torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if soft else None
+    best, drawn = _winner(likely_N1), _winner(likely_N1)
+    hidden_ND = hidden_ND.to(compute)
+    width = tile_width(rows * length)
+    negligible = torch.finfo(table_VD.dtype).eps / (8 * (table_VD.shape[0] / width + 1))
+    for start in range(0, table_VD.shape[0], width):
+        # 1. The tile's logits over the temperature, and their groups.
+        tile_TD = table_VD[start : start + width].to(compute)
+        z_NT = _shaped((hidden_ND @ tile_TD.T).to(table_VD.dtype).float(), cap, heat_N1)
+        whole_NT = F.pad(z_NT, (0, -z_NT.shape[1] % GROUP), value=_NOTHING)
+        groups_NGT = whole_NT.view(len(whole_NT), -1, GROUP)
+        highest_NG = groups_NGT.amax(-1)
+        best.update(highest_NG, groups_NGT, start // GROUP)
+        # 2. Move what was gathered to the new largest logit; add the tile's mass and first moment.
+        before_N1, largest_N1 = largest_N1, torch.maximum(largest_N1, highest_NG.amax(-1, keepdim=True))
+        shift_N1 = before_N1 - largest_N1
+        scale_N1 = shift_N1.exp()
+        below_NT = whole_NT - largest_N1
+        weight_NT = below_NT.exp()
+        mass_NG = weight_NT.view(len(weight_NT), -1, GROUP).sum(-1)
+        tile_mass_N1 = mass_NG.sum(-1, keepdim=True)
+        tile_moment_N1 = below_NT.mul_(weight_NT).sum(-1, keepdim=True)
+        moment_N1 = (moment_N1 + shift_N1 * mass_N1) * scale_N1 + tile_moment_N1
+        mass_N1 = mass_N1 * scale_N1 + tile_mass_N1
+        # 3. The draw's groups, each by its mass with noise.
+        index_G = torch.arange(start // GROUP + 1, start // GROUP + 1 + mass_NG.shape[1], device=keys_N1.device)
+        drawn.update(largest_N1 + mass_NG.log() + gumbel_at(keys_N1, -index_G), groups_NGT, start // GROUP)
+        # 4. The expected row; tiles that cannot change it by as much as rounding are left out.
+        if soft_ND is not None:
+            known_N1 = torch.maximum(mass_N1, (likely_N1 - largest_N1).exp())
+            needed_N = (tile_mass_N1 > negligible * known_N1).squeeze(1)
+            _add_product(soft_ND.mul_(scale_N1), weight_NT[:, : z_NT.shape[1]], tile_TD, needed_N, counter)
+    shape = (rows, length)
+    entropy_N1 = mass_N1.log() - moment_N1 / mass_N1
+    return Statistics(
+        _token(best).view(shape),
+        _token(drawn, keys_N1).view(shape),
+        entropy_N1.view(shape),
+        None if soft_ND is None else (soft_ND / mass_N1).to(table_VD.dtype).view(*shape, -1),
+    )
+
+
+def tile_width(positions: int) -> int:
+    """Tokens of a tile: a multiple of the draw's groups."""
+    return max(TILE_LEAST, min(TILE_NUMBERS // max(positions, 1), TILE_MOST)) // GROUP * GROUP
+
+
+def _shaped(raw: Tensor, cap: float, heat_N1: Tensor) -> Tensor:
+    """Soft cap and temperature, in place, in the order of the plain head: bit for bit its logits."""
+    return raw.div_(cap).tanh_().mul_(cap).div_(heat_N1)
+
+
+def _winner(likely_N1: Tensor) -> _Winner:
+    worst = torch.full_like(likely_N1[:, 0], -torch.inf)
+    return _Winner(worst, torch.zeros_like(worst, dtype=torch.int64), worst[:, None].repeat(1, GROUP))
+
+
+def _token(winner: _Winner, keys_N1: Tensor | None = None) -> Tensor:
+    """The best token of the winning group; with keys, after Gumbel noise."""
+    first_N1, logits_NT = winner.group_N[:, None] * GROUP, winner.logits_NT
+    if keys_N1 is not None:
+        logits_NT = logits_NT + gumbel_at(keys_N1, first_N1 + torch.arange(1, GROUP + 1, device=keys_N1.device))
+    return first_N1[:, 0] + logits_NT.argmax(-1)
+
+
+def _add_product(soft_ND: Tensor, weight_NT: Tensor, tile_TD: Tensor, needed_N: Tensor, counter: SoftProducts | None) -> None:
+    """Add ``weight @ tile`` to the rows that need it; off the CPU to all, since picking rows waits for the device."""
+    if soft_ND.device.type != "cpu":
+        soft_ND += (weight_NT.to(tile_TD.dtype) @ tile_TD).to(soft_ND.dtype)
+        return
+    rows = needed_N.nonzero().squeeze(1)
+    if counter is not None:
+        counter.made, counter.skipped = counter.made + len(rows), counter.skipped + len(needed_N) - len(rows)
+    if 2 * len(rows) > len(needed_N):
+        soft_ND += weight_NT.to(tile_TD.dtype) @ tile_TD
+    elif len(rows):
+        soft_ND[rows] += weight_NT[rows].to(tile_TD.dtype) @ tile_TD
