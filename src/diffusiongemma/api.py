@@ -242,7 +242,7 @@ class DiffusionGemmaModel:
         """
         many = isinstance(prompt, list | tuple)
         results: dict[int, Result] = {}
-        for event in self.stream(prompt, messages=messages, **options):
+        for event in self.stream(prompt, messages=messages, **{"drafts": False} | options):
             if isinstance(event, Done):
                 results[event.row] = event.result
         return [results[row] for row in sorted(results)] if many else results[0]
@@ -255,6 +255,7 @@ class DiffusionGemmaModel:
         mode: Mode = "diffusion",
         pins: Sequence[int] | Sequence[Sequence[int]] | None = None,
         seeds: Sequence[int] | None = None,
+        drafts: bool = True,
         **options: Any,
     ) -> Iterator[Event]:
         """Generate, and see it happen.
@@ -266,6 +267,7 @@ class DiffusionGemmaModel:
             pins: token ids that stay fixed from the start of the answer, -1 where the model writes; one list for all rows, or
                 one for each.
             seeds: a seed for each row instead of one for all: rows of one seed begin with the same noise.
+            drafts: False leaves out the Draft events, which cost a little at every step.
             **options: fields of ``SamplingParams``: ``max_tokens``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
                 ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``, ``early_stop``,
                 ``stop_rule``, ``commit``, ``stop``, ``temperature``. Unset
@@ -295,6 +297,7 @@ class DiffusionGemmaModel:
             params=params,
             stop_ids=self.stop_ids,
             pins=None if pins is None else _pins_by_row(pins, len(prompts)),
+            drafts=drafts,
         )
         run = run_diffusion if mode == "diffusion" else run_causal
         return run(self.transformer, self.tokenizer, batch)

@@ -6,19 +6,19 @@ from torch.nn import functional as F
 
 from diffusiongemma.kernels import experts, experts_choice
 from diffusiongemma.kernels.dispatch import DENSE_LIMIT
-from diffusiongemma.kernels.reference import experts_dense, experts_grouped
+from diffusiongemma.kernels.reference import experts_dense, experts_grouped, experts_product
 
 SIZES = [(1, 1, 1), (7, 4, 2), (9, 8, 3), (5, 16, 1), (3, 4, 4)]
 
 
-def example(tokens: int, number: int, chosen: int) -> tuple[torch.Tensor, ...]:
+def example(tokens: int, number: int, chosen: int, hidden: int = 6) -> tuple[torch.Tensor, ...]:
     """Tokens, distinct experts for each, weights, and the experts' matrices, in float64."""
     generator = torch.Generator().manual_seed(tokens)
-    x = torch.randn(tokens, 6, dtype=torch.float64, generator=generator)
+    x = torch.randn(tokens, hidden, dtype=torch.float64, generator=generator)
     index = torch.stack([torch.randperm(number, generator=generator)[:chosen] for _ in range(tokens)])
     weight = torch.rand(tokens, chosen, dtype=torch.float64, generator=generator)
-    gate_up = torch.randn(number, 10, 6, dtype=torch.float64, generator=generator)
-    down = torch.randn(number, 6, 5, dtype=torch.float64, generator=generator)
+    gate_up = torch.randn(number, 10 if hidden == 6 else 2 * hidden, hidden, dtype=torch.float64, generator=generator)
+    down = torch.randn(number, hidden, 5 if hidden == 6 else hidden, dtype=torch.float64, generator=generator)
     return x, index, weight, gate_up, down
 
 
@@ -47,3 +47,17 @@ def test_the_choice_goes_by_size_and_says_why() -> None:
     assert experts_choice(16, 2, 100).name == "grouped"
     assert experts_choice(4, 2, DENSE_LIMIT + 1).name == "grouped"
     assert "16 experts" in experts_choice(16, 2, 100).reason
+
+
+def test_the_librarys_grouped_product_is_the_loop_in_bfloat16() -> None:
+    """Its own path is for bfloat16: an expert nobody chose, and one that all chose, among them."""
+    for tokens, number, chosen in SIZES:
+        x, index, weight, gate_up, down = (
+            t.bfloat16() if t.is_floating_point() else t for t in example(tokens, number, chosen, 16)
+        )
+        if not hasattr(F, "grouped_mm"):
+            pytest.skip("this torch has no grouped product")
+        ours = experts_product(x, index, weight.float(), gate_up, down, F.silu)
+        wide = experts_grouped(x.double(), index, weight.double(), gate_up.double(), down.double(), F.silu)
+        assert (ours.double() - wide).norm() <= 0.02 * wide.norm()
+    assert experts_choice(16, 2, 100, torch.bfloat16).name == "product"

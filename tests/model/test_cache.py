@@ -28,11 +28,34 @@ def ids(rows: int, tokens: int, seed: int = 0) -> Tensor:
 def test_denoising_leaves_the_cache_as_it_was(model: Transformer) -> None:
     cache = cache_of(model)
     model.encode(ids(1, 12), cache)
-    before = [tensor.clone() for tensor in (*cache._keys, *cache._values, cache.lengths)]
+    before = [tensor[:, :12].clone() for tensor in (*cache._keys, *cache._values)]
     first = model.denoise(ids(1, 8), cache)
     model.denoise(ids(1, 8, seed=1), cache, torch.randn(1, 8, 32, dtype=torch.float64))
-    assert all(torch.equal(a, b) for a, b in zip(before, (*cache._keys, *cache._values, cache.lengths), strict=True))
+    assert all(torch.equal(a, b[:, :12]) for a, b in zip(before, (*cache._keys, *cache._values), strict=True))
+    assert cache.lengths.tolist() == [12] and cache.used == 12
     assert torch.equal(model.denoise(ids(1, 8), cache), first)
+    # Where the free slots are too few for a canvas, its keys and values go beside instead.
+    full = cache_of(model, slots=15)
+    model.encode(ids(1, 12), full)
+    assert torch.equal(model.denoise(ids(1, 8), full), first)
+    assert full._keys[0].shape[1] == 15 and not full._keys[0][:, 12:].any()
+
+
+def test_a_view_made_once_serves_every_pass(model: Transformer) -> None:
+    for lengths in (torch.tensor([12, 12]), torch.tensor([12, 5])):
+        cache = cache_of(model, 2)
+        model.encode(ids(2, 12), cache, lengths)
+        view = model.view(cache, 8)
+        for seed in (1, 2):
+            canvas = ids(2, 8, seed=seed)
+            assert torch.equal(model.denoise(canvas, cache, None, view), model.denoise(canvas, cache))
+
+
+def test_nothing_hidden_needs_no_mask() -> None:
+    config = tiny_config(sliding_window=8).text
+    assert denoise_masks(config, torch.tensor([7, 7]), 4, 7, even=True) == {"full_attention": None, "sliding_attention": None}
+    edge = denoise_masks(config, torch.tensor([8, 8]), 4, 8, even=True)
+    assert edge["full_attention"] is None and drawn(edge["sliding_attention"]) == [".11111111111"]
 
 
 def test_rows_at_different_lengths_and_in_different_roles_are_as_alone(model: Transformer) -> None:

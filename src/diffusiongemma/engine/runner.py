@@ -35,6 +35,7 @@ class Batch:
         params: for all rows.
         stop_ids: token ids that end an answer.
         pins: token ids to hold fixed at the beginning of the first canvases, -1 where open; None: no pins.
+        drafts: whether Draft events are wanted. Without them the host learns of a step only whether rows are done.
     """
 
     prompts: list[list[int]]
@@ -42,6 +43,7 @@ class Batch:
     params: SamplingParams
     stop_ids: tuple[int, ...]
     pins: list[list[int]] | None = None
+    drafts: bool = True
 
 
 def admit(model: Transformer, batch: Batch, unit: int) -> int:
@@ -151,14 +153,16 @@ def _denoise(
     steps = [0] * len(rows)
     places = list(range(len(rows)))
     soft: Tensor | None = None
+    view = model.view(cache, canvas.length)
     while True:
-        hidden = model.denoise(canvas.tokens_BL, cache, soft)
+        hidden = model.denoise(canvas.tokens_BL, cache, soft, view)
         heat, keys = temperature(canvas.step_B, params), canvas.keys(Stream.DRAW)
         found = model.canvas_head(hidden, heat, keys, canvas.tokens_BL, soft=params.self_conditioning)
         canvas, soft = step(canvas, found, params, model.config.text.vocab_size, batch.stop_ids), found.soft_BLD
         if soft is not None and batch.pins is not None:
             soft = torch.where(canvas.pinned_BL[..., None], model.embed(canvas.tokens_BL), soft)
-        yield from _drafts(canvas, [rows[place] for place in places], index, tokenizer)
+        if batch.drafts:
+            yield from _drafts(canvas, [rows[place] for place in places], index, tokenizer)
         done = canvas.done_B.tolist()
         if not any(done):
             continue
@@ -171,7 +175,8 @@ def _denoise(
             return finals, steps
         left = [i for i, stopped in enumerate(done) if not stopped]
         places = [places[i] for i in left]
-        canvas, cache = canvas.select(left), cache.select(left, cache.used)
+        canvas, cache = canvas.select(left), cache.select(left, min(cache.max_length, cache.used + canvas.length))
+        view = model.view(cache, canvas.length)
         soft = None if soft is None else soft[left]
 
 

@@ -123,7 +123,7 @@ class _Run:
             assert isinstance(self.task, PinnedTask)
             options["pins"] = [self.task.pins(self.model.tokenizer.encode, example) for example, _ in batch]
         mark = time.perf_counter()
-        for event in self.model.stream([example.prompt for example, _ in batch], mode=self.mode, **options):
+        for event in self.model.stream([example.prompt for example, _ in batch], mode=self.mode, drafts=False, **options):
             if isinstance(event, Done):
                 seconds = time.perf_counter() - mark
                 example, blank = batch[event.row]

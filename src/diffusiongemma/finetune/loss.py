@@ -11,7 +11,7 @@ from diffusiongemma.finetune.data import TrainBatch
 from diffusiongemma.model.cache import SharedPrompt
 from diffusiongemma.model.layers import Role
 from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
-from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.model.transformer import Transformer, View
 
 __all__ = ["causal_loss", "losses"]
 
@@ -47,18 +47,20 @@ def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned:
 
     # 2. A first look without gradient gives part of the canvases their self-conditioning.
     canvas_positions = torch.arange(prompt_length, prompt_length + length, device=hidden.device)[None]
+    tables = model.rotary(canvas_positions, hidden.dtype)
     soft = torch.zeros(prompts, canvases, length, hidden.shape[-1], device=hidden.device, dtype=hidden.dtype)
     if conditioned:
         with torch.no_grad():
             first = noisy_BL.view(prompts, canvases, length)[:, :conditioned].reshape(-1, length)
-            masks = _canvas_masks(model, batch, conditioned)
-            looked = model.stack(model.canvas_embeds(first, None), Role.DENOISE, canvas_positions, masks, context)
+            view = View(tables, _canvas_masks(model, batch, conditioned))
+            looked = model.stack(model.canvas_embeds(first, None), Role.DENOISE, view, context)
             believed = model.soften(model.logits(looked)).view(prompts, conditioned, length, -1)
         soft = torch.cat((believed, soft[:, conditioned:]), dim=1)
 
     # 3. The denoising loss: the clean token at every position, corrupted or not.
     embeds = model.canvas_embeds(noisy_BL, soft.flatten(0, 1))
-    denoised = model.stack(embeds, Role.DENOISE, canvas_positions, _canvas_masks(model, batch, canvases), context)
+    view = View(tables, _canvas_masks(model, batch, canvases))
+    denoised = model.stack(embeds, Role.DENOISE, view, context)
     target = batch.answer_PL.repeat_interleave(canvases, 0)
     weight = None if batch.weight_PL is None else batch.weight_PL.repeat_interleave(canvases, 0)
     return _cross_entropy(model.logits(denoised), target, weight), next_token
@@ -86,7 +88,9 @@ def _causal(model: Transformer, batch: TrainBatch, context: SharedPrompt) -> tup
 
 def _encode(model: Transformer, batch: TrainBatch, ids_PT: Tensor, context: SharedPrompt) -> Tensor:
     positions = torch.arange(ids_PT.shape[1], device=ids_PT.device)[None]
-    return model.stack(model.embed(ids_PT), Role.ENCODE, positions, _prompt_masks(model, batch, ids_PT.shape[1]), context)
+    embeds = model.embed(ids_PT)
+    view = View(model.rotary(positions, embeds.dtype), _prompt_masks(model, batch, ids_PT.shape[1]))
+    return model.stack(embeds, Role.ENCODE, view, context)
 
 
 def _cross_entropy(logits_BLV: Tensor, target_BL: Tensor, weight_BL: Tensor | None) -> Tensor:

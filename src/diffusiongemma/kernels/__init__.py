@@ -3,9 +3,18 @@
 ``reference`` holds the plain implementations; a faster one is proved against it and then chosen here.
 """
 
-from diffusiongemma.kernels.dispatch import Choice, Kernels, canvas_head, canvas_head_choice, experts, experts_choice
+from diffusiongemma.kernels.dispatch import (
+    Choice,
+    Kernels,
+    canvas_head,
+    canvas_head_choice,
+    experts,
+    experts_choice,
+    linear,
+    rms_norm,
+)
 from diffusiongemma.kernels.draws import Stream, position_keys, random_ids
-from diffusiongemma.kernels.reference import Statistics, attention, draw, entropy, rms_norm, rotate, soft_cap, statistics
+from diffusiongemma.kernels.reference import Statistics, attention, draw, entropy, rotate, soft_cap, statistics
 
 __all__ = [
     "Choice",
@@ -19,6 +28,7 @@ __all__ = [
     "entropy",
     "experts",
     "experts_choice",
+    "linear",
     "position_keys",
     "random_ids",
     "rms_norm",

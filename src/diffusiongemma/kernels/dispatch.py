@@ -4,14 +4,27 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusiongemma.kernels import reference, tiled
 from diffusiongemma.kernels.reference import Activation, Statistics
 
-__all__ = ["Choice", "Kernels", "canvas_head", "canvas_head_choice", "experts", "experts_choice", "product_dtype"]
+__all__ = [
+    "Choice",
+    "Kernels",
+    "canvas_head",
+    "canvas_head_choice",
+    "experts",
+    "experts_choice",
+    "linear",
+    "product_dtype",
+    "rms_norm",
+]
 
 Kernels = Literal["auto", "plain"]
 """``auto``: the fastest implementation that is proved equal; ``plain``: the reference, to compare with."""
+WIDEN_FROM = 128
+"""Tokens from which widening a bfloat16 matrix costs less than it saves (docs/lab-log.md)."""
 PLAIN_HEAD_LIMIT = 1 << 16
 """Logits up to which the plain head is taken: it makes fewer calls, and all it holds stays in a core's cache."""
 
@@ -30,20 +43,37 @@ class Choice(NamedTuple):
     reason: str
 
 
-def experts_choice(num_experts: int, chosen: int, expert_weights: int) -> Choice:
+def experts_choice(num_experts: int, chosen: int, expert_weights: int, dtype: torch.dtype = torch.float32) -> Choice:
     """The implementation for a layer's experts.
 
     Args:
         num_experts: experts in the layer.
         chosen: experts a token is routed to.
         expert_weights: weights of one expert.
+        dtype: of the weights.
     """
     if num_experts <= 4 * chosen and expert_weights <= DENSE_LIMIT:
         return Choice("dense", f"{num_experts} experts of {expert_weights} weights: two products beat {num_experts} small ones")
+    if dtype == torch.bfloat16 and hasattr(F, "grouped_mm"):
+        return Choice("product", "the library has a grouped product in bfloat16")
     return Choice("grouped", f"{num_experts} experts of {expert_weights} weights, {chosen} chosen: only the chosen are computed")
 
 
-def experts(x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation) -> Tensor:
+_EXPERTS = {
+    "dense": reference.experts_dense,
+    "grouped": reference.experts_grouped,
+    "product": reference.experts_product,
+}
+
+
+def experts(
+    x_TD: Tensor,
+    index_TX: Tensor,
+    weight_TX: Tensor,
+    gate_up_EID: Tensor,
+    down_EDI: Tensor,
+    act: Activation,
+) -> Tensor:
     """Mixture of experts on a flat list of tokens.
 
     Args:
@@ -57,10 +87,28 @@ def experts(x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tens
     Returns:
         ``[T, D]`` in x's dtype.
     """
-    chosen = index_TX.shape[1]
-    choice = experts_choice(gate_up_EID.shape[0], chosen, gate_up_EID[0].numel() + down_EDI[0].numel())
-    run = reference.experts_dense if choice.name == "dense" else reference.experts_grouped
-    return run(x_TD, index_TX, weight_TX, gate_up_EID, down_EDI, act)
+    weights = gate_up_EID[0].numel() + down_EDI[0].numel()
+    choice = experts_choice(gate_up_EID.shape[0], index_TX.shape[1], weights, x_TD.dtype)
+    return _EXPERTS[choice.name](x_TD, index_TX, weight_TX, gate_up_EID, down_EDI, act)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``; many narrow rows on a CPU in float32, rounded once (``product_dtype``)."""
+    compute = product_dtype(x.dtype, x.device)
+    if compute == x.dtype or x.numel() < WIDEN_FROM * x.shape[-1]:
+        return F.linear(x, weight, bias)
+    wide = F.linear(x.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
+    return wide.to(x.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """``reference.rms_norm`` by the library's own, which has the same bits (tests/kernels) and makes one call of eight.
+
+    In float64 the reference rounds to float32 on its way, as transformers does; the library's does not.
+    """
+    if x.dtype == torch.float64 or (weight is not None and weight.dtype != x.dtype):
+        return reference.rms_norm(x, weight, eps)
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

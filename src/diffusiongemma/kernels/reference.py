@@ -22,6 +22,7 @@ __all__ = [
     "entropy",
     "experts_dense",
     "experts_grouped",
+    "experts_product",
     "rms_norm",
     "rotate",
     "soft_cap",
@@ -105,6 +106,20 @@ def experts_dense(
     share_TE = share_TE.scatter(1, index_TX, weight_TX)
     mixed_TEI = (act(gate_TEI) * up_TEI) * share_TE.unsqueeze(-1).to(x_TD.dtype)
     return F.linear(mixed_TEI.flatten(1), down_EDI.transpose(0, 1).reshape(hidden, -1))
+
+
+def experts_product(
+    x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
+) -> Tensor:
+    """As ``experts_grouped``, with the library's grouped product: no loop over experts, and the counts stay on the device."""
+    chosen = index_TX.shape[1]
+    order = index_TX.reshape(-1).argsort(stable=True)
+    source = order.div(chosen, rounding_mode="floor")
+    ends = torch.bincount(index_TX.reshape(-1), minlength=gate_up_EID.shape[0]).cumsum(0).int()
+    gate, up = F.grouped_mm(x_TD[source], gate_up_EID.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+    out = F.grouped_mm(act(gate) * up, down_EDI.transpose(1, 2), offs=ends)
+    out = out * weight_TX.reshape(-1)[order].unsqueeze(-1)
+    return torch.zeros_like(x_TD).index_add_(0, source, out.to(x_TD.dtype))
 
 
 def soft_cap(logits: Tensor, cap: float) -> Tensor:

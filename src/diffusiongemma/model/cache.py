@@ -23,7 +23,7 @@ class Context(Protocol):
         """Store the new tokens' keys and values; return those of the whole context ``[B, S, K, H]``."""
 
     def beside(self, layer: int, k_BLKH: Tensor, v_BLKH: Tensor) -> tuple[Tensor, Tensor]:
-        """The context's keys and values with the canvas's behind them; stores nothing."""
+        """The context's keys and values with the canvas's behind them; nothing of it stays."""
 
 
 class KVCache:
@@ -43,7 +43,7 @@ class KVCache:
         shapes = [(batch_size, max_length, layer.num_key_value_heads, layer.head_dim) for layer in config.layers]
         self._keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self._values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
-        self._used = 0
+        self._used, self._even = 0, True
         self._slots = torch.empty(0)
 
     @property
@@ -56,6 +56,11 @@ class KVCache:
         """Slots a pass has to look at: the longest row's length."""
         return self._used
 
+    @property
+    def even(self) -> bool:
+        """Whether every row has the same length."""
+        return self._even
+
     def select(self, rows: Sequence[int], max_length: int) -> "KVCache":
         """A copy of some rows, in the order given, with ``max_length`` slots: at least ``used``."""
         assert max_length >= self.used
@@ -64,7 +69,7 @@ class KVCache:
         picked.lengths = self.lengths[rows]
         picked._keys = [keys[rows, :max_length] for keys in self._keys]
         picked._values = [values[rows, :max_length] for values in self._values]
-        picked._used = int(picked.lengths.max()) if rows else 0
+        picked._measure()
         return picked
 
     def reserve(self, tokens: int) -> int:
@@ -90,16 +95,23 @@ class KVCache:
         return self._keys[layer][:, :end], self._values[layer][:, :end]
 
     def beside(self, layer: int, k_BLKH: Tensor, v_BLKH: Tensor) -> tuple[Tensor, Tensor]:
-        """The used slots with the canvas's keys and values behind them."""
-        return (
-            torch.cat((self._keys[layer][:, : self._used], k_BLKH), dim=1),
-            torch.cat((self._values[layer][:, : self._used], v_BLKH), dim=1),
-        )
+        """The used slots with the canvas's keys and values behind them: in the free slots, where there are enough."""
+        keys, values, used = self._keys[layer], self._values[layer], self._used
+        end = used + k_BLKH.shape[1]
+        if end > self.max_length:
+            return torch.cat((keys[:, :used], k_BLKH), dim=1), torch.cat((values[:, :used], v_BLKH), dim=1)
+        keys[:, used:end], values[:, used:end] = k_BLKH, v_BLKH
+        return keys[:, :end], values[:, :end]
 
     def advance(self, lengths_B: Tensor) -> None:
         """Count the tokens each row has really gained; the rest of what was written is padding."""
         self.lengths = self.lengths + lengths_B
-        self._used = int(self.lengths.max()) if self.batch_size else 0
+        self._measure()
+
+    def _measure(self) -> None:
+        """What the host must know of the lengths; once a canvas, since it waits for the device."""
+        lengths = self.lengths.tolist()
+        self._used, self._even = max(lengths, default=0), len(set(lengths)) <= 1
 
 
 class SharedPrompt:

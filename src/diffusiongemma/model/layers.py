@@ -51,15 +51,23 @@ class RMSNorm(nn.Module):
         return kernels.rms_norm(x, self.weight, self.eps)
 
 
+class Linear(nn.Linear):
+    """``nn.Linear`` through the dispatch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., in] -> [..., out]``."""
+        return kernels.linear(x, self.weight, self.bias)
+
+
 class GatedMLP(nn.Module):
     """``down(act(gate(x)) * up(x))``."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.act = activation(config)
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D] -> [..., D]``."""
@@ -90,7 +98,7 @@ class Attention(nn.Module):
         self.eps = config.rms_norm_eps
         q_size = config.num_attention_heads * layer.head_dim
         kv_size = layer.num_key_value_heads * layer.head_dim
-        linear = partial(nn.Linear, bias=config.attention_bias)
+        linear = partial(Linear, bias=config.attention_bias)
         self.q_proj = linear(config.hidden_size, q_size)
         self.k_proj = linear(config.hidden_size, kv_size)
         self.v_proj = linear(config.hidden_size, kv_size) if layer.is_sliding else None
@@ -120,7 +128,7 @@ class Router(nn.Module):
         self.eps = config.rms_norm_eps
         self.top_k = config.top_k_experts
         self.root = config.hidden_size**-0.5
-        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.proj = Linear(config.hidden_size, config.num_experts, bias=False)
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
 

@@ -34,13 +34,24 @@ def encode_masks(config: TextConfig, lengths_B: Tensor, tokens: int, slots: int)
     return masks
 
 
-def denoise_masks(config: TextConfig, lengths_B: Tensor, canvas: int, slots: int) -> Masks:
-    """Bidirectional masks ``[B, 1, 1, S + L]`` for a canvas behind ``lengths_B`` stored tokens."""
+def denoise_masks(config: TextConfig, lengths_B: Tensor, canvas: int, slots: int, even: bool = False) -> Masks:
+    """Bidirectional masks ``[B, 1, 1, S + L]`` for a canvas behind ``lengths_B`` stored tokens.
+
+    Args:
+        config: layer types and window.
+        lengths_B: ``[B]`` int64.
+        canvas: positions of the canvas.
+        slots: of the context that attention reads.
+        even: whether all rows fill all slots, so that only the window can hide any.
+    """
     key = torch.arange(slots, device=lengths_B.device)
     length = lengths_B[:, None]
     stored = key < length
     masks: Masks = {}
     for kind in set(config.layer_types):
+        if even and (kind != SLIDING or slots < config.sliding_window):
+            masks[kind] = None
+            continue
         seen = stored & (key >= length - (config.sliding_window - 1)) if kind == SLIDING else stored
         everything = torch.cat((seen, seen.new_ones(seen.shape[0], canvas)), dim=1)
         masks[kind] = everything[:, None, None, :]

@@ -3,6 +3,8 @@
 Shapes: B batch, T tokens, L canvas, D hidden, V vocabulary, H head size.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +16,19 @@ from diffusiongemma.model.config import ModelConfig, RopeConfig
 from diffusiongemma.model.layers import Layer, RMSNorm, Role, SelfConditioning
 from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 
-__all__ = ["Transformer"]
+__all__ = ["Transformer", "View"]
+
+
+class View(NamedTuple):
+    """Where tokens stand and what they see.
+
+    Attributes:
+        tables: layer type to cosines and sines ``[B, T, H]``.
+        masks: layer type to mask.
+    """
+
+    tables: dict[str, tuple[Tensor, Tensor]]
+    masks: Masks
 
 
 class Transformer(nn.Module):
@@ -63,31 +77,35 @@ class Transformer(nn.Module):
         slots = cache.reserve(tokens)
         positions = cache.lengths[:, None] + torch.arange(tokens, device=ids_BT.device)
         masks = encode_masks(self.config.text, cache.lengths, tokens, slots)
-        hidden = self.stack(self.embed(ids_BT), Role.ENCODE, positions, masks, cache)
+        hidden = self.stack(self.embed(ids_BT), Role.ENCODE, View(self.rotary(positions, self.dtype), masks), cache)
         cache.advance(torch.full_like(cache.lengths, tokens) if lengths_B is None else lengths_B)
         return hidden
 
-    def denoise(self, canvas_BL: Tensor, cache: KVCache, soft_BLD: Tensor | None = None) -> Tensor:
+    def view(self, cache: KVCache, length: int) -> "View":
+        """What all passes over one canvas share."""
+        positions = cache.lengths[:, None] + torch.arange(length, device=cache.lengths.device)
+        masks = denoise_masks(self.config.text, cache.lengths, length, cache.used, cache.even)
+        return View(self.rotary(positions, self.dtype), masks)
+
+    def denoise(self, canvas_BL: Tensor, cache: KVCache, soft_BLD: Tensor | None = None, view: "View | None" = None) -> Tensor:
         """Run the bidirectional role over a canvas; the cache is only read.
 
         Args:
             canvas_BL: ``[B, L]`` int64 token ids.
             cache: the context; row b's canvas stands at positions ``lengths[b] ...``.
             soft_BLD: ``[B, L, D]``, the last step's expected embedding (``soften``); None at the first step.
+            view: of this cache and length, made once for all passes over a canvas; None makes one.
 
         Returns:
             ``[B, L, D]`` final hidden states.
         """
-        length = canvas_BL.shape[1]
-        positions = cache.lengths[:, None] + torch.arange(length, device=canvas_BL.device)
-        masks = denoise_masks(self.config.text, cache.lengths, length, cache.used)
-        return self.stack(self.canvas_embeds(canvas_BL, soft_BLD), Role.DENOISE, positions, masks, cache)
+        view = view or self.view(cache, canvas_BL.shape[1])
+        return self.stack(self.canvas_embeds(canvas_BL, soft_BLD), Role.DENOISE, view, cache)
 
-    def stack(self, x_BTD: Tensor, role: Role, positions_BT: Tensor, masks: Masks, context: Context) -> Tensor:
+    def stack(self, x_BTD: Tensor, role: Role, view: "View", context: Context) -> Tensor:
         """All layers and the last norm over embeddings that are ready."""
-        tables = self.rotary(positions_BT, x_BTD.dtype)
         for kind, layer in zip(self.config.text.layer_types, self.layers, strict=True):
-            x_BTD = layer(x_BTD, role, tables[kind], masks[kind], context)
+            x_BTD = layer(x_BTD, role, view.tables[kind], view.masks[kind], context)
         out: Tensor = self.norm(x_BTD)
         return out
 
@@ -139,9 +157,8 @@ class Transformer(nn.Module):
             tables[kind] = (angles.cos().to(dtype), angles.sin().to(dtype))
         return tables
 
-    def _embed_scale(self) -> Tensor:
-        weight = self.embed_tokens.weight
-        return torch.tensor(self.config.text.hidden_size**0.5, dtype=weight.dtype, device=weight.device)
+    def _embed_scale(self) -> float:
+        return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype).item()
 
 
 def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:

@@ -43,7 +43,9 @@ def accept(entropy_BL: Tensor, open_BL: Tensor, bound: float) -> Tensor:
 
 def relevant(best_BL: Tensor, pinned_BL: Tensor, stop_ids: Sequence[int]) -> Tensor:
     """Positions ``[B, L]`` bool whose change would change the answer: up to the first stop token, and up to the last pin."""
-    is_stop = torch.isin(best_BL, torch.tensor(stop_ids, dtype=best_BL.dtype, device=best_BL.device))
+    is_stop = torch.zeros_like(pinned_BL)
+    for token in stop_ids:
+        is_stop = is_stop | (best_BL == token)
     before_stop = is_stop.cumsum(-1) - is_stop.long() == 0
     before_pin = pinned_BL.flip(-1).cumsum(-1).flip(-1) > 0
     return before_stop | before_pin
