@@ -6,6 +6,7 @@ run, the order of sums shows, and the bound is a few roundings.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
