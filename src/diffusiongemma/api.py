@@ -10,6 +10,7 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from torch import Tensor
 
+from diffusiongemma.constraints import Constraint, Vocabulary, compile_grammar
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
 from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
@@ -144,6 +145,11 @@ class DiffusionGemmaModel:
         return self.transformer.device
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens as bytes, for grammars; made once."""
+        return Vocabulary.of(self.tokenizer, self.stop_ids, self.config.text.vocab_size)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return self.transformer.dtype
@@ -256,6 +262,10 @@ class DiffusionGemmaModel:
         pins: Sequence[int] | Sequence[Sequence[int]] | None = None,
         seeds: Sequence[int] | None = None,
         drafts: bool = True,
+        response_format: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         **options: Any,
     ) -> Iterator[Event]:
         """Generate, and see it happen.
@@ -267,6 +277,11 @@ class DiffusionGemmaModel:
             pins: token ids that stay fixed from the start of the answer, -1 where the model writes; one list for all rows, or
                 one for each.
             seeds: a seed for each row instead of one for all: rows of one seed begin with the same noise.
+            response_format: ``{"type": "json_schema", "json_schema": {"schema": ...}}`` (or the schema itself) or
+                ``{"type": "json_object"}``: the answer is valid JSON, always, unless it ends with ``"length"``.
+            regex: the answer matches it as a whole (syntax: ``constraints.regex``).
+            choices: the answer is one of them.
+            grammar: the answer is a text of this context-free grammar, in Lark's syntax as llguidance reads it.
             drafts: False leaves out the Draft events, which cost a little at every step.
             **options: fields of ``SamplingParams``: ``max_tokens``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
                 ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``, ``early_stop``,
@@ -280,11 +295,15 @@ class DiffusionGemmaModel:
             InputError: no prompt, an empty one, both prompt and messages, or text the tokenizer cannot represent.
             PromptTooLongError: prompt and answer exceed the model's positions.
             OptionError: an unknown option, or a value outside what is allowed.
+            ConstraintError: a schema, regex, list of choices or grammar that is wrong, impossible or cannot be expressed.
         """
         if mode not in get_args(Mode):
             raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
         if mode == "causal" and pins is not None:
             raise OptionError("pins need mode 'diffusion': token by token nothing to the right can be held fixed")
+        constraint = Constraint.of(response_format, regex, choices, grammar)
+        if mode == "causal" and constraint is not None:
+            raise OptionError("a response format, regex, choices or grammar needs mode 'diffusion'")
         if options.get("seed") is None:
             options["seed"] = secrets.randbits(32)
         params = self.defaults.replaced(**options)
@@ -297,6 +316,7 @@ class DiffusionGemmaModel:
             params=params,
             stop_ids=self.stop_ids,
             pins=None if pins is None else _pins_by_row(pins, len(prompts)),
+            grammars=None if constraint is None else [compile_grammar(constraint, self.vocabulary)] * len(prompts),
             drafts=drafts,
         )
         run = run_diffusion if mode == "diffusion" else run_causal

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 from diffusiongemma.engine.events import CanvasReport, Commit, FinishReason, Result, Usage
+from diffusiongemma.engine.held import HeldRow
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.tokenizer import TextDeltas, Tokenizer
 
@@ -32,15 +33,18 @@ class Answer:
         self.commit_passes = 0
         self.finish: FinishReason | None = None
 
-    def add(self, row: int, ids: Sequence[int]) -> Commit:
-        """Take committed tokens up to the end of the answer; returns what became final."""
+    def add(self, row: int, ids: Sequence[int], held: HeldRow | None = None) -> Commit:
+        """Take committed tokens up to the end of the answer; returns what became final.
+
+        An answer that fills its last token and is a whole text of its grammar has stopped, not been cut.
+        """
         taken: list[int] = []
         for token in ids:
             taken.append(token)
             if token in self._stop_ids:
                 self.finish = "stop"
             elif len(self.ids) + len(taken) >= self._params.max_tokens:
-                self.finish = "length"
+                self.finish = "stop" if held is not None and held.whole else "length"
             if self.finish:
                 break
         self.ids.extend(taken)

@@ -5,13 +5,16 @@ Shapes: B rows, T prompt tokens, L canvas, D hidden, V vocabulary.
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from diffusiongemma.constraints import Grammar
 from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.events import Done, Draft, Event
+from diffusiongemma.engine.held import HeldRow, hold
 from diffusiongemma.errors import InputError, PromptTooLongError
 from diffusiongemma.kernels import Stream, draw, position_keys
 from diffusiongemma.model.cache import KVCache
@@ -35,6 +38,7 @@ class Batch:
         params: for all rows.
         stop_ids: token ids that end an answer.
         pins: token ids to hold fixed at the beginning of the first canvases, -1 where open; None: no pins.
+        grammars: what each row's answer must be, None where it is free; None: all are.
         drafts: whether Draft events are wanted. Without them the host learns of a step only whether rows are done.
     """
 
@@ -43,6 +47,7 @@ class Batch:
     params: SamplingParams
     stop_ids: tuple[int, ...]
     pins: list[list[int]] | None = None
+    grammars: list[Grammar | None] | None = None
     drafts: bool = True
 
 
@@ -75,6 +80,9 @@ def admit(model: Transformer, batch: Batch, unit: int) -> int:
                 f"{unit}: {len(ids) + room} positions; the model has {config.text.max_position_embeddings}. "
                 "Shorten the prompt or lower max_tokens"
             )
+    if batch.grammars is not None and (batch.pins is not None or batch.params.stop or not batch.stop_ids):
+        what = "pins" if batch.pins is not None else "stop strings" if batch.params.stop else "a checkpoint without stop tokens"
+        raise InputError(f"an answer cannot be held to a grammar and have {what}: which of the two should give way?")
     for row, pins in enumerate(batch.pins or []):
         if len(pins) > room:
             raise InputError(f"row {row} pins {len(pins)} positions; max_tokens {batch.params.max_tokens} gives {room}")
@@ -107,7 +115,7 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
     """Denoise canvas after canvas; yields a Draft a row and step, a Commit a row and canvas, a Done a row.
 
     Steps, for each canvas:
-        1. noise it (pins apart);
+        1. noise it (pins, and what a grammar forces, apart);
         2. denoise and step until each row stops; a row that stops leaves the passes at once;
         3. commit: emit the final tokens;
         4. encode the committed canvas for the rows that go on; rows with their answer leave the batch.
@@ -117,20 +125,21 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
     cache = KVCache(model.config.text, len(answers), slots, model.dtype, model.device)
     encode_prompts(model, batch.prompts, cache)
     rows, index = list(range(len(answers))), 0
+    held = _held(batch)
     while rows:
         began = time.perf_counter()
         # 1.
         seeds = torch.tensor([batch.seeds[row] for row in rows], device=model.device)
-        pins = _pins(batch, rows, index, model)
+        pins = _pins(batch, held, rows, index, model)
         vocab_size, stability = model.config.text.vocab_size, batch.params.stability
         canvas = new_canvas(seeds, torch.full_like(seeds, index), model.config.canvas_length, vocab_size, stability, pins)
         # 2.
-        finals, steps = yield from _denoise(model, tokenizer, batch, canvas, cache, rows, index)
+        finals, steps = yield from _denoise(model, tokenizer, batch, canvas, cache, rows, index, held)
         # 3.
         for row, final, taken in zip(rows, finals, steps, strict=True):
             answer = answers[row]
             before = len(answer.ids)
-            commit = answer.add(row, final)
+            commit = answer.add(row, final, held[row])
             answer.report(taken, len(answer.ids) - before, time.perf_counter() - began)
             answer.commit_passes += answer.finish is None
             yield commit
@@ -145,7 +154,14 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
 
 
 def _denoise(
-    model: Transformer, tokenizer: Tokenizer, batch: Batch, canvas: Canvas, cache: KVCache, rows: Sequence[int], index: int
+    model: Transformer,
+    tokenizer: Tokenizer,
+    batch: Batch,
+    canvas: Canvas,
+    cache: KVCache,
+    rows: Sequence[int],
+    index: int,
+    held: Sequence[HeldRow | None],
 ) -> Generator[Draft, None, tuple[list[list[int]], list[int]]]:
     """Step canvases until each row stops; returns the tokens to commit and the steps taken, a row each."""
     params = batch.params
@@ -153,24 +169,35 @@ def _denoise(
     steps = [0] * len(rows)
     places = list(range(len(rows)))
     soft: Tensor | None = None
+    vocab_size = model.config.text.vocab_size
     view = model.view(cache, canvas.length)
     while True:
         hidden = model.denoise(canvas.tokens_BL, cache, soft, view)
         heat, keys = temperature(canvas.step_B, params), canvas.keys(Stream.DRAW)
         found = model.canvas_head(hidden, heat, keys, canvas.tokens_BL, soft=params.self_conditioning)
-        canvas, soft = step(canvas, found, params, model.config.text.vocab_size, batch.stop_ids), found.soft_BLD
-        if soft is not None and batch.pins is not None:
-            soft = torch.where(canvas.pinned_BL[..., None], model.embed(canvas.tokens_BL), soft)
+        certain_BL, soft = canvas.pinned_BL, found.soft_BLD
+        if batch.grammars is None:
+            canvas = step(canvas, found, params, vocab_size, batch.stop_ids)
+        else:
+            here = [held[rows[place]] for place in places]
+            found, held_BL, broken_B = hold(found, canvas, here, partial(_logits, model, hidden))
+            canvas = step(canvas, found, params, vocab_size, batch.stop_ids)
+            canvas = replace(canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < params.num_diffusion_steps)))
+            certain_BL = certain_BL | held_BL
+        if soft is not None and (batch.grammars is not None or batch.pins is not None):
+            soft = torch.where(certain_BL[..., None], model.embed(canvas.tokens_BL), soft)
         if batch.drafts:
             yield from _drafts(canvas, [rows[place] for place in places], index, tokenizer)
         done = canvas.done_B.tolist()
         if not any(done):
             continue
-        for place, stopped, final, taken in zip(
-            places, done, committed(canvas, params).tolist(), canvas.step_B.tolist(), strict=True
+        for at, (place, final, taken) in enumerate(
+            zip(places, committed(canvas, params).tolist(), canvas.step_B.tolist(), strict=True)
         ):
-            if stopped:
-                finals[place], steps[place] = final, taken
+            if done[at]:
+                row = held[rows[place]]
+                finals[place] = final if row is None else row.commit(final, partial(_logits, model, hidden, at))
+                steps[place] = taken
         if all(done):
             return finals, steps
         left = [i for i, stopped in enumerate(done) if not stopped]
@@ -210,16 +237,29 @@ def run_causal(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Iterat
         index = index + 1
 
 
-def _pins(batch: Batch, rows: Sequence[int], index: int, model: Transformer) -> Tensor | None:
-    """This canvas's share of the pins ``[B, L]``, -1 where open."""
-    if batch.pins is None:
+def _pins(batch: Batch, held: Sequence[HeldRow | None], rows: Sequence[int], index: int, model: Transformer) -> Tensor | None:
+    """This canvas's share of the pins and what its grammar forces ``[B, L]``, -1 where open."""
+    if batch.pins is None and batch.grammars is None:
         return None
     length = model.config.canvas_length
     pins = torch.full((len(rows), length), -1)
     for place, row in enumerate(rows):
-        here = batch.pins[row][index * length : (index + 1) * length]
+        here = batch.pins[row][index * length : (index + 1) * length] if batch.pins is not None else []
+        grammar = held[row]
+        here = here if grammar is None else grammar.forced(length)
         pins[place, : len(here)] = torch.tensor(here, dtype=torch.int64)
     return pins.to(model.device)
+
+
+def _held(batch: Batch) -> list[HeldRow | None]:
+    """Each row's place in its grammar."""
+    grammars = batch.grammars or [None] * len(batch.prompts)
+    return [None if grammar is None else HeldRow(grammar, batch.params.max_tokens, batch.stop_ids) for grammar in grammars]
+
+
+def _logits(model: Transformer, hidden_BLD: Tensor, row: int, at: int) -> Tensor:
+    """Logits ``[V]`` of one position."""
+    return model.logits(hidden_BLD[row, at])
 
 
 def _drafts(canvas: Canvas, rows: Sequence[int], index: int, tokenizer: Tokenizer) -> Iterator[Draft]:

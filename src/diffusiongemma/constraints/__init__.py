@@ -1,0 +1,12 @@
+"""What a text may be: a JSON schema, any JSON object, a regular expression, choices or a context-free grammar.
+
+``compile_grammar(Constraint.json_schema(...), Vocabulary.of(tokenizer, stop_ids))`` gives a ``Grammar``; its ``start()`` gives a
+``Cursor``, which says token by token what may follow, what must, and how the text can be brought to an end.
+"""
+
+from diffusiongemma.constraints.constraint import Constraint, Spacing
+from diffusiongemma.constraints.cursor import Cursor
+from diffusiongemma.constraints.grammar import Grammar, compile_grammar
+from diffusiongemma.constraints.vocabulary import Vocabulary
+
+__all__ = ["Constraint", "Cursor", "Grammar", "Spacing", "Vocabulary", "compile_grammar"]

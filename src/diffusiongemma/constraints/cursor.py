@@ -1,0 +1,176 @@
+"""A place in a text that a grammar describes: what may follow, what must, and a short way to the end."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from llguidance import LLMatcher
+from torch import Tensor
+
+from diffusiongemma.constraints.search import Path
+from diffusiongemma.constraints.vocabulary import Vocabulary
+from diffusiongemma.errors import ConstraintError
+
+__all__ = ["Cursor"]
+
+
+class Cursor:
+    """A place in a text; ``Grammar.start`` gives the first one. V is the size of the vocabulary.
+
+    A token is allowed where some whole text goes on with its bytes. Stop tokens are allowed where the text is whole.
+
+    Args:
+        vocabulary: of the grammar.
+        tokens: the engine behind the tokens so far.
+        path: the engine behind the same bytes, one by one; ``ending`` searches from it.
+        find: finds bytes that make the text whole.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, tokens: LLMatcher, path: Path, find: Callable[[Path, bytes, int], bytes | None]
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._tokens = tokens
+        self._path = path  # its tail is the text up to where it was last brought along
+        self._find = find
+        self._text = path.tail
+        self._ending: bytes | None = None
+        self._strayed = 0  # bytes taken since the ending was found that are not its own
+        self._stopped = False
+
+    @property
+    def text(self) -> bytes:
+        """The text so far."""
+        return self._text
+
+    @property
+    def accepting(self) -> bool:
+        """The text so far is whole."""
+        return self._stopped or self._tokens.is_accepting()
+
+    @property
+    def finished(self) -> bool:
+        """Nothing may follow but a stop token; behind one, nothing at all."""
+        return self._stopped or (self._tokens.is_accepting() and self._tokens.is_stopped())
+
+    def copy(self) -> "Cursor":
+        """A cursor at the same place that goes its own way."""
+        other = Cursor(self._vocabulary, self._tokens.deep_copy(), self._path, self._find)
+        other._text, other._stopped = self._text, self._stopped
+        other._ending, other._strayed = self._ending, self._strayed
+        return other
+
+    def allowed(self) -> Tensor:
+        """Tokens that may follow: ``[V]`` bool.
+
+        Raises:
+            ConstraintError: the constraint has grown beyond the engine's limits.
+        """
+        bits = np.frombuffer(self.packed(), dtype=np.uint8)
+        flags = np.unpackbits(bits, count=self._vocabulary.size, bitorder="little")
+        return torch.from_numpy(flags).view(torch.bool)
+
+    def packed(self) -> bytearray:
+        """Tokens that may follow, one bit a token, lowest bit first.
+
+        Raises:
+            ConstraintError: the constraint has grown beyond the engine's limits.
+        """
+        size = self._vocabulary.size
+        if self._stopped:
+            return bytearray((size + 7) // 8)
+        mask = bytearray(self._tokens.compute_bitmask()) if not self.finished else bytearray(size // 8 + 1)
+        self._check()
+        if self._tokens.is_accepting():
+            for token in self._vocabulary.stop_ids:
+                mask[token // 8] |= 1 << token % 8
+        return mask
+
+    def allows(self, token: int) -> bool:
+        """May this token follow?"""
+        return self.validate((token,)) == 1
+
+    def validate(self, tokens: Sequence[int]) -> int:
+        """How many of the tokens may follow one after another; a stop token may be the last of them."""
+        size, stops = self._vocabulary.size, self._vocabulary.stop_ids
+        end = next((n for n, token in enumerate(tokens) if token in stops or not 0 <= token < size), len(tokens))
+        inside = list(tokens[:end])
+        if self._stopped:
+            return 0
+        count = 0 if self.finished or not inside else self._tokens.validate_tokens(inside)
+        if count < end or end == len(tokens) or tokens[end] not in stops:
+            return count
+        if not count:
+            return int(self._tokens.is_accepting())
+        behind = self._tokens.deep_copy()
+        behind.consume_tokens(inside)
+        return count + int(behind.is_accepting())
+
+    def advance(self, token: int) -> None:
+        """Take a token.
+
+        Raises:
+            ConstraintError: it is not allowed here.
+        """
+        if token in self._vocabulary.stop_ids and self.accepting and not self._stopped:
+            self._stopped = True
+            return
+        inside = 0 <= token < self._vocabulary.size and token not in self._vocabulary.stop_ids and not self.finished
+        if not inside or self._tokens.try_consume_tokens([token]) != 1:
+            self._check()
+            raise ConstraintError(f"token {token} is not allowed behind {self._text[-40:]!r}; ask allows() before advance()")
+        added = self._vocabulary.token_bytes[token]
+        self._text += added
+        if self._ending is not None and not self._strayed and self._ending.startswith(added):
+            self._ending = self._ending[len(added) :]
+        else:
+            self._strayed += len(added)
+
+    def forced(self) -> list[int]:
+        """Tokens that must follow, cut as the tokenizer would; none where there is a choice."""
+        return [] if self.finished else list(self._tokens.compute_ff_tokens())
+
+    def ending(self, limit: int) -> list[int] | None:
+        """A short row of tokens that makes the text whole, without a stop token.
+
+        Args:
+            limit: tokens at most.
+
+        Returns:
+            The tokens, none of them where the text is whole; None: no way was found within the limit (for a JSON schema
+            and a context-free grammar there may yet be one).
+        """
+        if self.accepting:
+            return []
+        for known in self._known():
+            tokens = self._vocabulary.spell(known)
+            if tokens is not None and len(tokens) <= limit:
+                return tokens
+        # The search stops at what cannot be written within the limit: few tokens have more than 16 bytes.
+        found = self._find(self._here(), self._text, 64 + 16 * limit)
+        tokens = None if found is None else self._vocabulary.spell(found)
+        if tokens is None or len(tokens) > limit:
+            return None
+        self._ending, self._strayed = found, 0
+        return tokens
+
+    def _known(self) -> Iterator[bytes]:
+        """The last ending, if it still is one, after what was taken instead of its beginning, or as a whole."""
+        if self._ending is None:
+            return
+        for ending in dict.fromkeys((self._ending[self._strayed :], self._ending)):
+            path = self._here().follow(ending)
+            if path is not None and path.matcher.is_accepting():
+                self._ending, self._strayed = ending, 0
+                yield ending
+
+    def _here(self) -> Path:
+        """The engine behind the bytes so far."""
+        if missing := self._text[len(self._path.tail) :]:
+            self._path = self._path.extend(missing)
+        return self._path
+
+    def _check(self) -> None:
+        if self._tokens.is_error():
+            reason = self._tokens.get_error().split("\n")[0]
+            raise ConstraintError(f"the constraint is too complex for the engine behind {self._text[-40:]!r}: {reason}")

@@ -1,0 +1,88 @@
+"""Keywords of a JSON schema in the words that the engine knows; each function rewrites one schema in place."""
+
+from typing import Any
+
+from diffusiongemma.errors import ConstraintError
+
+__all__ = ["ANNOTATIONS", "REWRITES", "Schema"]
+
+Schema = dict[str, Any]
+ANNOTATIONS = ("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$comment", "title", "description",
+                "default", "examples", "deprecated", "readOnly", "writeOnly", "x-guidance", "$defs", "definitions")  # fmt: skip
+"""What says nothing about a text. ``x-guidance`` would set the engine's options; ours are the ones that count."""
+
+
+def annotations(node: Schema, where: str) -> None:
+    for word in ANNOTATIONS:
+        node.pop(word, None)
+    if "if" not in node or not {"then", "else"} & node.keys():
+        for word in ("if", "then", "else"):
+            node.pop(word, None)
+    if node.get("additionalProperties") is True:
+        del node["additionalProperties"]
+
+
+def numbers(node: Schema, where: str) -> None:
+    """Steps that floating point cannot hold refused."""
+    step = node.get("multipleOf")
+    if isinstance(step, float) and not (step * 2**10).is_integer():
+        raise ConstraintError(
+            f"{where}: 'multipleOf' {step} cannot be expressed: {step} has no exact binary value, and validators that divide "
+            "floating-point numbers refuse some of its multiples; use whole numbers or a string with a pattern"
+        )
+
+
+def arrays(node: Schema, where: str) -> None:
+    """The old spelling of tuples in today's words; unique items refused unless there is one at most."""
+    if isinstance(node.get("items"), list):
+        node["prefixItems"] = node.pop("items")
+        if "additionalItems" in node:
+            node["items"] = node["additionalItems"]
+    node.pop("additionalItems", None)
+    if node.pop("uniqueItems", False) is True and node.get("maxItems") not in (0, 1):
+        raise ConstraintError(f"{where}: 'uniqueItems' cannot be expressed: a grammar does not remember the items before")
+    if "contains" not in node or (node.get("minContains") == 0 and "maxContains" not in node):
+        for word in ("contains", "minContains", "maxContains"):
+            node.pop(word, None)
+
+
+def dependencies(node: Schema, where: str) -> None:
+    """A property that asks for others: either it is not there, or they are."""
+    asks: dict[str, Any] = {}
+    for word in ("dependencies", "dependentRequired", "dependentSchemas"):
+        asks |= node.pop(word, {})
+    for name, asked in asks.items():
+        there: Any = {"required": [asked] if isinstance(asked, str) else asked} if not isinstance(asked, dict | bool) else asked
+        node["allOf"] = [*node.get("allOf", []), {"anyOf": [{"properties": {name: False}}, there]}]
+
+
+def unevaluated(node: Schema, where: str) -> None:
+    """Where no other schema speaks of the same value, what is unevaluated is what is additional."""
+    alone = not {"$ref", "allOf", "anyOf", "oneOf", "if"} & node.keys()
+    for word, plain in (("unevaluatedProperties", "additionalProperties"), ("unevaluatedItems", "items")):
+        if node.get(word) is True or (word in node and plain in node):
+            del node[word]
+        elif word in node and alone:
+            node[plain] = node.pop(word)
+
+
+def property_names(node: Schema, where: str) -> None:
+    """Names held to a pattern or a list, in an object without other properties."""
+    names = node.pop("propertyNames", True)
+    if names is True or names in ({}, {"type": "string"}):
+        return
+    value = node.get("additionalProperties", True)
+    asked = {word: what for word, what in names.items() if word not in (*ANNOTATIONS, "type")} if isinstance(names, dict) else {}
+    if set(asked) not in ({"pattern"}, {"enum"}) or {"properties", "patternProperties", "required"} & node.keys():
+        raise ConstraintError(
+            f"{where}: 'propertyNames' cannot be expressed: only a pattern or an enum, and no properties beside it"
+        )
+    if "enum" in asked:
+        node["properties"] = {name: value for name in asked["enum"] if isinstance(name, str)}
+    else:
+        node["patternProperties"] = {asked["pattern"]: value}
+    node["additionalProperties"] = False
+
+
+REWRITES = (annotations, numbers, arrays, dependencies, unevaluated, property_names)
+"""In the order in which they are done."""

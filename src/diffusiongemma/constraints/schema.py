@@ -1,0 +1,232 @@
+"""A JSON schema made ready for the engine: what it cannot express is refused by name, what it spells differently is rewritten.
+
+The engine (llguidance 1.9.1) refuses most keywords it does not know but takes some without a word (draft 3's
+``disallow`` and ``divisibleBy``, options for itself), and has formats and properties that validators do not agree with. What is
+rewritten here keeps its meaning, except that patterns and formats may write fewer texts than there are (see ``regex`` and
+``formats``).
+"""
+
+import copy
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from diffusiongemma.constraints.formats import FORMATS, LONGEST
+from diffusiongemma.constraints.keywords import REWRITES, Schema
+from diffusiongemma.constraints.regex import Node, emit, parse
+from diffusiongemma.errors import ConstraintError
+
+__all__ = ["Prepared", "prepare"]
+
+_NAMED = ("properties", "patternProperties")
+_LISTED = ("allOf", "anyOf", "oneOf", "prefixItems")
+_SINGLE = ("additionalProperties", "items")
+_REFUSED = {
+    "not": "what a text must not be is beyond a grammar",
+    "if": "conditions are not supported; say it with anyOf",
+    "contains": "an item somewhere in an array is not supported",
+    "dependentSchemas": "say it with anyOf",
+    "unevaluatedItems": "it depends on other keywords here; say it with items",
+    "unevaluatedProperties": "it depends on other keywords here; say it with additionalProperties",
+    "$dynamicRef": "only $ref is followed",
+    "$recursiveRef": "only $ref is followed",
+    "disallow": "it is of draft 3",
+    "extends": "it is of draft 3; say it with allOf",
+    "divisibleBy": "it is of draft 3; say it with multipleOf",
+}
+_OLD_DRAFT = re.compile(r"json-schema\.org/draft-0[3467]/")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A schema for the engine, and what the search for endings may guess with.
+
+    Attributes:
+        text: the rewritten schema as JSON.
+        names: property names in the order of the schema.
+        required: names that are required somewhere.
+        patterns: patterns of strings.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    required: frozenset[str]
+    patterns: tuple[Node, ...]
+
+
+def prepare(source: str) -> Prepared:
+    """Check and rewrite a schema.
+
+    Args:
+        source: the schema as JSON.
+
+    Raises:
+        ConstraintError: a keyword that cannot be expressed, with its place and the reason; a pattern that does not compile;
+            a reference that leads nowhere or outside.
+    """
+    root = json.loads(source)
+    if isinstance(root, bool):
+        if not root:
+            raise ConstraintError("the schema is false: no text can satisfy it; give an object")
+        root = {}
+    try:
+        work = _Rewriter(root)
+        text = json.dumps(root | {"$defs": work.defs}, ensure_ascii=False)
+    except RecursionError as error:
+        raise ConstraintError("the schema is nested too deeply") from error
+    return Prepared(text, tuple(work.names), frozenset(work.required), tuple(work.patterns.values()))
+
+
+class _Rewriter:
+    """Visits what can be reached from the root, once each, and changes it in place."""
+
+    def __init__(self, root: Any) -> None:
+        if not isinstance(root, dict):
+            raise ConstraintError(f"a JSON schema is an object or a boolean, this is {type(root).__name__}")
+        self._origin = copy.deepcopy(root)  # references are looked up here, where nothing has been rewritten
+        self._old = bool(_OLD_DRAFT.search(str(root.get("$schema", ""))))
+        self._seen: set[int] = set()
+        self._kept: list[Any] = []  # so that no id is used twice
+        self._defs: dict[str, str] = {}  # pointer -> our name
+        self.defs: Schema = {}
+        self.names: dict[str, None] = {}
+        self.required: set[str] = set()
+        self.patterns: dict[str, Node] = {}
+        self.visit(root, "#")
+
+    def visit(self, node: Any, where: str) -> None:
+        if isinstance(node, bool) or id(node) in self._seen:
+            return
+        if not isinstance(node, dict):
+            raise ConstraintError(f"{where} is {type(node).__name__}; a schema is an object or a boolean")
+        self._seen.add(id(node))
+        self._kept.append(node)
+        if "$ref" in node:
+            self._reference(node, where)
+        for rewrite in REWRITES:
+            rewrite(node, where)
+        for word, reason in _REFUSED.items():
+            if word in node:
+                raise ConstraintError(f"{where}: {word!r} cannot be expressed: {reason}")
+        self._strings(node, where)
+        self._objects(node, where)
+        self._inner(node, where)
+
+    def _reference(self, node: Schema, where: str) -> None:
+        target = node["$ref"]
+        if not isinstance(target, str):
+            raise ConstraintError(f"{where}/$ref is {target!r}; it must be a string")
+        if self._old:  # until draft 7 what stands beside $ref is ignored
+            for word in [word for word in node if word != "$ref"]:
+                del node[word]
+        found, pointer = self._resolve(target, where)
+        if pointer == "#":
+            node["$ref"] = "#"
+            return
+        if pointer not in self._defs:
+            name = self._defs[pointer] = f"d{len(self._defs)}"
+            self.defs[name] = copy.deepcopy(found)
+            self.visit(self.defs[name], pointer)
+        node["$ref"] = f"#/$defs/{self._defs[pointer]}"
+
+    def _resolve(self, target: str, where: str) -> tuple[Any, str]:
+        own = self._origin.get("$id", self._origin.get("id"))
+        local = target.removeprefix(own.rstrip("#")) if isinstance(own, str) and own.rstrip("#") else target
+        if local in ("", "#"):
+            return self._origin, "#"
+        if not local.startswith("#/"):
+            named = _find(self._origin, local, "#")
+            if named is None:
+                raise ConstraintError(f"{where}: $ref {target!r} is outside the schema; only references inside it are followed")
+            return named
+        node: Any = self._origin
+        for part in local[2:].split("/"):
+            key = unquote(part).replace("~1", "/").replace("~0", "~")
+            if isinstance(node, dict) and key in node:
+                node = node[key]
+            elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+                node = node[int(key)]
+            else:
+                raise ConstraintError(f"{where}: $ref {target!r} leads nowhere: there is no {key!r}")
+        return node, local
+
+    def _strings(self, node: Schema, where: str) -> None:
+        """Patterns in the engine's syntax; formats as patterns."""
+        if isinstance(pattern := node.get("pattern"), str):
+            node["pattern"] = self._pattern(pattern, f"{where}/pattern")
+        name = node.pop("format", None)
+        if isinstance(name, str) and name in FORMATS:  # others are notes, as the standard has it
+            spelled = self._pattern(f"^(?:{FORMATS[name]})$", f"format {name}")
+            if "pattern" in node:
+                beside = {"pattern": node["pattern"]}
+                self._seen.add(id(beside))
+                node["allOf"] = [*node.get("allOf", []), beside]
+            node["pattern"] = spelled
+            if name in LONGEST:
+                node["maxLength"] = min(node.get("maxLength", LONGEST[name]), LONGEST[name])
+
+    def _pattern(self, pattern: str, where: str) -> str:
+        node = parse(pattern, search=True, where=where)
+        self.patterns[pattern] = node
+        return f"^(?:{emit(node)})$"
+
+    def _objects(self, node: Schema, where: str) -> None:
+        """Property names noted; a property that a pattern speaks of too gets both schemas."""
+        required = node.get("required", [])
+        if not isinstance(required, list):
+            raise ConstraintError(
+                f"{where}/required is {required!r}; it must be a list of names (draft 3's boolean is not supported)"
+            )
+        given = dict(node.get("patternProperties", {}))
+        for name in dict.fromkeys([*node.get("properties", {}), *required]):
+            self.names.setdefault(name)
+            if speaking := [sub for pattern, sub in given.items() if _search(pattern, name)]:
+                own = node.setdefault("properties", {})
+                own[name] = {"allOf": [*([own[name]] if name in own else []), *speaking]}
+        self.required.update(required)
+        if given:
+            place = f"{where}/patternProperties"
+            node["patternProperties"] = {self._pattern(pattern, place): sub for pattern, sub in given.items()}
+        free = node.get("additionalProperties", True) is not False or given
+        if free and isinstance(least := node.get("minProperties", 0), int) and least - len(set(required)) > 1:
+            raise ConstraintError(
+                f"{where}: 'minProperties' {least} cannot be expressed: names that are not required could repeat; "
+                f"require {least - 1} or more names"
+            )
+
+    def _inner(self, node: Schema, where: str) -> None:
+        for word in _NAMED:
+            inner = node.get(word, {})
+            if not isinstance(inner, dict):
+                raise ConstraintError(f"{where}/{word} is {type(inner).__name__}; it must be an object of schemas")
+            for name, sub in inner.items():
+                self.visit(sub, f"{where}/{word}/{name[:80]}")
+        for word in _LISTED:
+            inner = node.get(word, [])
+            if not isinstance(inner, list):
+                raise ConstraintError(f"{where}/{word} is {type(inner).__name__}; it must be a list of schemas")
+            for n, sub in enumerate(inner):
+                self.visit(sub, f"{where}/{word}/{n}")
+        for word in _SINGLE:
+            if word in node:
+                self.visit(node[word], f"{where}/{word}")
+
+
+def _search(pattern: str, name: str) -> bool:
+    try:
+        return bool(re.search(pattern, name))
+    except re.error as error:
+        raise ConstraintError(f"the pattern {pattern!r} does not compile: {error}") from error
+
+
+def _find(node: Any, name: str, pointer: str) -> tuple[Any, str] | None:
+    """The subschema that calls itself ``name`` by $anchor or $id."""
+    if isinstance(node, dict):
+        if f"#{node.get('$anchor')}" == name or name in (node.get("$id"), node.get("id")):
+            return node, pointer
+        pairs = [(key.replace("~", "~0").replace("/", "~1"), sub) for key, sub in node.items() if key not in ("const", "enum")]
+    else:
+        pairs = [(str(n), sub) for n, sub in enumerate(node)] if isinstance(node, list) else []
+    return next((found for key, sub in pairs if (found := _find(sub, name, f"{pointer}/{key}"))), None)

@@ -1,0 +1,184 @@
+"""What a grammar needs to know of a tokenizer: the bytes of every token, and which tokens may stand inside a text."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from llguidance import LLTokenizer, TokenizerWrapper
+
+from diffusiongemma.errors import ConstraintError
+from diffusiongemma.text.tokenizer import Tokenizer
+
+__all__ = ["Vocabulary"]
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_UNUSED = re.compile(r"<unused\d+>|<mask>|\[multimodal\]")
+"""Added tokens of Gemma's vocabulary that stand for nothing but are not flagged as special."""
+_LONGEST = 64
+"""Bytes of the longest token that ``spell`` tries; longer ones (runs of blanks) save little."""
+
+
+class Vocabulary:
+    """The tokens of a tokenizer as bytes; make one with ``Vocabulary.of``, which keeps it as long as the tokenizer lives.
+
+    Attributes:
+        size: rows of the model's vocabulary; a mask has as many entries.
+        stop_ids: tokens that end a text.
+        token_bytes: bytes of each token; empty for one that is never allowed inside a text (special tokens, rows without a
+            token, a second spelling of the same bytes).
+        alphabet: the bytes that are tokens by themselves.
+        grammars: compiled for this vocabulary, the most recently used last.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes], stop_ids: Iterable[int], backend: Any = None) -> None:
+        self.size = len(token_bytes)
+        self.stop_ids = tuple(sorted(set(stop_ids)))
+        if outside := [i for i in self.stop_ids if not 0 <= i < self.size]:
+            raise ConstraintError(f"stop ids {outside} are outside the vocabulary of {self.size} tokens")
+        self._ids: dict[bytes, int] = {}
+        kept: list[bytes] = []
+        for index, text in enumerate(token_bytes):
+            new = bool(text) and index not in self.stop_ids and self._ids.setdefault(text, index) == index
+            kept.append(text if new else b"")
+        self.token_bytes = tuple(kept)
+        self.alphabet = frozenset(text[0] for text in self._ids if len(text) == 1)
+        self._longest = min(_LONGEST, max(map(len, self._ids), default=1))
+        self._backend = backend
+        self.grammars: dict[Any, Any] = {}
+        self.engine = _engine(self.token_bytes, self.encode)
+        self.byte_engine = _engine([bytes([i]) if i in self.alphabet else b"" for i in range(256)], list)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, stop_ids: Iterable[int], size: int | None = None) -> "Vocabulary":
+        """The vocabulary of a tokenizer, built once.
+
+        Args:
+            tokenizer: of a checkpoint; byte-level BPE, BPE with byte fallback, or whole words.
+            stop_ids: tokens that end a text.
+            size: rows of the model's vocabulary; None: as many as the tokenizer has.
+
+        Raises:
+            ConstraintError: the tokenizer decodes in a way of which the bytes of a token cannot be known.
+        """
+        key = (tuple(sorted(set(stop_ids))), size)
+        known = _KNOWN.setdefault(tokenizer, {})
+        if key not in known:
+            backend = tokenizer._backend
+            known[key] = cls(_token_bytes(backend, size), key[0], backend)
+        return known[key]
+
+    def encode(self, text: bytes | str) -> list[int]:
+        """Tokens of a text as the tokenizer itself would cut it, where it can; else the fewest."""
+        raw = text.encode() if isinstance(text, str) else bytes(text)
+        if self._backend is not None:
+            try:
+                ids: list[int] = self._backend.encode(raw.decode(), add_special_tokens=False).ids
+            except UnicodeDecodeError:
+                ids = []
+            if b"".join(self.token_bytes[i] for i in ids) == raw:
+                return ids
+        return self.spell(raw) or []
+
+    def spell(self, text: bytes) -> list[int] | None:
+        """The fewest tokens whose bytes are the text; None where the vocabulary cannot write it."""
+        best: list[tuple[int, int]] = [(0, -1)] + [(len(text) + 1, -1)] * len(text)  # tokens so far, last token
+        for end in range(1, len(text) + 1):
+            for start in range(max(0, end - self._longest), end):
+                if best[start][0] + 1 < best[end][0] and (token := self._ids.get(text[start:end])) is not None:
+                    best[end] = (best[start][0] + 1, token)
+        ids: list[int] = []
+        end = len(text)
+        while end:
+            token = best[end][1]
+            if token < 0:
+                return None
+            ids.append(token)
+            end -= len(self.token_bytes[token])
+        return ids[::-1]
+
+    def text(self, ids: Iterable[int]) -> bytes:
+        """Bytes of tokens; those that cannot stand inside a text have none."""
+        return b"".join(self.token_bytes[i] for i in ids)
+
+
+_KNOWN: WeakKeyDictionary[Tokenizer, dict[tuple[tuple[int, ...], int | None], Vocabulary]] = WeakKeyDictionary()
+
+
+class _Tokens:
+    """What the engine asks of a tokenizer. It gets one end token of its own behind ours: we answer for stop ids ourselves."""
+
+    bos_token_id = None
+
+    def __init__(self, token_bytes: Sequence[bytes], encode: Any) -> None:
+        # Every barred token has a name of its own: the engine takes time quadratic in the number of those named alike.
+        self.tokens = [text or f"<none{i}>".encode() for i, text in enumerate(token_bytes)] + [b"<eos>"]
+        self.eos_token_id = len(token_bytes)
+        self.special_token_ids = [i for i, text in enumerate(token_bytes) if not text] + [len(token_bytes)]
+        self._encode = encode
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(self._encode(text))
+
+
+def _engine(token_bytes: Sequence[bytes], encode: Any) -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_Tokens(token_bytes, encode)), eos_token=len(token_bytes))
+
+
+def _token_bytes(backend: Any, size: int | None) -> list[bytes]:
+    """Bytes of every row; empty for special tokens and rows without one."""
+    to_bytes = _decoder(backend)
+    vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    rows: list[bytes] = [b""] * (size if size is not None else max(vocab.values(), default=-1) + 1)
+    whole = sorted(vocab.items(), key=lambda item: bool(_BYTE_TOKEN.fullmatch(item[0])))  # so that "a" comes before <0x61>
+    seen: set[bytes] = set()
+    for content, index in whole:
+        text = to_bytes(content)
+        if index < len(rows) and text not in seen:
+            rows[index] = text
+            seen.add(text)
+    for index, token in backend.get_added_tokens_decoder().items():
+        if index < len(rows):
+            barred = token.special or _UNUSED.fullmatch(token.content)
+            rows[index] = b"" if barred else to_bytes(token.content)
+    return rows
+
+
+def _decoder(backend: Any) -> Any:
+    """How a token's content becomes bytes, from the tokenizer's decoder."""
+    state = backend.decoder
+    parts = _parts(json.loads(state.__getstate__())) if state is not None else []
+    kinds = {part["type"] for part in parts}
+    if kinds == {"ByteLevel"}:
+        table = _byte_level_table()
+        return lambda content: bytes(table[c] for c in content) if all(c in table for c in content) else content.encode()
+    if not kinds <= {"Replace", "ByteFallback", "Fuse"}:
+        raise ConstraintError(
+            f"the tokenizer decodes with {', '.join(sorted(kinds))}; constraints know ByteLevel, and Replace, ByteFallback and Fuse"
+        )
+    swaps = [(part["pattern"]["String"], part["content"]) for part in parts if part["type"] == "Replace"]
+    fallback = "ByteFallback" in kinds
+
+    def to_bytes(content: str) -> bytes:
+        if fallback and (match := _BYTE_TOKEN.fullmatch(content)):
+            return bytes([int(match[1], 16)])
+        for old, new in swaps:
+            content = content.replace(old, new)
+        return content.encode()
+
+    return to_bytes
+
+
+def _parts(decoder: dict[str, Any]) -> list[dict[str, Any]]:
+    if decoder["type"] == "Sequence":
+        return [part for inner in decoder["decoders"] for part in _parts(inner)]
+    return [decoder]
+
+
+def _byte_level_table() -> dict[str, int]:
+    """GPT-2's spelling of bytes as printable characters (tokenizers, ``ByteLevel``)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in printable]
+    return table | {chr(0x100 + n): byte for n, byte in enumerate(others)}

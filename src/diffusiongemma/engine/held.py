@@ -1,0 +1,188 @@
+"""Rows held to a grammar: at each step the most probable canvas is read from the left and mended where it breaks the grammar.
+
+What the grammar has read and allows is the valid frontier; it moves right step by step. A token that the grammar forces, or that
+had to be replaced by the best allowed one, is held: it counts as certain, the next pass sees it, and the rest of the canvas
+settles around it. What is committed has been read to its end, so it is always valid.
+Shapes: B rows, L canvas, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.constraints import Cursor, Grammar
+from diffusiongemma.kernels import Statistics
+from diffusiongemma.sampler import Canvas
+
+__all__ = ["HeldRow", "hold"]
+
+MENDED_A_STEP = 4
+"""Choices replaced in one step: behind a replaced token the canvas is likely to shift, so later ones are often thrown away."""
+
+
+class HeldRow:
+    """The grammar's place in one answer.
+
+    Args:
+        grammar: what the answer must be.
+        max_tokens: of the answer.
+        stop_ids: tokens that end it.
+    """
+
+    def __init__(self, grammar: Grammar, max_tokens: int, stop_ids: Sequence[int]) -> None:
+        self._cursor = grammar.start()
+        self._left = max_tokens
+        self._plan = self._cursor.ending(max_tokens)  # a way to a whole text in the tokens left
+        self._stop_ids = frozenset(stop_ids)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what was committed is a whole text of the grammar."""
+        return self._cursor.accepting
+
+    def forced(self, length: int) -> list[int]:
+        """Tokens that must open the next canvas, -1 from where there is a choice: ``[L]``."""
+        known = self._cursor.forced()[: min(length, self._left)]
+        return known + [-1] * (length - len(known))
+
+    def read(self, tokens: Sequence[int], logits: Callable[[int], Tensor]) -> tuple[list[int], list[int], bool]:
+        """Read a canvas as far as a few replacements lead.
+
+        Args:
+            tokens: ``[L]``.
+            logits: of a position, ``[V]``.
+
+        Returns:
+            The mended canvas, the positions that are held, and whether it was read to its end.
+        """
+        reader = _Reader(self._cursor.copy(), list(tokens), min(len(tokens), self._left), logits, self._stop_ids)
+        complete = reader.run(MENDED_A_STEP)
+        return reader.tokens, reader.held, complete
+
+    def commit(self, tokens: Sequence[int], logits: Callable[[int], Tensor]) -> list[int]:
+        """Read a canvas to its end, with an eye on what the answer may still have, and go on behind it.
+
+        Returns:
+            ``[L]``: the grammar allows all of it up to the first stop token or to the end of the answer.
+        """
+        end = min(len(tokens), self._left)
+        reader = _Reader(self._cursor.copy(), list(tokens), end, logits, self._stop_ids)
+        reader.run(end)
+        plan = reader.cursor.ending(self._left - reader.at)
+        # If this leads where no end in time is known, although one was: once more, token by token.
+        if plan is None and self._plan is not None:
+            reader = _Reader(self._cursor.copy(), list(tokens), end, logits, self._stop_ids)
+            plan = reader.run_within(self._left, self._plan)
+        self._cursor, self._left, self._plan = reader.cursor, self._left - reader.at, plan
+        return reader.tokens
+
+
+class _Reader:
+    """One reading; ``cursor`` stands behind ``at`` tokens."""
+
+    def __init__(
+        self, cursor: Cursor, tokens: list[int], end: int, logits: Callable[[int], Tensor], stop_ids: frozenset[int]
+    ) -> None:
+        self.cursor, self.tokens, self.logits = cursor, tokens, logits
+        self.end, self.stop_ids = end, stop_ids
+        self.at = 0
+        self.held: list[int] = []
+
+    @property
+    def over(self) -> bool:
+        """The canvas or the text has ended."""
+        return self.at >= self.end or (self.at > 0 and self.tokens[self.at - 1] in self.stop_ids)
+
+    def run(self, choices: int) -> bool:
+        """Read on; False where more choices would have to be replaced than ``choices``."""
+        while not self.over:
+            self._take(self.cursor.validate(self.tokens[self.at : self.end]))
+            if self.over:
+                break
+            if not self._write([min(self.stop_ids)] if self.cursor.finished else self.cursor.forced()):
+                if not choices:
+                    return False
+                choices -= 1
+                self._write([self._best_allowed()])
+        return True
+
+    def run_within(self, left: int, plan: list[int]) -> list[int]:
+        """Read on so that the text can end in time: a token after which no end is known gives way to one of the plan.
+
+        Args:
+            left: tokens the answer may still have.
+            plan: a way to the end within them.
+
+        Returns:
+            A way to the end from where the reading stopped.
+        """
+        while not self.over:
+            room = left - self.at - 1
+            for token in self._candidates(plan):
+                after = self.cursor.copy()
+                if not after.allows(token):
+                    continue
+                after.advance(token)
+                known = plan[1:] if plan and token == plan[0] else after.ending(room)
+                if known is not None:
+                    break
+            if token != self.tokens[self.at]:
+                self.held.append(self.at)
+            self.tokens[self.at], self.cursor, self.at, plan = token, after, self.at + 1, known or []
+        return plan
+
+    def _candidates(self, plan: list[int]) -> Iterator[int]:
+        """What may come next, best first: the canvas's token, the best allowed one, the plan's."""
+        yield self.tokens[self.at]
+        yield self._best_allowed()
+        yield plan[0] if plan else min(self.stop_ids)
+
+    def _take(self, count: int) -> None:
+        for token in self.tokens[self.at : self.at + count]:
+            self.cursor.advance(token)
+            self.at += 1
+
+    def _write(self, tokens: Sequence[int]) -> bool:
+        tokens = tokens[: self.end - self.at]
+        self.held.extend(range(self.at, self.at + len(tokens)))
+        self.tokens[self.at : self.at + len(tokens)] = tokens
+        self._take(len(tokens))
+        return bool(tokens)
+
+    def _best_allowed(self) -> int:
+        scores = self.logits(self.at)
+        return int(scores.masked_fill(~self.cursor.allowed().to(scores.device), -torch.inf).argmax())
+
+
+def hold(
+    found: Statistics, canvas: Canvas, rows: Sequence[HeldRow | None], logits: Callable[[int, int], Tensor]
+) -> tuple[Statistics, Tensor, Tensor]:
+    """Let the grammars have their say between the statistics and the step.
+
+    Args:
+        found: of the model's distributions.
+        canvas: the state they were computed from.
+        rows: a grammar's place a row; None: a row that is free.
+        logits: of (row, position), ``[V]``.
+
+    Returns:
+        The statistics, certain at held positions; the held positions ``[B, L]`` bool; rows ``[B]`` bool that were not read to
+        their end and must not stop.
+    """
+    best = torch.where(canvas.pinned_BL, canvas.tokens_BL, found.best_BL).tolist()
+    held = torch.zeros(canvas.tokens_BL.shape, dtype=torch.bool)
+    broken = torch.zeros(len(rows), dtype=torch.bool)
+    for place, row in enumerate(rows):
+        if row is not None:
+            best[place], positions, complete = row.read(best[place], lambda at, place=place: logits(place, at))  # type: ignore[misc]
+            held[place, positions] = True
+            broken[place] = not complete
+    device = canvas.tokens_BL.device
+    mended_BL, held_BL = torch.tensor(best, device=device), held.to(device)
+    certain = found._replace(
+        best_BL=torch.where(held_BL, mended_BL, found.best_BL),
+        drawn_BL=torch.where(held_BL, mended_BL, found.drawn_BL),
+        entropy_BL=found.entropy_BL.masked_fill(held_BL, 0.0),
+    )
+    return certain, held_BL, broken.to(device)
