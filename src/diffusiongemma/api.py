@@ -10,7 +10,7 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from torch import Tensor
 
-from diffusiongemma.constraints import Constraint, Vocabulary, compile_grammar
+from diffusiongemma.constraints import Constraint, Grammar, Vocabulary, compile_grammar
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
 from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
@@ -262,7 +262,7 @@ class DiffusionGemmaModel:
         pins: Sequence[int] | Sequence[Sequence[int]] | None = None,
         seeds: Sequence[int] | None = None,
         drafts: bool = True,
-        response_format: Mapping[str, Any] | None = None,
+        response_format: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         regex: str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
@@ -278,7 +278,8 @@ class DiffusionGemmaModel:
                 one for each.
             seeds: a seed for each row instead of one for all: rows of one seed begin with the same noise.
             response_format: ``{"type": "json_schema", "json_schema": {"schema": ...}}`` (or the schema itself) or
-                ``{"type": "json_object"}``: the answer is valid JSON, always, unless it ends with ``"length"``.
+                ``{"type": "json_object"}``, one for all or one for each prompt: the answer is valid JSON, always, unless it
+                ends with ``"length"``.
             regex: the answer matches it as a whole (syntax: ``constraints.regex``).
             choices: the answer is one of them.
             grammar: the answer is a text of this context-free grammar, in Lark's syntax as llguidance reads it.
@@ -301,8 +302,9 @@ class DiffusionGemmaModel:
             raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
         if mode == "causal" and pins is not None:
             raise OptionError("pins need mode 'diffusion': token by token nothing to the right can be held fixed")
-        constraint = Constraint.of(response_format, regex, choices, grammar)
-        if mode == "causal" and constraint is not None:
+        formats = [response_format] if response_format is None or isinstance(response_format, Mapping) else response_format
+        constraints = [Constraint.of(each, regex, choices, grammar) for each in formats]
+        if mode == "causal" and any(constraints):
             raise OptionError("a response format, regex, choices or grammar needs mode 'diffusion'")
         if options.get("seed") is None:
             options["seed"] = secrets.randbits(32)
@@ -316,11 +318,20 @@ class DiffusionGemmaModel:
             params=params,
             stop_ids=self.stop_ids,
             pins=None if pins is None else _pins_by_row(pins, len(prompts)),
-            grammars=None if constraint is None else [compile_grammar(constraint, self.vocabulary)] * len(prompts),
+            grammars=self._grammars(constraints, len(prompts)),
             drafts=drafts,
         )
         run = run_diffusion if mode == "diffusion" else run_causal
         return run(self.transformer, self.tokenizer, batch)
+
+    def _grammars(self, constraints: Sequence[Constraint | None], rows: int) -> list[Grammar | None] | None:
+        """A grammar a row; None where all rows are free."""
+        if not any(constraints):
+            return None
+        if len(constraints) not in (1, rows):
+            raise InputError(f"there are {len(constraints)} response formats for {rows} prompts; give one for all, or one each")
+        each = constraints if len(constraints) == rows else list(constraints) * rows
+        return [None if one is None else compile_grammar(one, self.vocabulary) for one in each]
 
     def _prompt_texts(self, prompt: str | Sequence[str] | None, messages: Sequence[Message] | None) -> list[str]:
         if (prompt is None) == (messages is None):

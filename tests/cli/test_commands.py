@@ -133,3 +133,17 @@ def test_ctrl_c_leaves_the_terminal_clean(puzzle: Sudoku) -> None:
     assert status == 130
     assert "interrupted" in seen and "Traceback" not in seen
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
+
+
+def test_an_answer_held_to_a_schema_a_regex_or_choices(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    answer = run_json("generate", "What?", "--json-schema", str(file), "--seed", "1")
+    assert isinstance(json.loads(answer["text"])["n"], int) and answer["finish_reason"] == "stop"
+    assert run_json("generate", "What?", "--choice", "yes", "--choice", "no", "--seed", "1")["text"] in ("yes", "no")
+    assert run_json("generate", "What?", "--regex", "[ab]{3}", "--seed", "1")["text"].strip("ab") == ""
+    assert isinstance(json.loads(run_json("generate", "What?", "--json-object", "--seed", "1")["text"]), dict)
+    grammar = tmp_path / "pairs.lark"
+    grammar.write_text('start: "(" start ")" | "x"')
+    assert "x" in run_json("generate", "What?", "--grammar", str(grammar), "--seed", "1")["text"]

@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 
+import diffusiongemma
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, default_path, fingerprint, summarise
 from diffusiongemma.evals.run import evaluate
+from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.tasks.base import Example
+from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.sudoku import SudokuTask
-from tests.tiny import text_of, tiny_model
+from diffusiongemma.text.tokenizer import Tokenizer
+from tests.tiny import text_of, tiny_config, tiny_model, tiny_transformer
 
 OPTIONS: dict[str, Any] = {"num_diffusion_steps": 5, "seed": 3}
 
@@ -245,3 +249,21 @@ def test_right_and_score_differ_where_a_part_counts() -> None:
     assert report.groups == {}
     data = report.to_dict()
     assert data["task"] == "t" and data["score"] == 0.75 and json.dumps(data)
+
+
+def test_answers_held_to_their_schema_are_objects_of_it() -> None:
+    """Random weights under nano's tokenizer: every answer has the right fields, and free ones have not."""
+    task = JsonExtract()
+    examples = task.examples(4, 1_000_000)
+    nano = Path(diffusiongemma.__file__).parent / "checkpoints" / "nano"
+    transformer = tiny_transformer(tiny_config(16, vocab_size=4096))
+    model = DiffusionGemmaModel(transformer, Tokenizer.from_folder(nano), SamplingParams(num_diffusion_steps=3), [1, 5])
+    answers: dict[bool, list[str]] = {True: [], False: []}
+    for held, texts in answers.items():
+        report = evaluate(model, task, examples, held=held, max_tokens=128, on_outcome=lambda o, to=texts: to.append(o.text))
+        assert report.total.finish_reasons == ({"stop": 4} if held else report.total.finish_reasons)
+    wanted = sorted(sorted(task.schema(example)["required"]) for example in examples)
+    assert sorted(sorted(json.loads(text)) for text in answers[True]) == wanted
+    assert not any(text.startswith("{") for text in answers[False])
+    with pytest.raises(OptionError, match="held to a schema"):
+        evaluate(model, TASK, TASK.examples(1, 7), held=True)

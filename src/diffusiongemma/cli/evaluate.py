@@ -14,7 +14,7 @@ from rich.table import Table
 from diffusiongemma.cli import common
 from diffusiongemma.cli.generate import Bound, Temperature, TMax, TMin
 from diffusiongemma.errors import InputError, OptionError
-from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, Example, PinnedTask, Task
+from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, Example, PinnedTask, SchemaTask, Task
 from diffusiongemma.tasks.registry import TASKS, task_named
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def evaluate(
     stability: Annotated[int | None, typer.Option(help="Steps a canvas must stay the same before it may stop.")] = None,
     temperature: Temperature = None,
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed (sudoku).")] = False,
+    schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
     sweep: Annotated[
         str | None, typer.Option(help="Evaluate at several settings, for example num_diffusion_steps=4,8,16,32.")
     ] = None,
@@ -100,6 +101,8 @@ def evaluate(
             raise OptionError(f"{name} is given both as an option and in --sweep; give it once")
         if pin and (odd := [task.name for task in chosen if not isinstance(task, PinnedTask)]):
             raise OptionError(f"--pin is for sudoku only; nothing is known beforehand of an answer of {', '.join(odd)}")
+        if schema and (odd := [task.name for task in chosen if not isinstance(task, SchemaTask)]):
+            raise OptionError(f"--schema is for json-extract only; answers of {', '.join(odd)} have no schema")
         from diffusiongemma.api import Mode
         from diffusiongemma.evals.plot import check_plot, plot_scores, plot_sweep
         from diffusiongemma.evals.results import ResultsFile, default_path
@@ -115,7 +118,7 @@ def evaluate(
         for options in settings:
             loaded.defaults.replaced(**options)
         file = ResultsFile(out or default_path(model, mode), fresh)
-        how = {"mode": mode, "seed": seed, "pinned": pin, "batch_size": batch, "results": file}
+        how = {"mode": mode, "seed": seed, "pinned": pin, "held": schema, "batch_size": batch, "results": file}
         try:
             reports = _run(loaded, chosen, n, list(zip(values, settings, strict=True)), name, how)
         except KeyboardInterrupt:

@@ -1,13 +1,14 @@
 """``diffusiongemma generate`` and ``diffusiongemma chat``."""
 
 import sys
+from json import loads
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusiongemma.cli import common
 from diffusiongemma.cli.display import LiveCanvas, text_canvas
-from diffusiongemma.errors import DiffusionGemmaError, InputError
+from diffusiongemma.errors import DiffusionGemmaError, InputError, OptionError
 
 if TYPE_CHECKING:
     from diffusiongemma.api import DiffusionGemmaModel
@@ -29,6 +30,17 @@ StopRule = Annotated[
 ]
 EarlyStop = Annotated[bool | None, typer.Option("--early-stop/--no-early-stop", help="Stop a canvas once it is stable and sure.")]
 
+JsonSchema = Annotated[
+    str | None,
+    typer.Option("--json-schema", metavar="FILE", help="The answer is JSON of this schema; - reads standard input."),
+]
+JsonObject = Annotated[bool, typer.Option("--json-object", help="The answer is a JSON object.")]
+Regex = Annotated[str | None, typer.Option(help="The answer matches this regular expression as a whole.")]
+Choices = Annotated[list[str] | None, typer.Option("--choice", help="A text the answer may be; give one option for each.")]
+Grammar = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The answer is a text of the context-free grammar in this file (Lark's syntax).")
+]
+
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="The user's message; - or nothing on a pipe reads standard input.")] = None,
@@ -45,6 +57,11 @@ def generate(
     early_stop: EarlyStop = None,
     stop_rule: StopRule = None,
     temperature: Temperature = None,
+    json_schema: JsonSchema = None,
+    json_object: JsonObject = False,
+    regex: Regex = None,
+    choices: Choices = None,
+    grammar: Grammar = None,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
     json: common.JsonOption = False,
@@ -52,12 +69,13 @@ def generate(
     """Answer a prompt. In a terminal the canvas is shown as it forms; on a pipe only the text is printed."""
     with common.reporting(json):
         text = _prompt(prompt)
+        held = _held(json_schema, json_object, regex, choices, grammar)
         loaded = common.load(model, dtype, device)
         options = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
             stop=stop, commit=commit, early_stop=early_stop, stop_rule=stop_rule, temperature=temperature, mode=mode,
         )  # fmt: skip
-        result = _answer(loaded, {"prompt": text}, options, show=common.out.is_terminal and not json)
+        result = _answer(loaded, {"prompt": text, **held}, options, show=common.out.is_terminal and not json)
         if json:
             common.print_json(result.to_dict())
         elif not common.out.is_terminal:
@@ -122,6 +140,28 @@ def _next_line(json: bool) -> str | None:
         return None
     except UnicodeDecodeError as error:
         raise InputError(f"standard input is not UTF-8: {error.reason}") from error
+
+
+def _held(
+    schema: str | None, json_object: bool, regex: str | None, choices: list[str] | None, grammar: str | None
+) -> dict[str, Any]:
+    """What the answer is held to, as ``stream`` takes it."""
+    given = {"--json-schema": schema, "--json-object": json_object or None, "--regex": regex, "--choice": choices or None}
+    names = [name for name, value in {**given, "--grammar": grammar}.items() if value is not None]
+    if len(names) > 1:
+        raise OptionError(f"{' and '.join(names)} are given; an answer can be held to one of them")
+    if schema is not None:
+        return {"response_format": {"type": "json_schema", "json_schema": {"schema": _json(common.read_text(schema), schema)}}}
+    if json_object:
+        return {"response_format": {"type": "json_object"}}
+    return {"regex": regex, "choices": choices or None, "grammar": None if grammar is None else common.read_text(grammar)}
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return loads(text)
+    except ValueError as error:
+        raise InputError(f"{name} is not JSON: {error}") from error
 
 
 def _prompt(prompt: str | None) -> str:

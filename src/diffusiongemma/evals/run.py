@@ -13,7 +13,7 @@ from diffusiongemma.engine.runner import Batch, admit
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, fingerprint, summarise
 from diffusiongemma.sampler import SamplingParams
-from diffusiongemma.tasks.base import EVAL_SEED, Example, PinnedTask, Task
+from diffusiongemma.tasks.base import EVAL_SEED, Example, PinnedTask, SchemaTask, Task
 
 __all__ = ["evaluate"]
 
@@ -30,6 +30,7 @@ def evaluate(
     mode: Mode = "diffusion",
     seed: int = EVAL_SEED,
     pinned: bool = False,
+    held: bool = False,
     batch_size: int | None = None,
     results: ResultsFile | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
@@ -44,6 +45,7 @@ def evaluate(
         mode: the role that answers.
         seed: of the sampler; example i draws from seed + i.
         pinned: hold what is known of an answer fixed on the canvas; for tasks that are a ``PinnedTask``, diffusion only.
+        held: hold each answer to its example's JSON schema; for tasks that are a ``SchemaTask``, diffusion only.
         batch_size: examples at a time; None: 50, or fewer where their logits would be large. In float32 on a CPU results
             depend on it by rounding only.
         results: where outcomes are kept; examples that an earlier run finished there under the same settings are not run again.
@@ -62,11 +64,13 @@ def evaluate(
         raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
     if pinned and (mode != "diffusion" or not isinstance(task, PinnedTask)):
         raise OptionError(f"nothing can be pinned with the task {task.name} in mode {mode!r}; leave pinning out")
+    if held and (pinned or mode != "diffusion" or not isinstance(task, SchemaTask)):
+        raise OptionError(f"answers of {task.name} cannot be held to a schema in mode {mode!r}, or beside pins")
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size is {batch_size}; it must be at least 1")
     given = {name: value for name, value in options.items() if value is not None}
     params = model.defaults.replaced(**{"max_tokens": task.max_tokens, **given, "seed": seed})
-    run = _Run(model, task, params, mode, pinned, batch_size or _batch_size(model))
+    run = _Run(model, task, params, mode, pinned, held, batch_size or _batch_size(model))
     blank = run.blank(fingerprint(model) if results else "")
     blanks = [replace(blank, index=i, example=_example_key(example), group=example.group) for i, example in enumerate(examples)]
     outcomes = {index: done for index, empty in enumerate(blanks) if results and (done := results.get(empty.key))}
@@ -94,12 +98,14 @@ class _Run:
     params: SamplingParams
     mode: Mode
     pinned: bool
+    held: bool
     batch_size: int
 
     def blank(self, model: str) -> Outcome:
         """An outcome of this run with nothing in it yet."""
         sampling = asdict(self.params)
         decides = ["seed + index", model, self.mode, self.pinned, str(self.model.dtype), self.model.device.type, sampling]
+        decides += ["held"] if self.held else []
         return Outcome(
             task=self.task.name, index=-1, example="", group="", score=0.0, exact=None, text="", finish_reason="",
             model=model, mode=self.mode, settings=_hash(json.dumps(decides, sort_keys=True)), sampling=sampling,
@@ -122,6 +128,10 @@ class _Run:
         if self.pinned:
             assert isinstance(self.task, PinnedTask)
             options["pins"] = [self.task.pins(self.model.tokenizer.encode, example) for example, _ in batch]
+        if self.held:
+            assert isinstance(self.task, SchemaTask)
+            schemas = [self.task.schema(example) for example, _ in batch]
+            options["response_format"] = [{"type": "json_schema", "json_schema": {"schema": schema}} for schema in schemas]
         mark = time.perf_counter()
         for event in self.model.stream([example.prompt for example, _ in batch], mode=self.mode, drafts=False, **options):
             if isinstance(event, Done):

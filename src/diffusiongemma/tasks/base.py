@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["EVAL_SEED", "FIRST_EVAL_SEED", "CountedTask", "Example", "PinnedTask", "Task", "example_number", "example_rng"]
+__all__ = [
+    "EVAL_SEED",
+    "FIRST_EVAL_SEED",
+    "CountedTask",
+    "Example",
+    "PinnedTask",
+    "SchemaTask",
+    "Task",
+    "example_number",
+    "example_rng",
+]
 
 FIRST_EVAL_SEED = 1_000_000
 """Seeds from here on are for evaluation only: training takes smaller ones."""
@@ -80,6 +90,14 @@ class PinnedTask(Protocol):
         Raises:
             InputError: this checkpoint's tokens do not let the places be found.
         """
+
+
+@runtime_checkable
+class SchemaTask(Protocol):
+    """A task whose answers are JSON of a known schema."""
+
+    def schema(self, example: Example) -> dict[str, Any]:
+        """The JSON schema of an answer to this example."""
 
 
 def example_number(task: str, seed: int, index: int) -> int:

@@ -229,6 +229,11 @@ class JsonExtract:
             detail={"expected": expected, "schema": schema},
         )
 
+    def schema(self, example: Example) -> dict[str, Any]:
+        """See ``SchemaTask``."""
+        schema: dict[str, Any] = example.detail["schema"]
+        return schema
+
     def score(self, example: Example, text: str) -> float:
         """Share of fields that are there with the right value and type; a field too many counts as a wrong one."""
         expected = example.detail["expected"]
