@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusiongemma.constraints import Constraint, Grammar, Vocabulary, compile_grammar
 from diffusiongemma.engine.events import Done, Event, Result
+from diffusiongemma.engine.pins import Pins, pins_by_row
 from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
 from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
 from diffusiongemma.model.cache import KVCache
@@ -259,7 +260,7 @@ class DiffusionGemmaModel:
         *,
         messages: Sequence[Message] | None = None,
         mode: Mode = "diffusion",
-        pins: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        pins: Pins | Sequence[Pins] | None = None,
         seeds: Sequence[int] | None = None,
         drafts: bool = True,
         response_format: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
@@ -274,8 +275,9 @@ class DiffusionGemmaModel:
             prompt: a user's message or a list of them (one batch; every row draws from seed, whatever its neighbours are).
             messages: a whole conversation instead of a prompt.
             mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
-            pins: token ids that stay fixed from the start of the answer, -1 where the model writes; one list for all rows, or
-                one for each.
+            pins: what stays fixed of the answer, over as many canvases as it takes: a list of token ids from its start, -1 where
+                the model writes; or a mapping of position to token, or (position, token) pairs. One for all rows, or a list
+                with one for each. Nothing ends the answer before its last pin.
             seeds: a seed for each row instead of one for all: rows of one seed begin with the same noise.
             response_format: ``{"type": "json_schema", "json_schema": {"schema": ...}}`` (or the schema itself) or
                 ``{"type": "json_object"}``, one for all or one for each prompt: the answer is valid JSON, always, unless it
@@ -317,7 +319,7 @@ class DiffusionGemmaModel:
             seeds=[params.replaced(seed=seed).seed for seed in seeds or [params.seed] * len(prompts)],
             params=params,
             stop_ids=self.stop_ids,
-            pins=None if pins is None else _pins_by_row(pins, len(prompts)),
+            pins=None if pins is None else pins_by_row(pins, len(prompts), params.max_tokens),
             grammars=self._grammars(constraints, len(prompts)),
             drafts=drafts,
         )
@@ -366,15 +368,6 @@ def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.dev
     with torch.device("meta"):
         transformer = Transformer(config)
     return transformer.to(dtype).to_empty(device=device)
-
-
-def _pins_by_row(pins: Sequence[int] | Sequence[Sequence[int]], rows: int) -> list[list[int]]:
-    if all(isinstance(pin, int) for pin in pins):
-        return [list(cast(Sequence[int], pins))] * rows
-    by_row = [list(row) for row in cast(Sequence[Sequence[int]], pins)]
-    if len(by_row) != rows:
-        raise InputError(f"there are pins for {len(by_row)} rows and {rows} prompts; give one list for all, or one for each")
-    return by_row
 
 
 def _device(device: torch.device | str | None) -> torch.device:

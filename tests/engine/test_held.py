@@ -148,7 +148,7 @@ def test_errors_come_before_any_denoising(model: DiffusionGemmaModel) -> None:
         del broken.transformer.denoise
 
 
-def test_logits_are_asked_for_only_where_a_token_is_replaced(model: DiffusionGemmaModel) -> None:
+def test_the_head_is_asked_only_where_a_token_is_replaced(model: DiffusionGemmaModel) -> None:
     """A canvas that obeys by itself costs no product with the head."""
     from diffusiongemma.engine.held import HeldRow
 
@@ -156,12 +156,23 @@ def test_logits_are_asked_for_only_where_a_token_is_replaced(model: DiffusionGem
     tokens = model.tokenizer.encode('{"name": "Bo", "age": 3}')
     asked: list[int] = []
 
-    def logits(at: int) -> torch.Tensor:
+    def best_of(at: int, allowed: torch.Tensor) -> int:
         asked.append(at)
-        return torch.zeros(4096)
+        return int(allowed.nonzero()[0])
 
     row = HeldRow(grammar, 64, [1, 5])
-    assert row.read([*tokens, 1, 77, 78], logits) == ([*tokens, 1, 77, 78], [], True)
+    assert row.read([*tokens, 1, 77, 78], best_of) == ([*tokens, 1, 77, 78], [], True)
     assert not asked
-    mended, held, complete = row.read([*tokens[:-1], 1, 77, 78, 79], logits)
+    mended, held, complete = row.read([*tokens[:-1], 1, 77, 78, 79], best_of)
     assert complete and asked == [held[0]] == [len(tokens) - 1] and mended[: len(tokens) - 1] == tokens[:-1]
+
+
+@given(st.integers(0, 99), st.sampled_from([1, 5, 400, 4096]))
+def test_the_best_of_few_tokens_is_the_best_of_all_logits(seed: int, count: int) -> None:
+    transformer = model_of().transformer
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(2, 3, 32, generator=generator)
+    allowed = torch.zeros(4096, dtype=torch.bool)
+    allowed[torch.randperm(4096, generator=generator)[:count]] = True
+    expected = transformer.logits(hidden[1, 2]).masked_fill(~allowed, -torch.inf)
+    assert expected[transformer.best_of(hidden, 1, 2, allowed)] == pytest.approx(float(expected.max()), abs=1e-4)

@@ -142,7 +142,7 @@ def test_pins_come_out_unchanged_on_every_canvas(model: DiffusionGemmaModel) -> 
         ({"mode": "causal", "pins": [1]}, OptionError, "pins need mode 'diffusion'"),
         ({"pins": [64]}, InputError, "outside 0 to 63"),
         ({"pins": [-2]}, InputError, "outside 0 to 63"),
-        ({"pins": [1] * 25}, InputError, "pins 25 positions; max_tokens 20 gives 24"),
+        ({"pins": [1] * 25}, InputError, "pins 25 positions; max_tokens 20 ends the answer"),
         ({"pins": [[1], [2]]}, InputError, "pins for 2 rows and 1 prompts"),
         ({"top_k": 5}, OptionError, "unknown option top_k"),
     ],

@@ -88,6 +88,7 @@ class Draft:
         entropy: nats, of each position.
         accepted: whether the step kept a draw there.
         text: the draft as text.
+        pinned: whether the position is fixed from outside.
     """
 
     row: int
@@ -97,6 +98,7 @@ class Draft:
     entropy: list[float]
     accepted: list[bool]
     text: str
+    pinned: list[bool]
 
 
 @dataclass(frozen=True)

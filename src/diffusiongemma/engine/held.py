@@ -7,6 +7,7 @@ Shapes: B rows, L canvas, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from diffusiongemma.sampler import Canvas
 
 __all__ = ["HeldRow", "hold"]
 
+BestOf = Callable[[int, Tensor], int]
+"""From a position and the allowed tokens ``[V]`` bool to the most probable of them."""
 MENDED_A_STEP = 4
 """Choices replaced in one step: behind a replaced token the canvas is likely to shift, so later ones are often thrown away."""
 
@@ -46,33 +49,33 @@ class HeldRow:
         known = self._cursor.forced()[: min(length, self._left)]
         return known + [-1] * (length - len(known))
 
-    def read(self, tokens: Sequence[int], logits: Callable[[int], Tensor]) -> tuple[list[int], list[int], bool]:
+    def read(self, tokens: Sequence[int], best_of: BestOf) -> tuple[list[int], list[int], bool]:
         """Read a canvas as far as a few replacements lead.
 
         Args:
             tokens: ``[L]``.
-            logits: of a position, ``[V]``.
+            best_of: chooses a token where one has to be replaced.
 
         Returns:
             The mended canvas, the positions that are held, and whether it was read to its end.
         """
-        reader = _Reader(self._cursor.copy(), list(tokens), min(len(tokens), self._left), logits, self._stop_ids)
+        reader = _Reader(self._cursor.copy(), list(tokens), min(len(tokens), self._left), best_of, self._stop_ids)
         complete = reader.run(MENDED_A_STEP)
         return reader.tokens, reader.held, complete
 
-    def commit(self, tokens: Sequence[int], logits: Callable[[int], Tensor]) -> list[int]:
+    def commit(self, tokens: Sequence[int], best_of: BestOf) -> list[int]:
         """Read a canvas to its end, with an eye on what the answer may still have, and go on behind it.
 
         Returns:
             ``[L]``: the grammar allows all of it up to the first stop token or to the end of the answer.
         """
         end = min(len(tokens), self._left)
-        reader = _Reader(self._cursor.copy(), list(tokens), end, logits, self._stop_ids)
+        reader = _Reader(self._cursor.copy(), list(tokens), end, best_of, self._stop_ids)
         reader.run(end)
         plan = reader.cursor.ending(self._left - reader.at)
         # If this leads where no end in time is known, although one was: once more, token by token.
         if plan is None and self._plan is not None:
-            reader = _Reader(self._cursor.copy(), list(tokens), end, logits, self._stop_ids)
+            reader = _Reader(self._cursor.copy(), list(tokens), end, best_of, self._stop_ids)
             plan = reader.run_within(self._left, self._plan)
         self._cursor, self._left, self._plan = reader.cursor, self._left - reader.at, plan
         return reader.tokens
@@ -81,10 +84,8 @@ class HeldRow:
 class _Reader:
     """One reading; ``cursor`` stands behind ``at`` tokens."""
 
-    def __init__(
-        self, cursor: Cursor, tokens: list[int], end: int, logits: Callable[[int], Tensor], stop_ids: frozenset[int]
-    ) -> None:
-        self.cursor, self.tokens, self.logits = cursor, tokens, logits
+    def __init__(self, cursor: Cursor, tokens: list[int], end: int, best_of: BestOf, stop_ids: frozenset[int]) -> None:
+        self.cursor, self.tokens, self.best_of = cursor, tokens, best_of
         self.end, self.stop_ids = end, stop_ids
         self.at = 0
         self.held: list[int] = []
@@ -151,12 +152,11 @@ class _Reader:
         return bool(tokens)
 
     def _best_allowed(self) -> int:
-        scores = self.logits(self.at)
-        return int(scores.masked_fill(~self.cursor.allowed().to(scores.device), -torch.inf).argmax())
+        return self.best_of(self.at, self.cursor.allowed())
 
 
 def hold(
-    found: Statistics, canvas: Canvas, rows: Sequence[HeldRow | None], logits: Callable[[int, int], Tensor]
+    found: Statistics, canvas: Canvas, rows: Sequence[HeldRow | None], best_of: Callable[[int, int, Tensor], int]
 ) -> tuple[Statistics, Tensor, Tensor]:
     """Let the grammars have their say between the statistics and the step.
 
@@ -164,7 +164,7 @@ def hold(
         found: of the model's distributions.
         canvas: the state they were computed from.
         rows: a grammar's place a row; None: a row that is free.
-        logits: of (row, position), ``[V]``.
+        best_of: the most probable of the allowed tokens ``[V]`` bool, of (row, position).
 
     Returns:
         The statistics, certain at held positions; the held positions ``[B, L]`` bool; rows ``[B]`` bool that were not read to
@@ -175,7 +175,7 @@ def hold(
     broken = torch.zeros(len(rows), dtype=torch.bool)
     for place, row in enumerate(rows):
         if row is not None:
-            best[place], positions, complete = row.read(best[place], lambda at, place=place: logits(place, at))  # type: ignore[misc]
+            best[place], positions, complete = row.read(best[place], partial(best_of, place))
             held[place, positions] = True
             broken[place] = not complete
     device = canvas.tokens_BL.device

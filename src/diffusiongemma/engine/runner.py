@@ -15,6 +15,7 @@ from diffusiongemma.constraints import Grammar
 from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.events import Done, Draft, Event
 from diffusiongemma.engine.held import HeldRow, hold
+from diffusiongemma.engine.pins import last_set
 from diffusiongemma.errors import InputError, PromptTooLongError
 from diffusiongemma.kernels import Stream, draw, position_keys
 from diffusiongemma.model.cache import KVCache
@@ -37,7 +38,10 @@ class Batch:
         seeds: one a row.
         params: for all rows.
         stop_ids: token ids that end an answer.
-        pins: token ids to hold fixed at the beginning of the first canvases, -1 where open; None: no pins.
+        pins: token ids to hold fixed from the start of each row's answer over as many canvases as it takes, -1 where open;
+            None: no pins.
+        starts: token ids that each row's canvases begin with instead of noise, -1 where noise; None: noise alone.
+        limits: most tokens of each row's answer; None: ``params.max_tokens`` for all.
         grammars: what each row's answer must be, None where it is free; None: all are.
         drafts: whether Draft events are wanted. Without them the host learns of a step only whether rows are done.
     """
@@ -47,8 +51,14 @@ class Batch:
     params: SamplingParams
     stop_ids: tuple[int, ...]
     pins: list[list[int]] | None = None
+    starts: list[list[int]] | None = None
+    limits: list[int] | None = None
     grammars: list[Grammar | None] | None = None
     drafts: bool = True
+
+    def limit(self, row: int) -> int:
+        """Most tokens of a row's answer."""
+        return self.params.max_tokens if self.limits is None else self.limits[row]
 
 
 def admit(model: Transformer, batch: Batch, unit: int) -> int:
@@ -66,7 +76,8 @@ def admit(model: Transformer, batch: Batch, unit: int) -> int:
     if not batch.prompts:
         raise InputError("there is no prompt; give at least one")
     config = model.config
-    room = -(-batch.params.max_tokens // unit) * unit
+    most = max(map(batch.limit, range(len(batch.prompts))))
+    room = -(-most // unit) * unit
     for row, ids in enumerate(batch.prompts):
         if not ids:
             raise InputError(f"prompt {row} is empty; give it at least one token")
@@ -76,18 +87,19 @@ def admit(model: Transformer, batch: Batch, unit: int) -> int:
             raise InputError(f"prompt {row} has the image token {config.image_token_id}; images are not supported yet")
         if len(ids) + room > config.text.max_position_embeddings:
             raise PromptTooLongError(
-                f"prompt {row} has {len(ids)} tokens and max_tokens {batch.params.max_tokens} takes {room} more, in steps of "
+                f"prompt {row} has {len(ids)} tokens and max_tokens {most} takes {room} more, in steps of "
                 f"{unit}: {len(ids) + room} positions; the model has {config.text.max_position_embeddings}. "
                 "Shorten the prompt or lower max_tokens"
             )
     if batch.grammars is not None and (batch.pins is not None or batch.params.stop or not batch.stop_ids):
         what = "pins" if batch.pins is not None else "stop strings" if batch.params.stop else "a checkpoint without stop tokens"
         raise InputError(f"an answer cannot be held to a grammar and have {what}: which of the two should give way?")
-    for row, pins in enumerate(batch.pins or []):
-        if len(pins) > room:
-            raise InputError(f"row {row} pins {len(pins)} positions; max_tokens {batch.params.max_tokens} gives {room}")
-        if any(not -1 <= pin < config.text.vocab_size for pin in pins):
-            raise InputError(f"row {row} pins a token id outside 0 to {config.text.vocab_size - 1} (-1 leaves a position open)")
+    for what, rows in (("pins", batch.pins), ("starts", batch.starts)):
+        for row, given in enumerate(rows or []):
+            if (end := last_set(given)) > batch.limit(row):
+                raise InputError(f"row {row} {what} {end} positions; max_tokens {batch.limit(row)} ends the answer before them")
+            if any(not -1 <= token < config.text.vocab_size for token in given):
+                raise InputError(f"row {row} {what} a token id outside 0 to {config.text.vocab_size - 1} (-1 leaves a position open)")
     return max(map(len, batch.prompts)) + room
 
 
@@ -115,13 +127,13 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
     """Denoise canvas after canvas; yields a Draft a row and step, a Commit a row and canvas, a Done a row.
 
     Steps, for each canvas:
-        1. noise it (pins, and what a grammar forces, apart);
+        1. noise it (pins, what a grammar forces, and what there is to start from apart);
         2. denoise and step until each row stops; a row that stops leaves the passes at once;
         3. commit: emit the final tokens;
         4. encode the committed canvas for the rows that go on; rows with their answer leave the batch.
     """
     slots = admit(model, batch, model.config.canvas_length)
-    answers = [Answer(tokenizer, batch.params, batch.stop_ids, len(ids)) for ids in batch.prompts]
+    answers = [_answer(tokenizer, batch, row) for row in range(len(batch.prompts))]
     cache = KVCache(model.config.text, len(answers), slots, model.dtype, model.device)
     encode_prompts(model, batch.prompts, cache)
     rows, index = list(range(len(answers))), 0
@@ -130,9 +142,10 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
         began = time.perf_counter()
         # 1.
         seeds = torch.tensor([batch.seeds[row] for row in rows], device=model.device)
-        pins = _pins(batch, held, rows, index, model)
-        vocab_size, stability = model.config.text.vocab_size, batch.params.stability
-        canvas = new_canvas(seeds, torch.full_like(seeds, index), model.config.canvas_length, vocab_size, stability, pins)
+        length, vocab_size = model.config.canvas_length, model.config.text.vocab_size
+        pins, starts = _pins(batch, held, rows, index, model), _share(batch.starts, rows, index, model)
+        indices = torch.full_like(seeds, index)
+        canvas = new_canvas(seeds, indices, length, vocab_size, batch.params.stability, pins, starts)
         # 2.
         finals, steps = yield from _denoise(model, tokenizer, batch, canvas, cache, rows, index, held)
         # 3.
@@ -180,7 +193,7 @@ def _denoise(
             canvas = step(canvas, found, params, vocab_size, batch.stop_ids)
         else:
             here = [held[rows[place]] for place in places]
-            found, held_BL, broken_B = hold(found, canvas, here, partial(_logits, model, hidden))
+            found, held_BL, broken_B = hold(found, canvas, here, partial(model.best_of, hidden))
             canvas = step(canvas, found, params, vocab_size, batch.stop_ids)
             canvas = replace(canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < params.num_diffusion_steps)))
             certain_BL = certain_BL | held_BL
@@ -196,7 +209,7 @@ def _denoise(
         ):
             if done[at]:
                 row = held[rows[place]]
-                finals[place] = final if row is None else row.commit(final, partial(_logits, model, hidden, at))
+                finals[place] = final if row is None else row.commit(final, partial(model.best_of, hidden, at))
                 steps[place] = taken
         if all(done):
             return finals, steps
@@ -212,7 +225,7 @@ def run_causal(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Iterat
     """Token-by-token decoding with the encoder role and the tied head: greedy at temperature 0, else sampled."""
     slots = admit(model, batch, 1)
     params, rows = batch.params, range(len(batch.prompts))
-    answers = [Answer(tokenizer, params, batch.stop_ids, len(ids)) for ids in batch.prompts]
+    answers = [_answer(tokenizer, batch, row) for row in rows]
     cache = KVCache(model.config.text, len(rows), slots, model.dtype, model.device)
     seeds = torch.tensor(batch.seeds, device=model.device)
     hidden_BD = encode_prompts(model, batch.prompts, cache)
@@ -239,16 +252,26 @@ def run_causal(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Iterat
 
 def _pins(batch: Batch, held: Sequence[HeldRow | None], rows: Sequence[int], index: int, model: Transformer) -> Tensor | None:
     """This canvas's share of the pins and what its grammar forces ``[B, L]``, -1 where open."""
-    if batch.pins is None and batch.grammars is None:
+    if batch.grammars is None:
+        return _share(batch.pins, rows, index, model)
+    length = model.config.canvas_length
+    forced = [[-1] * length if (grammar := held[row]) is None else grammar.forced(length) for row in rows]
+    return torch.tensor(forced, device=model.device)
+
+
+def _share(by_row: list[list[int]] | None, rows: Sequence[int], index: int, model: Transformer) -> Tensor | None:
+    """This canvas's share of what is given from the start of the answers: ``[B, L]``, -1 where nothing is."""
+    if by_row is None:
         return None
     length = model.config.canvas_length
-    pins = torch.full((len(rows), length), -1)
-    for place, row in enumerate(rows):
-        here = batch.pins[row][index * length : (index + 1) * length] if batch.pins is not None else []
-        grammar = held[row]
-        here = here if grammar is None else grammar.forced(length)
-        pins[place, : len(here)] = torch.tensor(here, dtype=torch.int64)
-    return pins.to(model.device)
+    cut = [by_row[row][index * length : (index + 1) * length] for row in rows]
+    return torch.tensor([here + [-1] * (length - len(here)) for here in cut], device=model.device)
+
+
+def _answer(tokenizer: Tokenizer, batch: Batch, row: int) -> Answer:
+    params = replace(batch.params, max_tokens=batch.limit(row))
+    fixed = 0 if batch.pins is None else last_set(batch.pins[row])
+    return Answer(tokenizer, params, batch.stop_ids, len(batch.prompts[row]), fixed)
 
 
 def _held(batch: Batch) -> list[HeldRow | None]:
@@ -257,12 +280,7 @@ def _held(batch: Batch) -> list[HeldRow | None]:
     return [None if grammar is None else HeldRow(grammar, batch.params.max_tokens, batch.stop_ids) for grammar in grammars]
 
 
-def _logits(model: Transformer, hidden_BLD: Tensor, row: int, at: int) -> Tensor:
-    """Logits ``[V]`` of one position."""
-    return model.logits(hidden_BLD[row, at])
-
-
 def _drafts(canvas: Canvas, rows: Sequence[int], index: int, tokenizer: Tokenizer) -> Iterator[Draft]:
-    states = (canvas.step_B, canvas.best_BL, canvas.entropy_BL, canvas.accepted_BL)
-    for row, taken, best, entropy, accepted in zip(rows, *(state.tolist() for state in states), strict=True):
-        yield Draft(row, index, taken, best, entropy, accepted, tokenizer.decode(best))
+    states = (canvas.step_B, canvas.best_BL, canvas.entropy_BL, canvas.accepted_BL, canvas.pinned_BL)
+    for row, taken, best, entropy, accepted, pinned in zip(rows, *(state.tolist() for state in states), strict=True):
+        yield Draft(row, index, taken, best, entropy, accepted, tokenizer.decode(best), pinned)

@@ -140,6 +140,21 @@ class Transformer(nn.Module):
         found = kernels.canvas_head(hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, kernels=self.kernels)
         return found._replace(soft_BLD=None if found.soft_BLD is None else found.soft_BLD * self._embed_scale())
 
+    def best_of(self, hidden_BLD: Tensor, row: int, at: int, allowed_V: Tensor) -> int:
+        """The most probable of the allowed tokens at one position; few of them cost few rows of the head.
+
+        Args:
+            hidden_BLD: ``[B, L, D]`` final hidden states.
+            row: which row.
+            at: which position.
+            allowed_V: ``[V]`` bool, one at least.
+        """
+        table = self.embed_tokens.weight
+        ids = allowed_V.nonzero().squeeze(1).to(table.device)
+        few = 8 * len(ids) < len(table)
+        scores = F.linear(hidden_BLD[row, at], table[ids] if few else table)
+        return int(ids[(scores if few else scores[ids]).argmax()])
+
     def soften(self, shaped_BLV: Tensor) -> Tensor:
         """The expected embedding ``[B, L, D]`` under the softmax of (temperature-shaped) logits ``[B, L, V]``."""
         weight = self.embed_tokens.weight

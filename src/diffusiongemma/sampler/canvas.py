@@ -64,8 +64,9 @@ def new_canvas(
     vocab_size: int,
     stability: int,
     pins_BL: Tensor | None = None,
+    start_BL: Tensor | None = None,
 ) -> Canvas:
-    """Canvases of pure noise, but for the pins.
+    """Canvases of pure noise, but for the pins and what is there to start from.
 
     Args:
         seed_B: ``[B]`` int64.
@@ -74,9 +75,13 @@ def new_canvas(
         vocab_size: noise comes from ``[0, vocab_size)``.
         stability: steps of history the stop test needs.
         pins_BL: ``[B, L]`` int64, a token id where a position is pinned, -1 elsewhere.
+        start_BL: ``[B, L]`` int64, a token id where a position begins with one instead of noise, -1 elsewhere. It is open as
+            any other: the first step keeps it where the model is sure of it.
     """
     step_B = torch.zeros_like(seed_B)
     tokens = random_ids(position_keys(seed_B, index_B, step_B, Stream.INITIAL, length), vocab_size)
+    if start_BL is not None:
+        tokens = torch.where(start_BL >= 0, start_BL, tokens)
     pinned = torch.zeros_like(tokens, dtype=torch.bool) if pins_BL is None else pins_BL >= 0
     if pins_BL is not None:
         tokens = torch.where(pinned, pins_BL, tokens)

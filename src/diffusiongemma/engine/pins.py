@@ -1,0 +1,58 @@
+"""Pins as a caller writes them -> a list of token ids a row, -1 where the model writes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from diffusiongemma.errors import InputError
+
+__all__ = ["Pins", "last_set", "pins_by_row"]
+
+Pins = Sequence[int] | Mapping[int, int] | Sequence[tuple[int, int]]
+"""Token ids from the start of an answer, -1 where open; position to token; or (position, token) pairs."""
+
+
+def last_set(tokens: Sequence[int]) -> int:
+    """Positions up to and with the last that is not open (-1)."""
+    return next((len(tokens) - at for at, token in enumerate(reversed(tokens)) if token != -1), 0)
+
+
+def pins_by_row(pins: Pins | Sequence[Pins], rows: int, most: int) -> list[list[int]]:
+    """What each row has pinned.
+
+    Args:
+        pins: of all rows, or a list with those of each row; tuples are (position, token) pairs.
+        rows: how many there are.
+        most: positions of an answer.
+
+    Returns:
+        A list of token ids for each row, -1 where it is open.
+
+    Raises:
+        InputError: pins for another number of rows, two tokens for one position, or a position outside the answer.
+    """
+    if isinstance(pins, Mapping) or all(isinstance(pin, int | tuple) for pin in pins):
+        return [_row(cast(Pins, pins), 0, most)] * rows
+    if len(pins) != rows:
+        raise InputError(f"there are pins for {len(pins)} rows and {rows} prompts; give one list for all, or one for each")
+    return [_row(cast(Pins, given), row, most) for row, given in enumerate(pins)]
+
+
+def _row(pins: Pins, row: int, most: int) -> list[int]:
+    if isinstance(pins, Mapping):
+        return _placed(pins.items(), row, most)
+    if any(isinstance(pin, tuple) for pin in pins):
+        return _placed(cast(Sequence[tuple[int, int]], pins), row, most)
+    return list(cast(Sequence[int], pins))
+
+
+def _placed(pairs: Iterable[tuple[int, int]], row: int, most: int) -> list[int]:
+    at: dict[int, int] = {}
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(part, int) for part in pair):
+            raise InputError(f"row {row} has {pair!r} among its pins; write (position, token) pairs, or token ids alone")
+        position, token = pair
+        if not 0 <= position < most:
+            raise InputError(f"row {row} pins position {position}; max_tokens {most} gives the positions 0 to {most - 1}")
+        if at.setdefault(position, token) != token:
+            raise InputError(f"row {row} pins position {position} to {at[position]} and to {token}; it can hold one token")
+    return [at.get(position, -1) for position in range(max(at, default=-1) + 1)]
