@@ -16,8 +16,8 @@ from diffusiongemma.kernels.reference import GROUP, Statistics
 
 __all__ = ["SoftProducts", "canvas_head"]
 
-TILE_NUMBERS = 1 << 18
-"""Logits of a tile: 1 MiB of float32, so that the passes over it stay in a core's cache (docs/lab-log.md)."""
+TILE_NUMBERS = 1 << 20
+"""Logits of a tile: 4 MiB of float32; smaller tiles make more small calls, larger ones win nothing (docs/lab-log.md)."""
 TILE_LEAST, TILE_MOST = 256, 4096
 """Tokens of a tile: fewer make slow products, more would widen a bfloat16 table by too much at once."""
 _NOTHING = -1e30
@@ -43,7 +43,7 @@ class _Winner:
     def update(self, value_NG: Tensor, z_NGT: Tensor, first: int) -> None:
         value_N, group_N = value_NG.max(-1)
         better_N = value_N > self.value_N
-        logits_NT = z_NGT.take_along_dim(group_N[:, None, None], 1).squeeze(1)
+        logits_NT = z_NGT.gather(1, group_N[:, None, None].expand(-1, 1, z_NGT.shape[2])).squeeze(1)
         self.value_N = torch.where(better_N, value_N, self.value_N)
         self.group_N = torch.where(better_N, group_N + first, self.group_N)
         self.logits_NT = torch.where(better_N[:, None], logits_NT, self.logits_NT)
