@@ -11,10 +11,13 @@ from rich.live import Live
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from diffusiongemma.engine.events import Draft
+    from diffusiongemma.engine.events import Draft, Event
 
-__all__ = ["LiveCanvas", "entropy_colour", "sudoku_grid", "text_canvas"]
+__all__ = ["LiveCanvas", "RowsCanvas", "entropy_colour", "sudoku_grid", "text_canvas"]
 
+PINNED = "dim"
+CONTEXT = 12
+"""Pinned tokens shown behind the last open one."""
 _SURE, _UNSURE = (0x4A, 0xDE, 0x80), (0xF8, 0x71, 0x71)
 
 
@@ -70,6 +73,10 @@ class LiveCanvas:
         """Count tokens that are final, for the rate."""
         self._tokens += tokens
 
+    def clear(self) -> None:
+        """Leave nothing behind."""
+        self.finish(Text("", end=""))
+
     def finish(self, picture: RenderableType) -> None:
         """Replace the canvas by its last picture."""
         self._live.update(picture, refresh=True)
@@ -90,6 +97,45 @@ def text_canvas(token_text: Callable[[int], str], before: Callable[[], str]) -> 
         return picture
 
     return draw
+
+
+class RowsCanvas:
+    """Draws the rows of a batch below each other, a line each: pinned tokens dim, the others coloured by entropy.
+
+    Args:
+        token_text: text of one token id.
+        title: stands above, where it is not empty.
+    """
+
+    def __init__(self, token_text: Callable[[int], str], title: Callable[[], str]) -> None:
+        self._token_text = token_text
+        self._title = title
+        self._lines: dict[int, Text] = {}
+
+    def follow(self, event: "Event", canvas: LiveCanvas) -> None:
+        """Show an event, if it is a draft."""
+        from diffusiongemma.engine.events import Draft
+
+        if isinstance(event, Draft):
+            canvas.show(event)
+
+    def __call__(self, draft: "Draft") -> Group:
+        """A picture of all rows with this draft in it; the first draft of a batch forgets the batch before."""
+        if draft.row == 0 and draft.step == 1 and draft.canvas == 0:
+            self._lines = {}
+        self._lines[draft.row] = self._line(draft)
+        title = [Text(self._title(), style="dim")] if self._title() else []
+        return Group(*title, *(self._lines[row] for row in sorted(self._lines)))
+
+    def _line(self, draft: "Draft") -> Text:
+        open_until = max((at for at, fixed in enumerate(draft.pinned) if not fixed), default=-1)
+        picture = Text(no_wrap=True, overflow="ellipsis")
+        shown = zip(draft.tokens, draft.entropy, draft.pinned, strict=True)
+        for at, (token, entropy, fixed) in enumerate(shown):
+            if at > open_until + CONTEXT:
+                break
+            picture.append(self._token_text(token).replace("\n", "⏎"), style=PINNED if fixed else f"bold {entropy_colour(entropy)}")
+        return picture
 
 
 def sudoku_grid(cells: Sequence[str], clues: str, styles: Sequence[str]) -> Text:

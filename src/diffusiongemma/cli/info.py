@@ -13,8 +13,9 @@ __all__ = ["info", "memory_report"]
 
 CONTEXT = 4096
 """Tokens of context that the memory estimate allows for."""
-LOGITS_ARRAYS = 8
-"""Float32 arrays of ``[canvas, vocabulary]`` alive at the peak of a plain sampling step (measured, docs/lab-log.md)."""
+PASS_BYTES = 256 << 20
+"""What a pass over one canvas may take besides: activations and the head's tiles (97 MiB were measured at a hidden size of 768
+and the released vocabulary, docs/lab-log.md)."""
 
 
 def info(
@@ -56,8 +57,7 @@ def memory_report(config: Any) -> dict[str, Any]:
     text = config.text
     active = total - experts + experts * text.top_k_experts // text.num_experts
     cache_elements = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in text.layers)
-    logits = LOGITS_ARRAYS * 4 * config.canvas_length * text.vocab_size
-    needed = {name: total * size + CONTEXT * cache_elements * size + logits for name, size in (("float32", 4), ("bfloat16", 2))}
+    needed = {name: total * size + CONTEXT * cache_elements * size + PASS_BYTES for name, size in (("float32", 4), ("bfloat16", 2))}
     free = {"cpu": _free_memory()}
     if torch.cuda.is_available():
         free["cuda"] = torch.cuda.mem_get_info()[0]
@@ -70,7 +70,7 @@ def memory_report(config: Any) -> dict[str, Any]:
         "weight_bytes": {"float32": 4 * total, "bfloat16": 2 * total},
         "cache_bytes_per_token": {"float32": 4 * cache_elements, "bfloat16": 2 * cache_elements},
         "needed_bytes": needed,
-        "needed_for": f"weights, {CONTEXT} tokens of context and {LOGITS_ARRAYS} float32 arrays of logits for one canvas",
+        "needed_for": f"weights, {CONTEXT} tokens of context and {PASS_BYTES >> 20} MiB for a pass over one canvas",
         "free_bytes": free,
         "fits": {place: {name: need <= there for name, need in needed.items()} for place, there in free.items()},
     }

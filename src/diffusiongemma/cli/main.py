@@ -6,11 +6,14 @@ import typer
 
 from diffusiongemma import __version__
 from diffusiongemma.cli.bench import bench
+from diffusiongemma.cli.decide import decide
 from diffusiongemma.cli.evaluate import evaluate
+from diffusiongemma.cli.fill import edit, fill, infill
 from diffusiongemma.cli.generate import chat, generate
 from diffusiongemma.cli.info import info
 from diffusiongemma.cli.sudoku import sudoku
 from diffusiongemma.cli.train import train
+from diffusiongemma.cli.vary import vary
 
 __all__ = ["app", "main"]
 
@@ -39,6 +42,11 @@ def _root(
 app.command()(sudoku)
 app.command()(generate)
 app.command()(chat)
+app.command()(decide)
+app.command()(infill)
+app.command()(fill)
+app.command()(edit)
+app.command()(vary)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(bench)

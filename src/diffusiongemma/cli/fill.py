@@ -1,0 +1,143 @@
+"""``diffusiongemma infill``, ``fill`` and ``edit``: writing in a text that is there already."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from diffusiongemma.cli import common
+from diffusiongemma.cli.display import LiveCanvas, RowsCanvas
+from diffusiongemma.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.engine.fill import Filled
+    from diffusiongemma.engine.frame import OnEvent
+
+__all__ = ["edit", "fill", "infill"]
+
+T = TypeVar("T")
+Prompt = Annotated[str | None, typer.Option(help="A user's message that the text answers; unset: it is plain text.")]
+Tries = Annotated[int, typer.Option(help="Most rows to try: lengths, each also with open borders.", min=1)]
+
+
+def infill(
+    prefix_file: Annotated[str | None, typer.Option(help="Text before the hole; - reads standard input.")] = None,
+    suffix_file: Annotated[str | None, typer.Option(help="Text behind it; - reads standard input.")] = None,
+    least: Annotated[int, typer.Option(help="Fewest tokens of the hole.")] = 1,
+    most: Annotated[int, typer.Option(help="Most tokens of the hole.")] = 16,
+    prompt: Prompt = None,
+    tries: Tries = 16,
+    seed: common.SeedOption = None,
+    steps: common.StepsOption = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    device: common.DeviceOption = None,
+    dtype: common.DtypeOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Write what stands between two texts. Several lengths are tried at once; what is given comes out unchanged."""
+    with common.reporting(json):
+        if prefix_file is None and suffix_file is None:
+            raise InputError("there is nothing around the hole; give --prefix-file, --suffix-file or both")
+        if prefix_file == suffix_file == "-":
+            raise InputError("--prefix-file and --suffix-file are both standard input; one of them must be a file")
+        prefix, suffix = ("" if name is None else common.read_text(name) for name in (prefix_file, suffix_file))
+        loaded = common.load(model, dtype, device)
+        options = common.sampling_options(num_diffusion_steps=steps, seed=seed, prompt=prompt)
+        _report(
+            loaded,
+            lambda look: loaded.infill(prefix, suffix, least=least, most=most, tries=tries, on_event=look, **options),
+            json,
+        )
+
+
+def fill(
+    template: Annotated[
+        str | None, typer.Argument(help="Text with holes: 'Dear {{name:1-6}}, ...'; - reads standard input.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with the template instead.")] = None,
+    prompt: Prompt = None,
+    tries: Tries = 16,
+    seed: common.SeedOption = None,
+    steps: common.StepsOption = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    device: common.DeviceOption = None,
+    dtype: common.DtypeOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Write all holes of a template together: {{name}}, {{name:4}} or {{name:1-6}}, fewest and most tokens."""
+    with common.reporting(json):
+        if (template is None) == (file is None):
+            raise InputError("give a template or --file, not both and not neither")
+        text = common.read_text(file or "-") if template in (None, "-") else str(template)
+        loaded = common.load(model, dtype, device)
+        options = common.sampling_options(num_diffusion_steps=steps, seed=seed, prompt=prompt)
+        _report(loaded, lambda look: loaded.fill(text, tries=tries, on_event=look, **options), json)
+
+
+def edit(
+    file: Annotated[str, typer.Argument(help="The text; - reads standard input.", metavar="FILE")],
+    instruction: Annotated[str, typer.Argument(help="What is to become of it.")],
+    in_prompt: Annotated[
+        bool, typer.Option("--in-prompt/--canvas-only", help="Show the text in the message too, or on the canvas alone.")
+    ] = True,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of the new text; unset: room for the old one and more.")
+    ] = None,
+    seed: common.SeedOption = None,
+    steps: common.StepsOption = None,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    device: common.DeviceOption = None,
+    dtype: common.DtypeOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Rewrite a text: the canvas begins with it instead of noise, so that what stays converges at once."""
+    with common.reporting(json):
+        text = common.read_text(file)
+        loaded = common.load(model, dtype, device)
+        options = common.sampling_options(num_diffusion_steps=steps, seed=seed, max_tokens=max_tokens)
+        result = _watched(
+            loaded,
+            lambda look: loaded.edit(text, instruction, in_prompt=in_prompt, on_event=look, **options),
+            json,
+        )
+        if json:
+            common.print_json(result.to_dict())
+            return
+        _write(result.text)
+        common.err.print(f"{result.usage.completion_tokens} tokens, {result.usage.denoising_steps} steps", style="dim")
+
+
+def _report(model: "DiffusionGemmaModel", run: "Callable[[OnEvent | None], Filled]", json: bool) -> None:
+    filled = _watched(model, run, json)
+    if json:
+        common.print_json(filled.to_dict())
+        return
+    _write(filled.text)
+    best = filled.tried[0]
+    lengths = ", ".join(f"{name}: {length}" for name, length in best.lengths.items())
+    common.err.print(
+        f"{len(filled.tried)} layouts tried; best: {lengths} tokens, {best.score:.1f} nats, {best.steps} steps, "
+        f"{filled.seconds:.2f} s",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _watched(model: "DiffusionGemmaModel", run: "Callable[[OnEvent | None], T]", json: bool) -> T:
+    """Run; in a terminal the rows are shown as they form, and make room for the text at the end."""
+    if json or not common.out.is_terminal:
+        return run(None)
+    rows = RowsCanvas(model.tokenizer.token_text, lambda: "")
+    with LiveCanvas(common.out, rows) as canvas:
+        result = run(lambda event: rows.follow(event, canvas))
+        canvas.clear()
+    return result
+
+
+def _write(text: str) -> None:
+    """The text as it is, with a line break at the end."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
