@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, overload
@@ -11,8 +12,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from torch import Tensor
 
 from diffusiongemma.constraints import Constraint, Grammar, Vocabulary, compile_grammar
+from diffusiongemma.engine.decide import Alternatives, decide
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.pins import Pins, pins_by_row
+from diffusiongemma.engine.rewriting import Rewriting
 from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
 from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
 from diffusiongemma.model.cache import KVCache
@@ -20,6 +23,7 @@ from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.chat import Message
+from diffusiongemma.text.questions import Decisions, Question, Sheet, sheets
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.weights.load import fill, save, vision_tensors
 from diffusiongemma.weights.resolve import resolve
@@ -33,7 +37,7 @@ _PROGRESS_FROM = 1 << 28
 """Bytes of weights from which loading shows a progress bar."""
 
 
-class DiffusionGemmaModel:
+class DiffusionGemmaModel(Rewriting):
     """A DiffusionGemma checkpoint, ready to generate.
 
     Make one with ``from_pretrained``. ``generate`` and ``stream`` take text; ``new_cache``, ``encode``, ``denoise``,
@@ -286,7 +290,8 @@ class DiffusionGemmaModel:
             choices: the answer is one of them.
             grammar: the answer is a text of this context-free grammar, in Lark's syntax as llguidance reads it.
             drafts: False leaves out the Draft events, which cost a little at every step.
-            **options: fields of ``SamplingParams``: ``max_tokens``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
+            **options: fields of ``SamplingParams``: ``max_tokens``, ``canvas_length``, ``num_diffusion_steps``, ``seed``,
+                ``entropy_bound``,
                 ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``, ``early_stop``,
                 ``stop_rule``, ``commit``, ``stop``, ``temperature``. Unset
                 ones come from the checkpoint; ``seed`` unset is drawn at random.
@@ -335,6 +340,59 @@ class DiffusionGemmaModel:
         each = constraints if len(constraints) == rows else list(constraints) * rows
         return [None if one is None else compile_grammar(one, self.vocabulary) for one in each]
 
+    def decide(
+        self,
+        prompt: str | None = None,
+        questions: Sequence[Question] = (),
+        *,
+        messages: Sequence[Message] | None = None,
+        joint: bool = False,
+        template: str | None = None,
+        threshold: float = 0.0,
+        draws: int = 1,
+        seed: int = 0,
+    ) -> Decisions:
+        """Answer typed questions by what one denoising pass gives each of the allowed answers; nothing is generated.
+
+        Args:
+            prompt: a user's message.
+            questions: ``Predicate``, ``Choice``, ``Score``, with different names.
+            messages: a whole conversation instead of a prompt.
+            joint: all questions on one canvas, so that an answer depends on the others; else each is asked alone.
+            template: the answer's text, with a slot ``{{name}}`` for each question of a canvas; it stands fixed around them. None:
+                the bare answer where a question is alone, else a line ``name: {{name}}`` each.
+            threshold: a question whose answer is less probable is left open: its ``answer`` is None.
+            draws: of noise, in rows of the same batch; the probabilities are the mean over them.
+            seed: of the noise. The same call always decides the same.
+
+        Returns:
+            The decisions, in the order of the questions.
+
+        Raises:
+            InputError: no prompt, no questions, names or options that are empty or not different, an answer that the tokenizer
+                cannot write, more than 256 answers on a canvas, or one that is longer than it.
+            PromptTooLongError: prompt and canvas exceed the model's positions.
+            OptionError: a threshold outside 0 to 1, or draws or a seed outside what is allowed.
+        """
+        began = time.perf_counter()
+        asked = sheets(questions, joint, template, threshold)
+        found = decide(self.transformer, self._alternatives(prompt, messages, asked), seed=seed, draws=draws)
+        pairs = zip(asked, found.probabilities, strict=True)
+        decisions = [decision for sheet, probs in pairs for decision in sheet.decisions(probs, threshold)]
+        return Decisions(tuple(decisions), found.passes, found.rows, time.perf_counter() - began)
+
+    def _alternatives(self, prompt: str | None, messages: Sequence[Message] | None, asked: Sequence[Sheet]) -> list[Alternatives]:
+        """The tokens of each sheet's prompt and of its answers, with the stop token that ends a turn."""
+        found = []
+        for sheet in asked:
+            (text,) = self._prompt_texts(*_with(prompt, messages, sheet.instructions))
+            answers = [self.tokenizer.encode(answer) for answer in sheet.answers]
+            for answer, ids in zip(sheet.answers, answers, strict=True):
+                if (read := self.tokenizer.decode(ids)) != answer:
+                    raise InputError(f"this checkpoint cannot write {answer!r}: its tokens read {read!r}")
+            found.append(Alternatives(self.tokenizer.encode(text), [[*ids, *self._turn_end()] for ids in answers]))
+        return found
+
     def _prompt_texts(self, prompt: str | Sequence[str] | None, messages: Sequence[Message] | None) -> list[str]:
         if (prompt is None) == (messages is None):
             raise InputError("give either prompt or messages, not both and not neither")
@@ -368,6 +426,15 @@ def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.dev
     with torch.device("meta"):
         transformer = Transformer(config)
     return transformer.to(dtype).to_empty(device=device)
+
+
+def _with(prompt: str | None, messages: Sequence[Message] | None, text: str) -> tuple[str | None, Sequence[Message] | None]:
+    """The prompt, or the last of the messages, with a text behind it."""
+    if not text or (prompt is None) == (messages is None):
+        return prompt, messages
+    if prompt is not None:
+        return f"{prompt}\n\n{text}", None
+    return None, [*(messages or ()), {"role": "user", "content": text}]
 
 
 def _device(device: torch.device | str | None) -> torch.device:

@@ -9,7 +9,7 @@ import torch
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, Result
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
-from tests.tiny import ALPHABET, text_of, tiny_model, tiny_transformer
+from tests.tiny import ALPHABET, text_of, tiny_config, tiny_model, tiny_transformer
 
 PROMPTS = ["abc", "Hello", "x", "abcdefghijklmnopqrstuvwxyz"]
 SHORT = {"num_diffusion_steps": 5, "max_tokens": 20}
@@ -228,3 +228,16 @@ def test_a_seed_for_each_row(model: DiffusionGemmaModel) -> None:
         model.generate(["abc", "abc"], seeds=[5], **SHORT)
     with pytest.raises(OptionError, match="seed is -1"):
         model.generate(["abc"], seeds=[-1], **SHORT)
+
+
+def test_a_shorter_canvas(tmp_path: Path) -> None:
+    """Five tokens at a time: the positions and numbers are those of a checkpoint whose canvas is as short."""
+    long, short = (tiny_model(tmp_path, tiny_transformer(tiny_config(n))) for n in (8, 5))
+    options: dict[str, Any] = {"seed": 3, "max_tokens": 13, "num_diffusion_steps": 4}
+    result = long.generate("abc", canvas_length=5, **options)
+    assert result.token_ids == short.generate("abc", **options).token_ids != long.generate("abc", **options).token_ids
+    assert [canvas.tokens for canvas in result.canvases] == [5, 5, 3]
+    with pytest.raises(OptionError, match="canvas_length is 9; this checkpoint's is 8, and fewer are allowed"):
+        long.generate("abc", canvas_length=9)
+    with pytest.raises(OptionError, match="canvas_length is 0"):
+        long.generate("abc", canvas_length=0)

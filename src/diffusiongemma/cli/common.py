@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "CanvasLengthOption",
     "DeviceOption",
     "DtypeOption",
     "JsonOption",
@@ -45,6 +46,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 SeedOption = Annotated[int | None, typer.Option("--seed", "-s", help="Seed of the sampler; unset: a random one.")]
 StepsOption = Annotated[
     int | None, typer.Option("--steps", "-n", help="Most denoising steps a canvas; unset: the checkpoint's own.")
+]
+CanvasLengthOption = Annotated[
+    int | None, typer.Option("--canvas-length", help="Positions of a canvas; unset: the checkpoint's own, which is also the most.")
 ]
 ModeOption = Annotated[
     str, typer.Option("--mode", help="diffusion, or causal: token by token with the encoder role of the same weights.")

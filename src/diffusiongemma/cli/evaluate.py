@@ -32,7 +32,7 @@ def _switch(text: str) -> bool:
 
 _SWEEPS: dict[str, Callable[[str], Any]] = {
     "num_diffusion_steps": int, "entropy_bound": float, "t_min": float, "t_max": float, "confidence": float, "stability": int,
-    "commit": str, "schedule": str, "stop_rule": str, "self_conditioning": _switch,
+    "canvas_length": int, "commit": str, "schedule": str, "stop_rule": str, "self_conditioning": _switch,
 }  # fmt: skip
 _KINDS = {int: "integers", float: "numbers", _switch: "on or off"}
 _QUIET_SECONDS = 10.0
@@ -63,6 +63,7 @@ def evaluate(
     confidence: Annotated[float | None, typer.Option(help="Mean entropy in nats below which a canvas may stop.")] = None,
     stability: Annotated[int | None, typer.Option(help="Steps a canvas must stay the same before it may stop.")] = None,
     temperature: Temperature = None,
+    canvas_length: common.CanvasLengthOption = None,
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed (sudoku).")] = False,
     schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
     sweep: Annotated[
@@ -95,7 +96,7 @@ def evaluate(
         name, values = _sweep(sweep, mode)
         fixed = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
-            confidence=confidence, stability=stability, temperature=temperature,
+            confidence=confidence, stability=stability, temperature=temperature, canvas_length=canvas_length,
         )  # fmt: skip
         if name in fixed:
             raise OptionError(f"{name} is given both as an option and in --sweep; give it once")

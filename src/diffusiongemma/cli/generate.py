@@ -57,6 +57,7 @@ def generate(
     early_stop: EarlyStop = None,
     stop_rule: StopRule = None,
     temperature: Temperature = None,
+    canvas_length: common.CanvasLengthOption = None,
     json_schema: JsonSchema = None,
     json_object: JsonObject = False,
     regex: Regex = None,
@@ -73,7 +74,8 @@ def generate(
         loaded = common.load(model, dtype, device)
         options = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
-            stop=stop, commit=commit, early_stop=early_stop, stop_rule=stop_rule, temperature=temperature, mode=mode,
+            stop=stop, commit=commit, early_stop=early_stop, stop_rule=stop_rule, temperature=temperature,
+            canvas_length=canvas_length, mode=mode,
         )  # fmt: skip
         result = _answer(loaded, {"prompt": text, **held}, options, show=common.out.is_terminal and not json)
         if json:

@@ -16,7 +16,7 @@ from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.events import Done, Draft, Event
 from diffusiongemma.engine.held import HeldRow, hold
 from diffusiongemma.engine.pins import last_set
-from diffusiongemma.errors import InputError, PromptTooLongError
+from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
 from diffusiongemma.kernels import Stream, draw, position_keys
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
@@ -61,6 +61,18 @@ class Batch:
         return self.params.max_tokens if self.limits is None else self.limits[row]
 
 
+def canvas_length(model: Transformer, params: SamplingParams) -> int:
+    """Positions of a canvas: the checkpoint's, unless fewer are asked for.
+
+    Raises:
+        OptionError: more than the checkpoint's.
+    """
+    most = model.config.canvas_length
+    if params.canvas_length is not None and params.canvas_length > most:
+        raise OptionError(f"canvas_length is {params.canvas_length}; this checkpoint's is {most}, and fewer are allowed")
+    return params.canvas_length or most
+
+
 def admit(model: Transformer, batch: Batch, unit: int) -> int:
     """Check a batch against the model; returns the cache slots a row needs.
 
@@ -99,7 +111,8 @@ def admit(model: Transformer, batch: Batch, unit: int) -> int:
             if (end := last_set(given)) > batch.limit(row):
                 raise InputError(f"row {row} {what} {end} positions; max_tokens {batch.limit(row)} ends the answer before them")
             if any(not -1 <= token < config.text.vocab_size for token in given):
-                raise InputError(f"row {row} {what} a token id outside 0 to {config.text.vocab_size - 1} (-1 leaves a position open)")
+                last = config.text.vocab_size - 1
+                raise InputError(f"row {row} {what} a token id outside 0 to {last} (-1 leaves a position open)")
     return max(map(len, batch.prompts)) + room
 
 
@@ -132,7 +145,8 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
         3. commit: emit the final tokens;
         4. encode the committed canvas for the rows that go on; rows with their answer leave the batch.
     """
-    slots = admit(model, batch, model.config.canvas_length)
+    length = canvas_length(model, batch.params)
+    slots = admit(model, batch, length)
     answers = [_answer(tokenizer, batch, row) for row in range(len(batch.prompts))]
     cache = KVCache(model.config.text, len(answers), slots, model.dtype, model.device)
     encode_prompts(model, batch.prompts, cache)
@@ -142,10 +156,12 @@ def run_diffusion(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Ite
         began = time.perf_counter()
         # 1.
         seeds = torch.tensor([batch.seeds[row] for row in rows], device=model.device)
-        length, vocab_size = model.config.canvas_length, model.config.text.vocab_size
-        pins, starts = _pins(batch, held, rows, index, model), _share(batch.starts, rows, index, model)
+        pins, starts = (
+            None if share is None else share.to(model.device)
+            for share in (_pins(batch, held, rows, index, length), _share(batch.starts, rows, index, length))
+        )
         indices = torch.full_like(seeds, index)
-        canvas = new_canvas(seeds, indices, length, vocab_size, batch.params.stability, pins, starts)
+        canvas = new_canvas(seeds, indices, length, model.config.text.vocab_size, batch.params.stability, pins, starts)
         # 2.
         finals, steps = yield from _denoise(model, tokenizer, batch, canvas, cache, rows, index, held)
         # 3.
@@ -250,22 +266,20 @@ def run_causal(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> Iterat
         index = index + 1
 
 
-def _pins(batch: Batch, held: Sequence[HeldRow | None], rows: Sequence[int], index: int, model: Transformer) -> Tensor | None:
+def _pins(batch: Batch, held: Sequence[HeldRow | None], rows: Sequence[int], index: int, length: int) -> Tensor | None:
     """This canvas's share of the pins and what its grammar forces ``[B, L]``, -1 where open."""
     if batch.grammars is None:
-        return _share(batch.pins, rows, index, model)
-    length = model.config.canvas_length
+        return _share(batch.pins, rows, index, length)
     forced = [[-1] * length if (grammar := held[row]) is None else grammar.forced(length) for row in rows]
-    return torch.tensor(forced, device=model.device)
+    return torch.tensor(forced)
 
 
-def _share(by_row: list[list[int]] | None, rows: Sequence[int], index: int, model: Transformer) -> Tensor | None:
+def _share(by_row: list[list[int]] | None, rows: Sequence[int], index: int, length: int) -> Tensor | None:
     """This canvas's share of what is given from the start of the answers: ``[B, L]``, -1 where nothing is."""
     if by_row is None:
         return None
-    length = model.config.canvas_length
     cut = [by_row[row][index * length : (index + 1) * length] for row in rows]
-    return torch.tensor([here + [-1] * (length - len(here)) for here in cut], device=model.device)
+    return torch.tensor([here + [-1] * (length - len(here)) for here in cut])
 
 
 def _answer(tokenizer: Tokenizer, batch: Batch, row: int) -> Answer:

@@ -24,7 +24,7 @@ _NOT_SAMPLING = frozenset(
         "eos_token_id", "pad_token_id", "return_dict_in_generate", "transformers_version",
     }
 )  # fmt: skip
-_OWN_FIELDS = frozenset({"commit", "schedule", "self_conditioning", "stop_rule"})
+_OWN_FIELDS = frozenset({"canvas_length", "commit", "schedule", "self_conditioning", "stop_rule"})
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +50,8 @@ class SamplingParams:
         commit: ``"best"``: the last step's most probable tokens (transformers); ``"canvas"``: the sampled canvas (Google);
             ``"accepted"``: its accepted tokens, and the most probable ones elsewhere.
         max_tokens: most new tokens, >= 1.
+        canvas_length: positions of a canvas, at most the checkpoint's; None: the checkpoint's. A model that has learnt short
+            canvases answers short questions on them in less time (docs/lab-log.md).
         seed: 0 to 2**63 - 1.
         stop: strings that end the text; the text ends before the first of them.
         temperature: of the causal mode only, >= 0; 0 takes the most probable token.
@@ -67,6 +69,7 @@ class SamplingParams:
     stop_rule: StopRule = "canvas"
     commit: CommitRule = "best"
     max_tokens: int = 256
+    canvas_length: int | None = None
     seed: int = 0
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
@@ -74,6 +77,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         _integer("num_diffusion_steps", self.num_diffusion_steps, 1, 100_000)
         _integer("max_tokens", self.max_tokens, 1, 1 << 24)
+        if self.canvas_length is not None:
+            _integer("canvas_length", self.canvas_length, 1, 1 << 16)
         _integer("stability", self.stability, 0, 1000)
         _integer("seed", self.seed, 0, _MAX_SEED)
         _number("entropy_bound", self.entropy_bound, above=0)
