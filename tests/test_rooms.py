@@ -19,6 +19,7 @@ FLOOR = {
     "engine": 4,
     "finetune": 4,
     "api": 5,
+    "augment": 6,
     "bench": 6,
     "evals": 6,
     "cli": 7,

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from diffusiongemma.api import DiffusionGemmaModel
     from diffusiongemma.engine.events import CanvasReport, Commit, Done, Draft, Result, Usage
+    from diffusiongemma.engine.fill import Filled, Filling
     from diffusiongemma.errors import (
         CheckpointError,
         ConfigError,
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from diffusiongemma.sampler import SamplingParams
+    from diffusiongemma.text.questions import Choice, Decision, Decisions, Predicate, Score
 
 _HOMES = {
     "diffusiongemma.api": ["DiffusionGemmaModel"],
     "diffusiongemma.engine.events": ["CanvasReport", "Commit", "Done", "Draft", "Result", "Usage"],
+    "diffusiongemma.engine.fill": ["Filled", "Filling"],
     "diffusiongemma.errors": [
         "CheckpointError",
         "ConfigError",
@@ -38,23 +41,31 @@ _HOMES = {
         "TrainingError",
     ],
     "diffusiongemma.sampler": ["SamplingParams"],
+    "diffusiongemma.text.questions": ["Choice", "Decision", "Decisions", "Predicate", "Score"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CanvasReport",
     "CheckpointError",
+    "Choice",
     "Commit",
     "ConfigError",
+    "Decision",
+    "Decisions",
     "DiffusionGemmaError",
     "DiffusionGemmaModel",
     "Done",
     "Draft",
+    "Filled",
+    "Filling",
     "InputError",
     "OptionError",
+    "Predicate",
     "PromptTooLongError",
     "Result",
     "SamplingParams",
+    "Score",
     "TrainingError",
     "Usage",
     "__version__",

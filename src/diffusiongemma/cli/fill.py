@@ -20,7 +20,7 @@ __all__ = ["edit", "fill", "infill"]
 
 T = TypeVar("T")
 Prompt = Annotated[str | None, typer.Option(help="A user's message that the text answers; unset: it is plain text.")]
-Tries = Annotated[int, typer.Option(help="Most rows to try: lengths, each also with open borders.", min=1)]
+Tries = Annotated[int, typer.Option(help="Most rows of a batch: lengths, each also with open borders.", min=1)]
 
 
 def infill(
@@ -119,8 +119,7 @@ def _report(model: "DiffusionGemmaModel", run: "Callable[[OnEvent | None], Fille
     best = filled.tried[0]
     lengths = ", ".join(f"{name}: {length}" for name, length in best.lengths.items())
     common.err.print(
-        f"{len(filled.tried)} layouts tried; best: {lengths} tokens, {best.score:.1f} nats, {best.steps} steps, "
-        f"{filled.seconds:.2f} s",
+        f"{len(filled.tried)} fillings; best: {lengths} tokens, {best.score:.1f} nats, {best.steps} steps, {filled.seconds:.2f} s",
         style="dim",
         soft_wrap=True,
     )

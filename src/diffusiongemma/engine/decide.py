@@ -19,7 +19,7 @@ one of them. The noise is the same in all rows: a function of (seed, draw, posit
 Shapes: A answers, R rows, N draws of noise, L canvas, D hidden, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
 
-__all__ = ["MOST_DRAWS", "OPEN", "Alternatives", "Decided", "Factor", "chain", "decide"]
+__all__ = ["MOST_DRAWS", "OPEN", "Alternatives", "Decided", "Factor", "Rule", "chain", "decide"]
 
 OPEN = -1
 """Stands on a canvas where nothing is known."""
@@ -83,6 +83,10 @@ class Decided(NamedTuple):
     rows: int
 
 
+Rule = Callable[[Sequence[Sequence[int]], int, int], list[list[Factor]]]
+"""Answers, canvas length and padding token to the factors of each answer: ``chain``, or another to compare it with."""
+
+
 def chain(answers: Sequence[Sequence[int]], length: int, pad: int) -> list[list[Factor]]:
     """The factors of each answer's probability (see the module).
 
@@ -107,36 +111,114 @@ def chain(answers: Sequence[Sequence[int]], length: int, pad: int) -> list[list[
 
 
 @torch.inference_mode()
-def decide(model: Transformer, asked: Sequence[Alternatives], *, seed: int = 0, draws: int = 1) -> Decided:
+def decide(model: Transformer, asked: Sequence[Alternatives], *, seed: int = 0, draws: int = 1, rule: Rule = chain) -> Decided:
     """Compare answers, for one question or several at once.
 
     Args:
         model: the stack.
-        asked: each is decided as if it were alone.
+        asked: at least one; each is decided as if it were alone.
         seed: of the noise.
-        draws: of noise that the probabilities are the mean over.
+        draws: of noise; the probabilities are the mean over them.
+        rule: which factors make up a probability.
+
+    Returns:
+        The probabilities, in the order asked.
 
     Raises:
         InputError: answers that do not fit on a canvas, are the same tokens, or use every token there is.
         PromptTooLongError: prompt and canvas exceed the model's positions.
-        OptionError: draws below 1 or too many.
+        OptionError: a seed or a number of draws that is not possible.
     """
-    _check(model, asked, seed, draws)
-    config = model.config
-    chains = [chain(question.answers, config.canvas_length, config.text.pad_token_id or 0) for question in asked]
-    total = [torch.zeros(len(question.answers), dtype=torch.float64) for question in asked]
-    rows: dict[tuple[int, tuple[int, ...]], int] = {}
-    for which, factors in enumerate(chains):
-        for factor in (factor for mine in factors for factor in mine):
-            rows.setdefault((which, factor.canvas), len(rows))
-    flat = [(rows[which, f.canvas], f, which, i) for which, fs in enumerate(chains) for i, mine in enumerate(fs) for f in mine]
-    reads = [(row, factor.position, factor.token) for row, factor, _, _ in flat]
-    passes = 0
-    for log_probs, passes_taken in _read(model, asked, list(rows), reads, _noise(model, asked, seed, draws)):
-        passes += passes_taken
-        logs = [torch.zeros_like(sums) for sums in total]
-        for (_, _, which, i), log_prob in zip(flat, log_probs, strict=True):
-            logs[which][i] += log_prob
-        for sums, log in zip(total, logs, strict=True):
-            sums += log.softmax(0) / draws
-    return Decided([sums.tolist() for sums in total], passes, draws * len(rows))
+    slots = _check(model, asked, seed, draws)
+    length, pad = model.config.canvas_length, model.config.text.pad_token_id
+    by_answer = [(which, mine) for which, one in enumerate(asked) for mine in rule(one.answers, length, pad)]
+    canvases = {(which, factor.canvas): None for which, mine in by_answer for factor in mine}
+    row_of = {canvas: row for row, canvas in enumerate(canvases)}
+    factors = [(row_of[which, factor.canvas], factor.position, factor.token) for which, mine in by_answer for factor in mine]
+    owners = [answer for answer, (_, mine) in enumerate(by_answer) for _ in mine]
+
+    tokens_NRL = _noised(model, asked, list(canvases), seed, draws)
+    prompts = list(dict.fromkeys(tuple(one.prompt) for one in asked))
+    context = [prompts.index(tuple(asked[which].prompt)) for which, _ in canvases]
+    cache = KVCache(model.config.text, len(prompts), slots, model.dtype, model.device)
+    encode_prompts(model, prompts, cache)
+    logs_NF = _read(model, tokens_NRL, cache, context, factors)
+
+    logs_NA = logs_NF.new_zeros(draws, len(by_answer)).index_add(1, torch.tensor(owners), logs_NF)
+    split = torch.split(logs_NA, [len(one.answers) for one in asked], dim=1)
+    rows = draws * len(canvases)
+    return Decided([logs.softmax(-1).mean(0).tolist() for logs in split], -(-rows // ROWS_A_PASS), rows)
+
+
+def _noised(
+    model: Transformer, asked: Sequence[Alternatives], canvases: Sequence[tuple[int, tuple[int, ...]]], seed: int, draws: int
+) -> Tensor:
+    """The canvases with noise at their open positions ``[N, R, L]``: tokens that no answer of their question could have."""
+    length, vocab_size = model.config.canvas_length, model.config.text.vocab_size
+    index_N = torch.arange(draws)
+    keys_NL = position_keys(torch.full_like(index_N, seed), index_N, torch.zeros_like(index_N), Stream.INITIAL, length)
+    noise = []
+    for one in asked:
+        barred = sorted({token for answer in one.answers for token in answer})
+        ids_NL = random_ids(keys_NL, vocab_size - len(barred))
+        for token in barred:
+            ids_NL = ids_NL + (ids_NL >= token)
+        noise.append(ids_NL)
+    known_RL = torch.tensor([canvas for _, canvas in canvases])
+    noise_NRL = torch.stack([noise[which] for which, _ in canvases], dim=1)
+    return torch.where(known_RL == OPEN, noise_NRL, known_RL).to(model.device)
+
+
+def _read(
+    model: Transformer, tokens_NRL: Tensor, cache: KVCache, context: Sequence[int], factors: Sequence[tuple[int, int, int]]
+) -> Tensor:
+    """Log-probabilities ``[N, F]`` float64 of tokens at (row, position), from one pass over each canvas.
+
+    Args:
+        model: the stack.
+        tokens_NRL: the canvases.
+        cache: of the different prompts.
+        context: each row's prompt.
+        factors: row, position and token of each.
+    """
+    draws, rows, length = tokens_NRL.shape
+    row_F, at_F, token_F = torch.tensor(factors, device=model.device).unbind(1)
+    place_NF = (torch.arange(draws, device=model.device)[:, None] * rows + row_F) * length + at_F
+    token_NF = token_F.expand_as(place_NF)
+    logs_NF = torch.zeros(place_NF.shape, dtype=torch.float64, device=model.device)
+    for start in range(0, draws * rows, ROWS_A_PASS):
+        here = tokens_NRL.flatten(0, 1)[start : start + ROWS_A_PASS]
+        prompts = [context[row % rows] for row in range(start, start + len(here))]
+        hidden = model.denoise(here, cache.select(prompts, cache.max_length)).flatten(0, 1)
+        mine = (place_NF >= start * length) & (place_NF < (start + len(here)) * length)
+        # Each place once, however many tokens are read there: its logits are as long as the vocabulary.
+        places, which = torch.unique(place_NF[mine] - start * length, return_inverse=True)
+        log_probs = model.logits(hidden[places]).log_softmax(-1)
+        logs_NF[mine] = log_probs[which, token_NF[mine]].double()
+    return logs_NF.cpu()
+
+
+def _agreed(canvases: Sequence[Sequence[int]]) -> set[int]:
+    """Positions at which all canvases have the same token."""
+    return {at for at, tokens in enumerate(zip(*canvases, strict=True)) if len(set(tokens)) == 1}
+
+
+def _check(model: Transformer, asked: Sequence[Alternatives], seed: int, draws: int) -> int:
+    """Refuse what cannot be decided; returns the cache slots a row needs."""
+    if not 1 <= draws <= MOST_DRAWS:
+        raise OptionError(f"draws is {draws}; the probabilities are the mean over 1 to {MOST_DRAWS} draws of noise")
+    length, vocab_size = model.config.canvas_length, model.config.text.vocab_size
+    for one in asked:
+        longest = max(map(len, one.answers))
+        if longest > length:
+            raise InputError(
+                f"the longest answer has {longest} tokens with its end, a canvas has {length}; "
+                "shorten the template or the options, or ask fewer questions jointly"
+            )
+        if len(set(map(tuple, one.answers))) < len(one.answers):
+            raise InputError("two answers are the same tokens to this checkpoint; the options must differ in more than it can tell")
+        if len({token for answer in one.answers for token in answer}) == vocab_size:
+            raise InputError(f"the answers use all {vocab_size} tokens there are; nothing is left for noise. Give fewer options")
+    params = SamplingParams(max_tokens=length, seed=seed)
+    prompts = [list(one.prompt) for one in asked]
+    return admit(model, Batch(prompts, [seed] * len(prompts), params, stop_ids=()), length)

@@ -1,13 +1,13 @@
 """Plots of evaluations, as PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import TaskReport
 
-__all__ = ["check_plot", "plot_scores", "plot_sweep"]
+__all__ = ["check_plot", "plot_reliability", "plot_scores", "plot_sweep"]
 
 
 def check_plot(target: Path) -> None:
@@ -77,6 +77,29 @@ def plot_sweep(name: str, reports: Sequence[tuple[float | str, TaskReport]], tar
     steps.set(ylabel="mean denoising steps a canvas", ylim=(0, None))
     speed.set(xlabel="tokens per forward", xlim=(0, None))
     figure.legend(*quality.get_legend_handles_labels(), loc="outside right center")
+    _write(figure, target)
+
+
+def plot_reliability(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, int]]]], target: Path) -> None:
+    """Draw accuracy against confidence: on the diagonal an answer is right as often as it says.
+
+    Args:
+        panels: title to curves; a curve is (mean confidence, accuracy, examples) of each bin, its points as large as their bins.
+        target: the PNG.
+    """
+    figure, axes = _figure(1, len(panels), (5.4 * len(panels) + 2.2, 5), sharey=True, squeeze=False)
+    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", zorder=0)
+        for i, (name, bins) in enumerate(curves.items()):
+            total = sum(count for _, _, count in bins)
+            sure, right, counts = zip(*bins, strict=True)
+            axis.plot(sure, right, color=f"C{i % 10}", alpha=0.5)
+            axis.scatter(sure, right, [10 + 300 * count / total for count in counts], color=f"C{i % 10}", label=name, alpha=0.8)
+        axis.set(title=title, xlabel="probability of the answer", xlim=(0, 1.02), ylim=(-0.02, 1.02))
+    axes[0][0].set(ylabel="share that is right")
+    legend = figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])
     _write(figure, target)
 
 

@@ -254,8 +254,8 @@ def _answers(group: tuple[Question, ...], template: str | None) -> tuple[str, ..
     count = math.prod(len(question.texts) for question in group)
     if count > MOST_ANSWERS:
         raise InputError(
-            f"{', '.join(question.name for question in group)}: that are {count} answers or more to compare, at most {MOST_ANSWERS} "
-            "are possible; give fewer options, or ask fewer questions jointly"
+            f"{', '.join(question.name for question in group)}: {count} answers or more to compare, of at most {MOST_ANSWERS}; "
+            "give fewer options, or ask fewer questions jointly"
         )
     if template is None:
         template = "\n".join(f"{q.name}: {{{{{q.name}}}}}" for q in group) if len(group) > 1 else f"{{{{{group[0].name}}}}}"
@@ -265,10 +265,11 @@ def _answers(group: tuple[Question, ...], template: str | None) -> tuple[str, ..
             f"the template has slots for {slots or 'nothing'}, the questions are {names}; "
             "it needs {{name}} exactly once for each of them"
         )
-    return tuple(
-        _SLOT.sub(lambda match, chosen=dict(zip(names, texts, strict=True)): chosen[match[1]], template)  # type: ignore[misc]
-        for texts in product(*(question.texts for question in group))
-    )
+    return tuple(_filled(template, dict(zip(names, texts, strict=True))) for texts in product(*(q.texts for q in group)))
+
+
+def _filled(template: str, chosen: dict[str, str]) -> str:
+    return _SLOT.sub(lambda match: chosen[match[1]], template)
 
 
 def _decision(question: Question, probabilities: Sequence[float], best: int, threshold: float) -> Decision:

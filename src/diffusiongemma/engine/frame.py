@@ -1,0 +1,86 @@
+"""What a text stands in while parts of it are written, and the one way to write them: rows of pins through ``run_diffusion``."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from diffusiongemma.engine.events import Done, Event, Result
+from diffusiongemma.engine.runner import Batch, canvas_length, run_diffusion
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.text.tokenizer import Tokenizer
+
+__all__ = ["Frame", "OnEvent", "hole_text", "write_rows"]
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a text stands in.
+
+    Attributes:
+        model: the stack.
+        tokenizer: of the checkpoint.
+        prompt: token ids before the text; not empty.
+        ending: the stop token behind the text; None: the checkpoint has none.
+        stop_ids: token ids that end an answer.
+        params: sampling parameters.
+    """
+
+    model: Transformer
+    tokenizer: Tokenizer
+    prompt: list[int]
+    ending: int | None
+    stop_ids: tuple[int, ...]
+    params: SamplingParams
+
+    @property
+    def canvas(self) -> int:
+        """Positions of a canvas."""
+        return canvas_length(self.model, self.params)
+
+    def closed(self, tokens: Sequence[int], length: int) -> list[int]:
+        """Tokens cut to a length, or ended and padded to it: behind an answer the model has seen padding, never noise."""
+        if self.ending is None or len(tokens) >= length:
+            return list(tokens[:length])
+        pad = self.model.config.text.pad_token_id
+        return [*tokens, self.ending, *[pad] * (length - len(tokens) - 1)]
+
+
+def write_rows(
+    frame: Frame,
+    prompts: list[list[int]],
+    pins: list[list[int]] | None,
+    seeds: Sequence[int],
+    starts: list[list[int]] | None,
+    limits: list[int],
+    on_event: OnEvent | None,
+) -> list[Result]:
+    """Denoise rows; returns their results in order.
+
+    Args:
+        frame: what the texts stand in.
+        prompts: token ids, a row each.
+        pins: a row each, -1 where open; None: none.
+        seeds: one a row.
+        starts: what open positions begin with, -1 where noise; None: all is noise.
+        limits: most tokens a row.
+        on_event: called with each event.
+    """
+    batch = Batch(
+        prompts=prompts, seeds=list(seeds), params=frame.params, stop_ids=frame.stop_ids, pins=pins,
+        starts=starts, limits=limits, drafts=on_event is not None,
+    )  # fmt: skip
+    results: dict[int, Result] = {}
+    for event in run_diffusion(frame.model, frame.tokenizer, batch):
+        if on_event is not None:
+            on_event(event)
+        if isinstance(event, Done):
+            results[event.row] = event.result
+    return [results[row] for row in range(len(limits))]
+
+
+def hole_text(frame: Frame, ids: Sequence[int]) -> str:
+    """Text of a hole: up to its first stop token, without special tokens and without bytes that make no character."""
+    end = next((at for at, token in enumerate(ids) if token in frame.stop_ids), len(ids))
+    return frame.tokenizer.decode(ids[:end]).replace("\ufffd", "")

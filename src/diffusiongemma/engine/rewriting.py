@@ -1,0 +1,184 @@
+"""The methods of a model that work on text which is there already: infill, fill, edit, vary."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffusiongemma.engine.edit import edit_text
+from diffusiongemma.engine.events import Result
+from diffusiongemma.engine.fill import TRIES, Filled, Rank, fill_template
+from diffusiongemma.engine.frame import Frame, OnEvent
+from diffusiongemma.engine.template import DEFAULT_MOST, Template
+from diffusiongemma.engine.vary import check_vary, vary_text
+from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.text.chat import Message
+from diffusiongemma.text.tokenizer import Tokenizer
+
+__all__ = ["Rewriting"]
+
+
+class Rewriting:
+    """A part of ``DiffusionGemmaModel``, which sets the attributes."""
+
+    transformer: Transformer
+    tokenizer: Tokenizer
+    defaults: SamplingParams
+    stop_ids: tuple[int, ...]
+
+    def _prompt_texts(self, prompt: str | Sequence[str] | None, messages: Sequence[Message] | None) -> list[str]:
+        """Prompts in the chat template."""
+        raise NotImplementedError
+
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        least: int = 1,
+        most: int = DEFAULT_MOST,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        rank: Rank = "total",
+        tries: int = TRIES,
+        on_event: OnEvent | None = None,
+        **options: Any,
+    ) -> Filled:
+        """Write what stands between two texts; several lengths are tried at once.
+
+        Args:
+            prefix: text before the hole; the encoder reads it.
+            suffix: text behind it, pinned on the canvas.
+            least: tokens of the hole, >= 1.
+            most: tokens of the hole.
+            prompt: a user's message that the whole text answers; None: it is plain text.
+            messages: a conversation instead of a prompt.
+            rank: which filling is best (``engine.fill.fill_template``).
+            tries: most rows of a batch, half of them with open borders (``engine.fill``).
+            on_event: called with each event.
+            **options: sampling parameters (``stream``) but for ``max_tokens`` and ``stop``: the texts say where all ends.
+
+        Returns:
+            The best text (prefix and suffix in it unchanged), the hole's (``holes["hole"]``), and all that were tried.
+
+        Raises:
+            InputError: a hole of length zero, or texts the tokenizer cannot represent.
+            PromptTooLongError, OptionError: see ``stream``.
+        """
+        template = Template.around(prefix, suffix, least, most)
+        return fill_template(self._frame(prompt, messages, options), template, rank, tries, on_event)
+
+    def fill(
+        self,
+        template: str,
+        *,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        rank: Rank = "total",
+        tries: int = TRIES,
+        on_event: OnEvent | None = None,
+        **options: Any,
+    ) -> Filled:
+        """Write all holes of a template together.
+
+        Args:
+            template: ``"Dear {{name:1-6}}, ... {{reason}}"``: a name, and fewest and most tokens (``engine.template``).
+            prompt, messages, rank, tries, on_event, **options: see ``infill``.
+
+        Returns:
+            The best text and its holes by name, and all that were tried.
+
+        Raises:
+            InputError: a template without holes, a hole of length zero or without a name, a name used twice.
+            PromptTooLongError, OptionError: see ``stream``.
+        """
+        parsed = Template.parse(template)
+        return fill_template(self._frame(prompt, messages, options), parsed, rank, tries, on_event)
+
+    def edit(
+        self, text: str, instruction: str, *, in_prompt: bool = True, on_event: OnEvent | None = None, **options: Any
+    ) -> Result:
+        """Rewrite a text: the canvas begins with it instead of noise, so that what stays converges at once.
+
+        Args:
+            text: what is there.
+            instruction: what is to become of it.
+            in_prompt: show the text in the user's message, below the instruction; False: the message is the instruction alone.
+            on_event: called with each event.
+            **options: sampling parameters (``stream``); ``max_tokens`` unset: the checkpoint's own, or room for the text and a
+                canvas more, if that is more.
+
+        Raises:
+            InputError: an empty text or instruction.
+            PromptTooLongError, OptionError: see ``stream``.
+        """
+        if not isinstance(text, str) or not text:
+            raise InputError(f"the text to edit is {text!r}; give at least one character")
+        message = f"{instruction}\n\n{text}" if in_prompt and instruction.strip() else instruction
+        frame = self._frame(message, None, options, ends=True)
+        return edit_text(frame, text, grow=options.get("max_tokens") is None, on_event=on_event)
+
+    def vary(
+        self,
+        text: str,
+        strength: float,
+        n: int = 1,
+        seed: int | None = None,
+        *,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        on_event: OnEvent | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Variants of a text: a share of its tokens is noise again and denoised, the rest is pinned.
+
+        Args:
+            text: not empty.
+            strength: 0 (the text itself) to 1 (all is written anew, in as many tokens).
+            n: variants, one batch.
+            seed: None: a random one.
+            prompt, messages, on_event, **options: see ``infill``.
+
+        Returns:
+            n texts; some may be alike.
+
+        Raises:
+            InputError: an empty text, or one the tokenizer cannot represent.
+            PromptTooLongError, OptionError: a strength outside 0 to 1, n below 1; see ``stream``.
+        """
+        check_vary(text, strength, n)
+        return vary_text(self._frame(prompt, messages, {**options, "seed": seed}), text, strength, n, on_event)
+
+    def _frame(
+        self, prompt: str | None, messages: Sequence[Message] | None, options: Mapping[str, Any], ends: bool = False
+    ) -> Frame:
+        """What a text stands in: behind a conversation, or plain behind the first token.
+
+        Args:
+            prompt: a user's message.
+            messages: a conversation instead; neither: plain text.
+            options: sampling parameters.
+            ends: whether the answer may end where it likes, and ``max_tokens`` and ``stop`` mean something.
+        """
+        for name in () if ends else ("max_tokens", "stop"):
+            if options.get(name) is not None:
+                raise OptionError(f"{name} has no say here: what is given around the holes says where the text ends; leave it out")
+        seed = secrets.randbits(32) if options.get("seed") is None else options["seed"]
+        # What stands around a hole should be on its canvas, so the longest is taken, whatever the checkpoint's default is.
+        longest = {} if ends else {"canvas_length": self.transformer.config.canvas_length}
+        params = self.defaults.replaced(**{**longest, **options, "seed": seed})
+        bos = self.transformer.config.text.bos_token_id
+        ids, ending = [] if bos is None else [bos], self.stop_ids[:1]
+        if prompt is not None or messages is not None:
+            (text,) = self._prompt_texts(prompt, messages)
+            ids, ending = self.tokenizer.encode(text), self._turn_end()
+        return Frame(self.transformer, self.tokenizer, ids, ending[0] if ending else None, self.stop_ids, params)
+
+    def _turn_end(self) -> tuple[int, ...]:
+        """The stop token that the chat template puts behind an answer; the first there is where it puts none."""
+        if self.tokenizer.template is None:
+            return self.stop_ids[:1]
+        said = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+        ids = self.tokenizer.encode(self.tokenizer.template.render(said))
+        return (*[token for token in reversed(ids) if token in self.stop_ids], *self.stop_ids)[:1]

@@ -1,0 +1,54 @@
+"""What the causal role thinks of given texts: the log-probability of each token behind its prompt.
+
+Shapes: B rows, T tokens, D hidden, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.engine.runner import encode_prompts
+from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.transformer import Transformer
+
+__all__ = ["log_probs"]
+
+LOGITS_BYTES = 64 << 20
+"""Most memory of the logits at a time: for 262,144 tokens and 16 rows, four positions."""
+
+
+@torch.inference_mode()
+def log_probs(model: Transformer, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Score texts that go on from one prompt.
+
+    Args:
+        model: the stack.
+        prompt: token ids, not empty; encoded once.
+        texts: token ids of each.
+
+    Returns:
+        For each text the log-probability of each of its tokens, in nats.
+    """
+    longest = max(map(len, texts), default=0)
+    if not longest:
+        return [[] for _ in texts]
+    alone = KVCache(model.config.text, 1, len(prompt) + longest, model.dtype, model.device)
+    last_BD = encode_prompts(model, [prompt], alone).expand(len(texts), -1)
+    cache = alone.select([0] * len(texts), alone.max_length)
+    ids_BT = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=model.device)
+    chunk = max(1, LOGITS_BYTES // (4 * len(texts) * model.config.text.vocab_size))
+    found = []
+    for start in range(0, longest, chunk):
+        here_BT = ids_BT[:, start : start + chunk]
+        hidden_BTD = model.encode(here_BT, cache)
+        # Each token is foretold by the state before it.
+        before_BTD = torch.cat((last_BD[:, None], hidden_BTD[:, :-1]), dim=1)
+        found.append(_chosen(model.logits(before_BTD), here_BT))
+        last_BD = hidden_BTD[:, -1]
+    return [row[: len(text)] for row, text in zip(torch.cat(found, dim=1).tolist(), texts, strict=True)]
+
+
+def _chosen(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
+    """Log-probabilities ``[B, T]`` of the ids."""
+    return logits_BTV.gather(-1, ids_BT[..., None]).squeeze(-1) - logits_BTV.logsumexp(-1)

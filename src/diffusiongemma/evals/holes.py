@@ -1,0 +1,175 @@
+"""How well holes are filled, and how many passes an edit takes: what docs/canvas.md reports.
+
+``python -m diffusiongemma.evals.holes --model nano`` prints it.
+"""
+
+import argparse
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.engine.events import Done
+from diffusiongemma.engine.runner import Batch, run_causal
+from diffusiongemma.tasks.base import EVAL_SEED
+from diffusiongemma.tasks.json_extract import JsonExtract
+from diffusiongemma.tasks.python_code import InfillPython
+
+__all__ = ["CASES", "Case", "edits", "infills", "variants"]
+
+_MOST = 16
+"""Tokens of a hole: the default of ``infill``."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A text with a part cut out.
+
+    Attributes:
+        prompt: the message it answers; None: plain text.
+        prefix: before the hole.
+        hole: what was cut out.
+        suffix: behind it.
+    """
+
+    prompt: str | None
+    prefix: str
+    hole: str
+    suffix: str
+
+
+def _python(count: int, seed: int) -> list[Case]:
+    """Holes of infill-python, as plain text."""
+    examples = InfillPython().examples(count, seed)
+    return [Case(None, example.detail["prefix"], example.answer or "", example.detail["suffix"]) for example in examples]
+
+
+def _json(part: str) -> Callable[[int, int], list[Case]]:
+    """A value, or a key without its quotes, out of an answer of json-extract, behind its question."""
+
+    def cases(count: int, seed: int) -> list[Case]:
+        found = []
+        for index, example in enumerate(JsonExtract().examples(count, seed)):
+            answer = example.answer or ""
+            data = json.loads(answer)
+            key = random.Random(index).choice(list(data))
+            at = answer.index(f"{json.dumps(key)}: ") + 1
+            hole = key if part == "key" else json.dumps(data[key], ensure_ascii=False)
+            at += 0 if part == "key" else len(json.dumps(key)) + 1
+            found.append(Case(example.prompt, answer[:at], hole, answer[at + len(hole) :]))
+        return found
+
+    return cases
+
+
+CASES: dict[str, Callable[[int, int], list[Case]]] = {
+    "infill-python": _python,
+    "json-value": _json("value"),
+    "json-key": _json("key"),
+}
+
+
+def infills(model: DiffusionGemmaModel, cases: Sequence[Case], seed: int) -> dict[str, float]:
+    """Shares of the cases, by exact match up to white space at the ends.
+
+    Args:
+        model: any checkpoint.
+        cases: of ``CASES``.
+        seed: of the sampler; case i draws from seed + i.
+
+    Returns:
+        ``infill``: the filling that won; ``borders apart``: the best of those whose borders stayed pinned; ``any row``: one of all
+        tried is right; ``causal``: the causal role, which does not see the suffix, goes on behind the prefix with the hole's text
+        (it need not know where to end); ``causal, open border``: behind the prefix without its last token; and the means
+        ``steps`` (of the slowest row) and ``seconds``.
+    """
+    sums: Counter[str] = Counter()
+    for index, case in enumerate(cases):
+        filled = model.infill(case.prefix, case.suffix, most=_MOST, prompt=case.prompt, seed=seed + index)
+        right = [filling.holes["hole"].strip() == case.hole.strip() for filling in filled.tried]
+        apart = [ok for ok, filling in zip(right, filled.tried, strict=True) if not filling.open_borders]
+        sums.update({"infill": right[0], "borders apart": apart[0], "any row": any(right)})
+        sums.update({"causal": _goes_on(model, case, 0), "causal, open border": _goes_on(model, case, 1)})
+        sums.update({"steps": max(filling.steps for filling in filled.tried), "seconds": filled.seconds})
+    return {name: total / len(cases) for name, total in sums.items()}
+
+
+def _goes_on(model: DiffusionGemmaModel, case: Case, opened: int) -> bool:
+    """Whether the causal role goes on with the hole, from the prefix less some tokens."""
+    frame = model._frame(case.prompt, None, {"seed": 0})
+    ids = model.tokenizer.encode(case.prefix)
+    kept = len(ids) - min(opened, len(ids))
+    whole = model.tokenizer.decode(ids[kept:]) + case.hole
+    params = model.defaults.replaced(max_tokens=len(model.tokenizer.encode(whole)) + 4)
+    batch = Batch([[*frame.prompt, *ids[:kept]]], [0], params, model.stop_ids)
+    events = run_causal(model.transformer, model.tokenizer, batch)
+    return next(event.result.text for event in events if isinstance(event, Done)).startswith(whole)
+
+
+def edits(model: DiffusionGemmaModel, count: int, seed: int) -> dict[str, float]:
+    """Steps and exact answers of json-extract written anew, begun with a right answer, and with one value wrong."""
+    sums: Counter[str] = Counter()
+    for index, example in enumerate(JsonExtract().examples(count, seed)):
+        right = example.answer or ""
+        starts = {"right": right, "one value wrong": _spoilt(right, random.Random(index))}
+        results = {name: model.edit(text, example.prompt, in_prompt=False, seed=seed + index) for name, text in starts.items()} | {
+            "anew": model.generate(example.prompt, seed=seed + index)
+        }
+        for name, result in results.items():
+            sums.update({f"{name}: exact": result.text == right, f"{name}: steps": result.usage.denoising_steps})
+    return {name: total / count for name, total in sums.items()}
+
+
+def _spoilt(answer: str, rng: random.Random) -> str:
+    data: dict[str, Any] = json.loads(answer)
+    key = rng.choice(list(data))
+    value = data[key]
+    if isinstance(value, bool):
+        data[key] = not value
+    else:
+        data[key] = rng.randint(100, 999) if isinstance(value, int | float) else "".join(rng.sample("abcdefgh", 4)).title()
+    return json.dumps(data, ensure_ascii=False)
+
+
+def variants(model: DiffusionGemmaModel, count: int, seed: int) -> dict[str, float]:
+    """Of eight variants of an answer of json-extract, with its question and without: how many are new, and of those JSON."""
+    sums: Counter[str] = Counter()
+    for strength in (0.1, 0.3, 0.5):
+        for index, example in enumerate(JsonExtract().examples(count, seed)):
+            for name, prompt in (("with its question", example.prompt), ("plain", None)):
+                found = set(model.vary(example.answer or "", strength, 8, seed + index, prompt=prompt)) - {example.answer}
+                sums.update({f"{strength} {name}: new": len(found), f"{strength} {name}: JSON": sum(map(_is_json, found))})
+    return {name: total / count for name, total in sums.items()}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def main() -> None:
+    """Print everything."""
+    parser = argparse.ArgumentParser(prog="python -m diffusiongemma.evals.holes", description=__doc__)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--n", type=int, default=100, help="examples of each kind")
+    parser.add_argument("--seed", type=int, default=EVAL_SEED)
+    parser.add_argument("--only", choices=[*CASES, "edit", "vary"], action="append")
+    given = parser.parse_args()
+    model = DiffusionGemmaModel.from_pretrained(given.model)
+    for name in given.only or [*CASES, "edit", "vary"]:
+        if name == "edit":
+            found = edits(model, given.n, given.seed)
+        elif name == "vary":
+            found = variants(model, given.n, given.seed)
+        else:
+            found = infills(model, CASES[name](given.n, given.seed), given.seed)
+        print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

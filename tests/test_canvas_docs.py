@@ -1,0 +1,22 @@
+"""The code in docs/canvas.md runs as it is written."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent.parent / "docs" / "canvas.md"
+
+
+def test_every_python_block_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.S)
+    assert len(blocks) == 5
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(DOCS), "exec"), names)
+    filled, letter = names["filled"], names["letter"]
+    assert (
+        filled.text
+        == '{"temperature": -1.8, "site": "' + filled.holes["hole"] + '", "humidity": 43, "time": "15:15", "sensor": "v87"}'
+    )
+    assert list(letter.holes) == ["site", "humidity", "sensor"]
+    assert names["edited"].usage.denoising_steps >= 1
