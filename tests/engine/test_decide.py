@@ -37,8 +37,8 @@ def _model(tmp_path: Path, stack: Transformer) -> DiffusionGemmaModel:
 
 def slow(stack: Transformer, prompt: list[int], answers: Sequence[Sequence[int]], seed: int, draw: int = 0) -> list[float]:
     """One canvas at a time, with the definition written out a second time."""
+    tail = next(n for n in range(1, 9) if len({tuple(answer[-n:]) for answer in answers}) > 1) - 1
     length, vocab = stack.config.canvas_length, stack.config.text.vocab_size
-    whole = [list(answer) + [PAD] * (length - len(answer)) for answer in answers]
     used = sorted({token for answer in answers for token in answer})
     zero = torch.zeros(1, dtype=torch.int64)
     free = torch.tensor([token for token in range(vocab) if token not in used])
@@ -51,15 +51,15 @@ def slow(stack: Transformer, prompt: list[int], answers: Sequence[Sequence[int]]
         return float(stack.logits(stack.denoise(canvas, cache))[0, at].log_softmax(-1)[token])
 
     scores = []
-    for answer, tokens in zip(answers, whole, strict=True):
-        alike = [other for other, ids in zip(whole, answers, strict=True) if len(ids) == len(answer)]
-        known = {i: tokens[i] for i in range(length) if all(other[i] == tokens[i] for other in whole)}
+    for answer in answers:
+        alike = [other for other in answers if len(other) == len(answer)]
+        known = {i: token for i, token in enumerate(answer) if all(list(other[i : i + 1]) == [token] for other in answers)}
         score = 0.0
         for common in (True, False):
-            for i in range(length):
-                if i not in known and (not common or all(other[i] == tokens[i] for other in alike)):
-                    score += log_p(tokens[i], i, known) if i < len(answer) else 0.0
-                    known[i] = tokens[i]
+            for i, token in enumerate(answer):
+                if i not in known and (not common or all(other[i] == token for other in alike)):
+                    score += log_p(token, i, known) if i <= len(answer) - tail else 0.0
+                    known[i] = token
         scores.append(score)
     weights = [math.exp(score) for score in scores]
     return [weight / sum(weights) for weight in weights]
@@ -85,17 +85,17 @@ def test_answers_are_scored_as_by_a_slow_loop(stack: Transformer, answers: list[
 def test_options_of_one_token_are_a_softmax_over_one_canvas(stack: Transformer) -> None:
     answers = [[3, token, 4, END] for token in range(10, 30)]
     assert decide(stack, [Alternatives(PROMPT, answers)]).rows == 1
-    assert {factor.canvas for mine in chain(answers, 8, PAD) for factor in mine} == {(3, -1, 4, END, PAD, PAD, PAD, PAD)}
+    assert {factor.canvas for mine in chain(answers, 8) for factor in mine} == {(3, -1, 4, END, -1, -1, -1, -1)}
 
 
 def test_what_is_known_is_pinned_and_what_is_asked_is_open() -> None:
     answers = [[3, 7, 4, END], [3, 8, 4, END], [3, 8, 8, 4, END]]
-    for answer, mine in zip(answers, chain(answers, 8, PAD), strict=True):
+    for answer, mine in zip(answers, chain(answers, 8), strict=True):
         assert len({factor.position for factor in mine}) == len(mine)
         for factor in mine:
             assert factor.canvas[factor.position] == -1 and factor.token == answer[factor.position]
-            assert factor.canvas[0] == 3 and factor.canvas[5:] == (PAD,) * 3
-            assert all(token in (-1, *answer[i : i + 1], PAD) for i, token in enumerate(factor.canvas))
+            assert factor.canvas[0] == 3 and factor.canvas[len(answer) :] == (-1,) * (8 - len(answer))
+            assert all(token in (-1, *answer[i : i + 1]) for i, token in enumerate(factor.canvas))
 
 
 def test_noise_is_no_token_of_an_answer_and_pins_stand(stack: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def _oracle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Transformer]:
     weights = torch.tensor(list(LANGUAGE.values()))
 
     def denoise(canvas: Tensor, *_: object) -> Tensor:
-        known = (canvas <= END) | (canvas == 7) | (canvas == 8)
+        known = (canvas == END) | (canvas == 7) | (canvas == 8)
         fits = ((canvas[:, None] == texts) | ~known[:, None]).all(-1) * weights
         probs = torch.zeros(*canvas.shape, 64)
         for text, share in zip(texts, fits.T, strict=True):
@@ -289,5 +289,7 @@ def test_errors_come_before_any_pass(
 def test_answers_the_checkpoint_cannot_tell_apart(stack: Transformer) -> None:
     with pytest.raises(InputError, match="same tokens"):
         decide(stack, [Alternatives(PROMPT, [[7, END], [7, END]])])
+    with pytest.raises(InputError, match="beginning of another"):
+        decide(stack, [Alternatives(PROMPT, [[7, 8], [9], [7]])])
     with pytest.raises(InputError, match="all 64 tokens"):
         decide(stack, [Alternatives(PROMPT, [[token] for token in range(64)])])

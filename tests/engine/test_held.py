@@ -161,9 +161,9 @@ def test_the_head_is_asked_only_where_a_token_is_replaced(model: DiffusionGemmaM
         return int(allowed.nonzero()[0])
 
     row = HeldRow(grammar, 64, [1, 5])
-    assert row.read([*tokens, 1, 77, 78], best_of) == ([*tokens, 1, 77, 78], [], True)
+    assert row.read([*tokens, 1, 77, 78], [True] * 99, best_of) == ([*tokens, 1, 77, 78], [], True)
     assert not asked
-    mended, held, complete = row.read([*tokens[:-1], 1, 77, 78, 79], best_of)
+    mended, held, complete = row.read([*tokens[:-1], 1, 77, 78, 79], [True] * 99, best_of)
     assert complete and asked == [held[0]] == [len(tokens) - 1] and mended[: len(tokens) - 1] == tokens[:-1]
 
 

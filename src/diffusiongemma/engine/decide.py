@@ -2,25 +2,28 @@
 
 An answer's probability is a product of factors ``p(token | what is known)``, by the chain rule over the positions in which the
 answers differ. Each factor is read at temperature 1 from a canvas that holds what is known, and noise elsewhere; the canvases
-are rows of one batch. Two answers of one length and a third that is longer (``.`` noise, ``$`` end, ``-`` padding)::
+are rows of one batch. Two answers of one length and a third that is longer (``.`` noise, ``$`` the end)::
 
-    answers          known to all     1. where what is common to       2. what differs among those of this length,
-                                         this length stands               from left to right
-    i s a $ - -      i s . . . -      i s . [$] . -                    i s [a] $ - -     i s [b] $ - -
-    i s b $ - -                       (one canvas for both)            (one canvas for both)
-    i s c d $ -                       i s [c] . . -   i s c [d] . -   i s c d [$] -      nothing is left
+    answers        known to all   1. where what is common to          2. what differs among those of this length,
+                                     this length stands                  from left to right
+    i s a ! $      i s . . . .    i s . [!] . .                       i s [a] ! $ .    i s [b] ! $ .
+    i s b ! $                     (one canvas for both)               (one canvas for both)
+    i s c d ! $                   i s [c] . . .    i s c [d] . .      nothing is left
+                                  i s c d [!] .
 
 Answers of one length skip step 1, and where they differ in one token all factors come from one canvas: a softmax over the
-options. Answers are then compared with each other only: their probabilities sum to 1.
+options. Of what all answers end with (``! $``) only the first token is a factor, the rest is taken for certain there: a canvas a
+token would be exact, and was no better (docs/decide.md). Answers are compared with each other only: their probabilities sum to 1.
 
 An open position never holds a token that an answer could have there. Under uniform noise the posterior of a clean token v
 where the canvas shows n is ``p(v | rest) * (t / V)`` for every v but n, so that n cancels between the options, unless it is
-one of them. The noise is the same in all rows: a function of (seed, draw, position).
+one of them. The noise is the same in all rows: a function of (seed, draw, position). Behind an answer's end there is noise too.
 Shapes: A answers, R rows, N draws of noise, L canvas, D hidden, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -83,28 +86,28 @@ class Decided(NamedTuple):
     rows: int
 
 
-Rule = Callable[[Sequence[Sequence[int]], int, int], list[list[Factor]]]
-"""Answers, canvas length and padding token to the factors of each answer: ``chain``, or another to compare it with."""
+Rule = Callable[[Sequence[Sequence[int]], int], list[list[Factor]]]
+"""Answers and canvas length to the factors of each answer: ``chain``, or another to compare it with."""
 
 
-def chain(answers: Sequence[Sequence[int]], length: int, pad: int) -> list[list[Factor]]:
+def chain(answers: Sequence[Sequence[int]], length: int, *, whole_tail: bool = False) -> list[list[Factor]]:
     """The factors of each answer's probability (see the module).
 
     Args:
         answers: A lists of token ids, none longer than ``length``.
         length: of the canvas.
-        pad: stands behind an answer; it is known as soon as the answer's end is.
+        whole_tail: every token of what all answers end with is a factor.
     """
-    canvases = [[*answer, *[pad] * (length - len(answer))] for answer in answers]
-    known_to_all = _agreed(canvases)
+    known_to_all = _agreed(answers)
+    tail = 0 if whole_tail else len(_agreed([answer[::-1] for answer in answers], first=True))
     factors = []
-    for answer, canvas in zip(answers, canvases, strict=True):
-        layout = _agreed([other for other, ids in zip(canvases, answers, strict=True) if len(ids) == len(answer)])
+    for answer in answers:
+        layout = _agreed([other for other in answers if len(other) == len(answer)])
         mine, known = [], set(known_to_all)
-        for places in (layout, set(range(length))):
+        for places in (layout, set(range(len(answer)))):
             for at in sorted(places - known):
-                if at < len(answer):
-                    mine.append(Factor(tuple(token if i in known else OPEN for i, token in enumerate(canvas)), at, canvas[at]))
+                if at <= len(answer) - tail:
+                    mine.append(Factor(_canvas(answer, known, length), at, answer[at]))
                 known.add(at)
         factors.append(mine)
     return factors
@@ -130,8 +133,7 @@ def decide(model: Transformer, asked: Sequence[Alternatives], *, seed: int = 0, 
         OptionError: a seed or a number of draws that is not possible.
     """
     slots = _check(model, asked, seed, draws)
-    length, pad = model.config.canvas_length, model.config.text.pad_token_id
-    by_answer = [(which, mine) for which, one in enumerate(asked) for mine in rule(one.answers, length, pad)]
+    by_answer = [(which, mine) for which, one in enumerate(asked) for mine in rule(one.answers, model.config.canvas_length)]
     canvases = {(which, factor.canvas): None for which, mine in by_answer for factor in mine}
     row_of = {canvas: row for row, canvas in enumerate(canvases)}
     factors = [(row_of[which, factor.canvas], factor.position, factor.token) for which, mine in by_answer for factor in mine]
@@ -198,9 +200,15 @@ def _read(
     return logs_NF.cpu()
 
 
-def _agreed(canvases: Sequence[Sequence[int]]) -> set[int]:
-    """Positions at which all canvases have the same token."""
-    return {at for at, tokens in enumerate(zip(*canvases, strict=True)) if len(set(tokens)) == 1}
+def _agreed(answers: Sequence[Sequence[int]], *, first: bool = False) -> set[int]:
+    """Positions at which all answers have the same token; with ``first`` only those before the first difference."""
+    same = [len(set(tokens)) == 1 for tokens in zip(*answers, strict=False)]
+    end = same.index(False) if first and False in same else len(same)
+    return {at for at in range(end) if same[at]}
+
+
+def _canvas(answer: Sequence[int], known: set[int], length: int) -> tuple[int, ...]:
+    return tuple(answer[at] if at in known else OPEN for at in range(length))
 
 
 def _check(model: Transformer, asked: Sequence[Alternatives], seed: int, draws: int) -> int:
@@ -217,6 +225,9 @@ def _check(model: Transformer, asked: Sequence[Alternatives], seed: int, draws: 
             )
         if len(set(map(tuple, one.answers))) < len(one.answers):
             raise InputError("two answers are the same tokens to this checkpoint; the options must differ in more than it can tell")
+        ranked = sorted(map(tuple, one.answers))
+        if any(longer[: len(answer)] == answer for answer, longer in pairwise(ranked)):
+            raise InputError("an answer is the beginning of another, and this checkpoint has no stop token to tell them apart by")
         if len({token for answer in one.answers for token in answer}) == vocab_size:
             raise InputError(f"the answers use all {vocab_size} tokens there are; nothing is left for noise. Give fewer options")
     params = SamplingParams(max_tokens=length, seed=seed)

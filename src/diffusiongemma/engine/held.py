@@ -20,6 +20,9 @@ __all__ = ["HeldRow", "hold"]
 
 BestOf = Callable[[int, Tensor], int]
 """From a position and the allowed tokens ``[V]`` bool to the most probable of them."""
+SURE = 0.5
+"""Nats; what is less sure is left to the model. On json-extract: mending everything 81% right, below 0.02, 0.1 and 0.5
+nats 96, 96 and 95% in 4.8, 4.8 and 4.3 steps; without a schema 93% in 4.6."""
 MENDED_A_STEP = 4
 """Choices replaced in one step: behind a replaced token the canvas is likely to shift, so later ones are often thrown away."""
 
@@ -49,18 +52,20 @@ class HeldRow:
         known = self._cursor.forced()[: min(length, self._left)]
         return known + [-1] * (length - len(known))
 
-    def read(self, tokens: Sequence[int], best_of: BestOf) -> tuple[list[int], list[int], bool]:
+    def read(self, tokens: Sequence[int], sure: Sequence[bool], best_of: BestOf) -> tuple[list[int], list[int], bool]:
         """Read a canvas as far as a few replacements lead.
 
         Args:
             tokens: ``[L]``.
+            sure: ``[L]``, positions that are not likely to change by themselves. Behind one that is, nothing is mended.
             best_of: chooses a token where one has to be replaced.
 
         Returns:
             The mended canvas, the positions that are held, and whether it was read to its end.
         """
         reader = _Reader(self._cursor.copy(), list(tokens), min(len(tokens), self._left), best_of, self._stop_ids)
-        complete = reader.run(MENDED_A_STEP)
+        settled = next((at for at, known in enumerate(sure) if not known), len(tokens))
+        complete = reader.run(MENDED_A_STEP, settled)
         return reader.tokens, reader.held, complete
 
     def commit(self, tokens: Sequence[int], best_of: BestOf) -> list[int]:
@@ -95,12 +100,14 @@ class _Reader:
         """The canvas or the text has ended."""
         return self.at >= self.end or (self.at > 0 and self.tokens[self.at - 1] in self.stop_ids)
 
-    def run(self, choices: int) -> bool:
-        """Read on; False where more choices would have to be replaced than ``choices``."""
+    def run(self, choices: int, settled: int | None = None) -> bool:
+        """Read on; False where more choices would have to be replaced than ``choices``, or one behind ``settled``."""
         while not self.over:
             self._take(self.cursor.validate(self.tokens[self.at : self.end]))
             if self.over:
                 break
+            if settled is not None and self.at > settled:
+                return False
             if not self._write([min(self.stop_ids)] if self.cursor.finished else self.cursor.forced()):
                 if not choices:
                     return False
@@ -171,11 +178,12 @@ def hold(
         their end and must not stop.
     """
     best = torch.where(canvas.pinned_BL, canvas.tokens_BL, found.best_BL).tolist()
+    sure = (canvas.pinned_BL | (found.entropy_BL < SURE)).tolist()
     held = torch.zeros(canvas.tokens_BL.shape, dtype=torch.bool)
     broken = torch.zeros(len(rows), dtype=torch.bool)
     for place, row in enumerate(rows):
         if row is not None:
-            best[place], positions, complete = row.read(best[place], partial(best_of, place))
+            best[place], positions, complete = row.read(best[place], sure[place], partial(best_of, place))
             held[place, positions] = True
             broken[place] = not complete
     device = canvas.tokens_BL.device

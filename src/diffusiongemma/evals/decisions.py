@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -73,49 +74,35 @@ def calibration_error(judged: Judged) -> float:
     return sum(n * abs(accuracy - p) for p, accuracy, n in reliability(judged)) / len(judged.correct)
 
 
-def left_to_right(answers: Sequence[Sequence[int]], length: int, pad: int) -> list[list[Factor]]:
+def left_to_right(answers: Sequence[Sequence[int]], length: int) -> list[list[Factor]]:
     """The chain rule from left to right: nothing to the right is known, the template's rest neither."""
-    return [
-        [Factor(_known(answer, set(range(at)), length), at, answer[at]) for at in range(_first(answers), len(answer))]
-        for answer in answers
-    ]
+    first = _first(answers)
+    return [[Factor(_known(a, set(range(at)), length), at, a[at]) for at in range(first, len(a))] for a in answers]
 
 
-def pseudo(answers: Sequence[Sequence[int]], length: int, pad: int) -> list[list[Factor]]:
+def pseudo(answers: Sequence[Sequence[int]], length: int) -> list[list[Factor]]:
     """Pseudo-likelihood: each token of an option with all others of its answer known."""
-    first, tail = _first(answers), _tail(answers)
+    first, tail = _first(answers), _first([answer[::-1] for answer in answers])
     return [
-        [Factor(_known(answer, set(range(length)) - {at}, length, pad), at, answer[at]) for at in range(first, len(answer) - tail)]
-        for answer in answers
+        [Factor(_known(a, set(range(len(a))) - {at}, length), at, a[at]) for at in range(first, len(a) - tail)] for a in answers
     ]
 
 
-def marginals(answers: Sequence[Sequence[int]], length: int, pad: int) -> list[list[Factor]]:
-    """Each token with none of the others known that ``chain`` asks for: one canvas a length, no token sees another."""
-    return [[Factor(mine[0].canvas, f.position, f.token) for f in mine] if mine else [] for mine in chain(answers, length, pad)]
+def marginals(answers: Sequence[Sequence[int]], length: int) -> list[list[Factor]]:
+    """The factors of ``chain`` with none of those before known: one canvas, no token sees another."""
+    return [[Factor(mine[0].canvas, f.position, f.token) for f in mine] for mine in chain(answers, length)]
 
 
-def short_tail(answers: Sequence[Sequence[int]], length: int, pad: int) -> list[list[Factor]]:
-    """``chain``, but of what all answers end with only the first token is read: the rest is taken for certain there."""
-    tail = _tail(answers)
-    return [
-        [f for f in mine if f.position <= len(answer) - tail]
-        for answer, mine in zip(answers, chain(answers, length, pad), strict=True)
-    ]
-
-
-def open_tail(answers: Sequence[Sequence[int]], length: int, pad: int) -> list[list[Factor]]:
-    """``chain``, with noise behind the end instead of padding."""
+def padded(answers: Sequence[Sequence[int]], length: int) -> list[list[Factor]]:
+    """``chain``, with padding (token 0, as in nano) instead of noise behind the longest answer's end."""
     longest = max(map(len, answers))
-    return [
-        [Factor((*f.canvas[:longest], *[OPEN] * (length - longest)), f.position, f.token) for f in mine]
-        for mine in chain(answers, length, pad)
-    ]
+    padding = (0,) * (length - longest)
+    return [[Factor((*f.canvas[:longest], *padding), f.position, f.token) for f in mine] for mine in chain(answers, length)]
 
 
 RULES: dict[str, Rule] = {
-    "chain": chain, "left to right": left_to_right, "pseudo-likelihood": pseudo, "marginals": marginals, "open tail": open_tail,
-    "short tail": short_tail,
+    "chain": chain, "whole tail": partial(chain, whole_tail=True), "left to right": left_to_right,
+    "pseudo-likelihood": pseudo, "marginals": marginals, "padded": padded,
 }  # fmt: skip
 
 
@@ -167,26 +154,22 @@ def _causal(model: DiffusionGemmaModel, one: Alternatives) -> list[float]:
 
 def _first(answers: Sequence[Sequence[int]]) -> int:
     """The first position at which answers differ."""
-    return next(at for at in range(min(map(len, answers)) + 1) if len({tuple(answer[: at + 1]) for answer in answers}) > 1)
+    return next((at for at, tokens in enumerate(zip(*answers, strict=False)) if len(set(tokens)) > 1), min(map(len, answers)))
 
 
-def _tail(answers: Sequence[Sequence[int]]) -> int:
-    """Tokens that all answers end with."""
-    return _first([list(reversed(answer)) for answer in answers])
+def _known(answer: Sequence[int], known: set[int], length: int) -> tuple[int, ...]:
+    return tuple(answer[at] if at in known else OPEN for at in range(length))
 
 
-def _known(answer: Sequence[int], known: set[int], length: int, pad: int = OPEN) -> tuple[int, ...]:
-    whole = [*answer, *[pad] * (length - len(answer))]
-    return tuple(token if at in known else OPEN for at, token in enumerate(whole))
-
-
-def _measure(model: DiffusionGemmaModel, name: str, count: int, timed: int, draws: Sequence[int]) -> dict[str, Judged]:
+def _measure(
+    model: DiffusionGemmaModel, name: str, count: int, timed: int, rules: Sequence[str], draws: Sequence[int]
+) -> dict[str, Judged]:
     """Print the table of one task."""
     found, judged = problems(name, count, EVAL_SEED), {}
     options = max(len(question.texts) for question in found[0].questions)
     print(f"\n{name}: {len(found)} problems, {options} options\n{'':22}accuracy  confid.   ECE     NLL   right where sure by 0.9")
-    for rule_name, rule in RULES.items():
-        judged[rule_name] = judge(model, found, 1, rule)
+    for rule_name in dict.fromkeys(["chain", *rules]):
+        judged[rule_name] = judge(model, found, 1, RULES[rule_name])
         print(f"  {rule_name:20}{judged[rule_name].line()}", flush=True)
     for many in draws:
         print(f"  {f'chain, {many} draws':20}{judge(model, found, many).line()}", flush=True)
@@ -203,6 +186,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--count", type=int, default=300, help="problems a task")
     parser.add_argument("--timed", type=int, default=50, help="problems that are timed, one at a time")
+    parser.add_argument("--rules", nargs="*", default=list(RULES), choices=list(RULES), help="to compare with chain")
     parser.add_argument("--draws", type=int, nargs="*", default=[4, 8], help="numbers of draws of noise to compare")
     parser.add_argument("--task", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--plot", type=Path, help="a PNG: reliability of each task, by denoising and by the causal role")
@@ -210,7 +194,7 @@ def main() -> None:
     if options.plot is not None:
         check_plot(options.plot)
     model = DiffusionGemmaModel.from_pretrained(options.model)
-    judged = {name: _measure(model, name, options.count, options.timed, options.draws) for name in options.task}
+    judged = {name: _measure(model, name, options.count, options.timed, options.rules, options.draws) for name in options.task}
     if options.plot is not None:
         panels = {"one denoising pass": "chain", "causal role": "causal"}
         plot_reliability(
