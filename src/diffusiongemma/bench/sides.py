@@ -43,15 +43,13 @@ class OurSide:
     """``engine.runner`` as ``generate`` and ``stream`` use it, told by its events.
 
     Args:
-        spec: kind ``ours``, ``plain`` (our plain kernels) or ``causal`` (token by token with the encoder role).
+        spec: kind ``ours``, ``plain`` (our plain canvas head) or ``causal`` (token by token with the encoder role).
     """
 
     def __init__(self, spec: SideSpec) -> None:
         loaded = DiffusionGemmaModel.from_pretrained(spec.folder, dtype=spec.dtype, device=spec.device, progress=False)
         self._model = loaded.transformer
         if spec.kind == "plain":
-            if not hasattr(self._model, "kernels"):
-                raise BenchError("this version has one set of kernels, the plain ones: there is nothing to compare them with")
             self._model.kernels = "plain"
         self._run = run_causal if spec.kind == "causal" else run_diffusion
         self._tokenizer = loaded.tokenizer

@@ -36,7 +36,8 @@ def bench(
     against: Annotated[
         str | None,
         typer.Option(
-            "--against", help="transformers, causal (token by token, same weights) or plain (our plain kernels); unset: ours alone."
+            "--against",
+            help="transformers, causal (token by token, same weights) or plain (our plain canvas head); unset: ours.",
         ),
     ] = None,
     their_settings: Annotated[

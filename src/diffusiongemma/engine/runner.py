@@ -291,7 +291,7 @@ def _answer(tokenizer: Tokenizer, batch: Batch, row: int) -> Answer:
 def _held(batch: Batch) -> list[HeldRow | None]:
     """Each row's place in its grammar."""
     grammars = batch.grammars or [None] * len(batch.prompts)
-    return [None if grammar is None else HeldRow(grammar, batch.params.max_tokens, batch.stop_ids) for grammar in grammars]
+    return [None if grammar is None else HeldRow(grammar, batch.limit(row), batch.stop_ids) for row, grammar in enumerate(grammars)]
 
 
 def _drafts(canvas: Canvas, rows: Sequence[int], index: int, tokenizer: Tokenizer) -> Iterator[Draft]:

@@ -19,7 +19,8 @@ __all__ = ["evaluate"]
 
 _BATCH = 50
 _LOGITS_BYTES, _LOGITS_BYTES_CPU = 512 << 20, 8 << 20
-"""What a float32 array of a batch's logits may take. A step holds about eight; on a CPU larger ones only cost (docs/lab-log.md)."""
+"""Bytes of a batch's logits in float32, were they held: measured when they were, and kept since larger batches win little on a CPU
+(docs/lab-log.md)."""
 
 
 def evaluate(

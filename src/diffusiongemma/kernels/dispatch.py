@@ -22,11 +22,11 @@ __all__ = [
 ]
 
 Kernels = Literal["auto", "plain"]
-"""``auto``: the fastest implementation that is proved equal; ``plain``: the reference, to compare with."""
+"""``auto``: the fastest implementation that is proved equal; ``plain``: the reference of the canvas head."""
 WIDEN_FROM = 128
 """Tokens from which widening a bfloat16 matrix costs less than it saves (docs/lab-log.md)."""
 PLAIN_HEAD_LIMIT = 1 << 16
-"""Logits up to which the plain head is taken: it makes fewer calls, and all it holds stays in a core's cache."""
+"""Logits up to which the plain head is taken: it makes fewer calls."""
 
 DENSE_LIMIT = 1 << 16
 """Largest number of weights of one expert for which running all experts on all tokens is tried.
@@ -132,7 +132,7 @@ def canvas_head_choice(positions: int, vocab_size: int, kernels: Kernels = "auto
     if kernels == "plain":
         return Choice("plain", "asked for")
     if positions * vocab_size <= PLAIN_HEAD_LIMIT:
-        return Choice("plain", f"{positions} x {vocab_size} logits fit into a core's cache")
+        return Choice("plain", f"{positions} x {vocab_size} logits are few: fewer calls")
     return Choice("tiled", f"{positions} x {vocab_size} logits are more than is worth holding")
 
 

@@ -71,13 +71,17 @@ def attention(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1TS: Tensor 
     return out.transpose(1, 2).flatten(2)
 
 
+def _by_expert(index_TX: Tensor) -> tuple[Tensor, Tensor]:
+    """The (token, choice) pairs in the order of their experts, and the token of each."""
+    order = index_TX.reshape(-1).argsort(stable=True)
+    return order, order.div(index_TX.shape[1], rounding_mode="floor")
+
+
 def experts_grouped(
     x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
 ) -> Tensor:
     """Each token through its chosen experts: tokens sorted by expert, one product an expert that has any."""
-    chosen = index_TX.shape[1]
-    order = index_TX.reshape(-1).argsort(stable=True)
-    source = order.div(chosen, rounding_mode="floor")
+    order, source = _by_expert(index_TX)
     counts = torch.bincount(index_TX.reshape(-1), minlength=gate_up_EID.shape[0]).tolist()
     rows = x_TD[source]
     parts = []
@@ -112,9 +116,7 @@ def experts_product(
     x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
 ) -> Tensor:
     """As ``experts_grouped``, with the library's grouped product: no loop over experts, and the counts stay on the device."""
-    chosen = index_TX.shape[1]
-    order = index_TX.reshape(-1).argsort(stable=True)
-    source = order.div(chosen, rounding_mode="floor")
+    order, source = _by_expert(index_TX)
     ends = torch.bincount(index_TX.reshape(-1), minlength=gate_up_EID.shape[0]).cumsum(0).int()
     gate, up = F.grouped_mm(x_TD[source], gate_up_EID.transpose(1, 2), offs=ends).chunk(2, dim=-1)
     out = F.grouped_mm(act(gate) * up, down_EDI.transpose(1, 2), offs=ends)

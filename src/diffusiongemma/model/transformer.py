@@ -36,7 +36,7 @@ class Transformer(nn.Module):
 
     Args:
         config: the checkpoint's configuration.
-        kernels: ``plain`` takes the reference of every op, to compare with.
+        kernels: ``plain`` takes the reference of the canvas head, to compare with.
     """
 
     def __init__(self, config: ModelConfig, kernels: Kernels = "auto") -> None:
