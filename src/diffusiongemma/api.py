@@ -4,8 +4,9 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, overload
+from typing import Any, cast, get_args, overload
 
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from diffusiongemma.constraints import Constraint, Grammar, Vocabulary, compile_grammar
 from diffusiongemma.engine.decide import Alternatives, decide
+from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.events import Done, Event, Result
+from diffusiongemma.engine.frame import Executor
 from diffusiongemma.engine.pins import Pins, pins_by_row
+from diffusiongemma.engine.request import Mode, Request
 from diffusiongemma.engine.rewriting import Rewriting
-from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
 from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.config import ModelConfig
@@ -31,8 +34,9 @@ from diffusiongemma.weights.stream import read_json, write_json
 
 __all__ = ["DiffusionGemmaModel", "Mode"]
 
-Mode = Literal["diffusion", "causal"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MOST_ANSWERS = 128
+"""To one prompt at a time (as in OpenAI's API)."""
 _PROGRESS_FROM = 1 << 28
 """Bytes of weights from which loading shows a progress bar."""
 
@@ -64,6 +68,7 @@ class DiffusionGemmaModel(Rewriting):
         self.defaults = defaults
         self.stop_ids = tuple(stop_ids)
         self.folder = folder
+        self.engine: Executor = Local(transformer, tokenizer)
 
     # -- loading and saving ------------------------------------------------------------------------------------------
 
@@ -271,6 +276,7 @@ class DiffusionGemmaModel(Rewriting):
         regex: str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
+        logprobs: int | None = None,
         **options: Any,
     ) -> Iterator[Event]:
         """Generate, and see it happen.
@@ -290,6 +296,8 @@ class DiffusionGemmaModel(Rewriting):
             choices: the answer is one of them.
             grammar: the answer is a text of this context-free grammar, in Lark's syntax as llguidance reads it.
             drafts: False leaves out the Draft events, which cost a little at every step.
+            logprobs: alternatives a token, 0 to 20: the commits carry the log-probabilities that the causal role gives the
+                answer's tokens; None: they do not.
             **options: fields of ``SamplingParams``: ``max_tokens``, ``canvas_length``, ``num_diffusion_steps``, ``seed``,
                 ``entropy_bound``,
                 ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``, ``early_stop``,
@@ -305,10 +313,45 @@ class DiffusionGemmaModel(Rewriting):
             OptionError: an unknown option, or a value outside what is allowed.
             ConstraintError: a schema, regex, list of choices or grammar that is wrong, impossible or cannot be expressed.
         """
+        asked = self.requests(
+            prompt, messages=messages, mode=mode, pins=pins, seeds=seeds, drafts=drafts, response_format=response_format,
+            regex=regex, choices=choices, grammar=grammar, logprobs=logprobs, **options,
+        )  # fmt: skip
+        return self.engine.run(asked)
+
+    def requests(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        n: int = 1,
+        mode: Mode = "diffusion",
+        pins: Pins | Sequence[Pins] | None = None,
+        seeds: Sequence[int] | None = None,
+        drafts: bool = False,
+        response_format: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
+        logprobs: int | None = None,
+        **options: Any,
+    ) -> list[Request]:
+        """What ``stream`` runs: one request a prompt, checked against all but the model's size.
+
+        Args:
+            n: answers to each prompt; those of one prompt follow each other and draw from seed, seed + 1, ...
+            prompt, messages, mode, pins, seeds, drafts, response_format, regex, choices, grammar, logprobs, **options: see
+                ``stream``.
+
+        Raises:
+            InputError, OptionError, ConstraintError: see ``stream``.
+        """
         if mode not in get_args(Mode):
             raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
         if mode == "causal" and pins is not None:
             raise OptionError("pins need mode 'diffusion': token by token nothing to the right can be held fixed")
+        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MOST_ANSWERS:
+            raise OptionError(f"n is {n!r}; answers to a prompt may be 1 to {MOST_ANSWERS}")
         formats = [response_format] if response_format is None or isinstance(response_format, Mapping) else response_format
         constraints = [Constraint.of(each, regex, choices, grammar) for each in formats]
         if mode == "causal" and any(constraints):
@@ -317,19 +360,32 @@ class DiffusionGemmaModel(Rewriting):
             options["seed"] = secrets.randbits(32)
         params = self.defaults.replaced(**options)
         prompts = [self.tokenizer.encode(text) for text in self._prompt_texts(prompt, messages)]
+        if not prompts:
+            raise InputError("there is no prompt; give at least one")
         if seeds is not None and len(seeds) != len(prompts):
             raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one each, or seed for all")
-        batch = Batch(
-            prompts=prompts,
-            seeds=[params.replaced(seed=seed).seed for seed in seeds or [params.seed] * len(prompts)],
-            params=params,
-            stop_ids=self.stop_ids,
-            pins=None if pins is None else pins_by_row(pins, len(prompts), params.max_tokens),
-            grammars=self._grammars(constraints, len(prompts)),
-            drafts=drafts,
-        )
-        run = run_diffusion if mode == "diffusion" else run_causal
-        return run(self.transformer, self.tokenizer, batch)
+        fixed = [None] * len(prompts) if pins is None else pins_by_row(pins, len(prompts), params.max_tokens)
+        grammars = self._grammars(constraints, len(prompts))
+        return [
+            Request(
+                prompt=ids,
+                params=params.replaced(seed=(params.seed if seeds is None else seeds[row]) + answer),
+                stop_ids=self.stop_ids,
+                mode=mode,
+                pins=fixed[row],
+                grammar=None if grammars is None else grammars[row],
+                drafts=drafts,
+                logprobs=logprobs,
+            )
+            for row, ids in enumerate(prompts)
+            for answer in range(n)
+        ]
+
+    def served(self, engine: Executor) -> "DiffusionGemmaModel":
+        """The same model with its passes made by another engine: one that several callers share, say."""
+        other = copy(self)
+        other.engine = engine
+        return other
 
     def _grammars(self, constraints: Sequence[Constraint | None], rows: int) -> list[Grammar | None] | None:
         """A grammar a row; None where all rows are free."""
@@ -376,7 +432,8 @@ class DiffusionGemmaModel(Rewriting):
         """
         began = time.perf_counter()
         asked = sheets(questions, joint, template, threshold)
-        found = decide(self.transformer, self._alternatives(prompt, messages, asked), seed=seed, draws=draws)
+        alternatives = self._alternatives(prompt, messages, asked)
+        found = self.engine.call(lambda: decide(self.transformer, alternatives, seed=seed, draws=draws))
         pairs = zip(asked, found.probabilities, strict=True)
         decisions = [decision for sheet, probs in pairs for decision in sheet.decisions(probs, threshold)]
         return Decisions(tuple(decisions), found.passes, found.rows, time.perf_counter() - began)

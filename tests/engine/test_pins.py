@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Commit, Done, Draft
 from diffusiongemma.engine.pins import last_set, pins_by_row
-from diffusiongemma.engine.runner import Batch, run_diffusion
+from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import InputError
 from diffusiongemma.sampler import SamplingParams
 from tests.tiny import letters, text_of, tiny_model, tiny_transformer
@@ -57,13 +57,13 @@ def test_pins_come_out_unchanged(
 def test_every_pass_sees_the_pins_as_certain(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     pins = {0: 5, 7: 9, 8: 11, 23: 63}
     passes: list[tuple[torch.Tensor, torch.Tensor | None]] = []
-    denoise = model.transformer.denoise
+    denoise = model.transformer.denoise_rows
 
-    def watched(canvas_BL: torch.Tensor, cache: Any, soft_BLD: torch.Tensor | None, view: Any) -> torch.Tensor:
-        passes.append((canvas_BL[0].clone(), None if soft_BLD is None else soft_BLD[0].clone()))
-        return denoise(canvas_BL, cache, soft_BLD, view)
+    def watched(canvases: Any, caches: Any, softs: Any, views: Any) -> list[torch.Tensor]:
+        passes.append((canvases[0][0].clone(), None if softs[0] is None else softs[0][0].clone()))
+        return denoise(canvases, caches, softs, views)
 
-    monkeypatch.setattr(model.transformer, "denoise", watched)
+    monkeypatch.setattr(model.transformer, "denoise_rows", watched)
     model.generate("abc", pins=pins, max_tokens=MOST, num_diffusion_steps=3, early_stop=False, seed=1)
     assert len(passes) == 9
     for number, (canvas_L, soft_LD) in enumerate(passes):
@@ -100,20 +100,23 @@ def test_a_stop_string_counts_behind_the_last_pin(model: DiffusionGemmaModel) ->
 
 
 def test_rows_may_be_of_different_lengths(model: DiffusionGemmaModel) -> None:
-    batch = Batch([[1], [1]], [0, 0], SamplingParams(num_diffusion_steps=2), (), pins=[[3, -1, 4], [5] * 11], limits=[3, 11])
-    done = {
-        event.row: event.result for event in run_diffusion(model.transformer, model.tokenizer, batch) if isinstance(event, Done)
-    }
+    rows = [
+        Request(prompt=[1], params=SamplingParams(num_diffusion_steps=2, max_tokens=len(pins)), pins=pins)
+        for pins in ([3, -1, 4], [5] * 11)
+    ]
+    done = {event.row: event.result for event in model.engine.run(rows) if isinstance(event, Done)}
     assert [len(done[row].token_ids) for row in (0, 1)] == [3, 11] and done[1].token_ids == [5] * 11
 
 
 def test_a_start_is_what_the_first_pass_of_its_canvas_sees(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
-    denoise = model.transformer.denoise
-    monkeypatch.setattr(model.transformer, "denoise", lambda ids, *rest: (seen.append(ids[0].tolist()), denoise(ids, *rest))[1])
+    denoise = model.transformer.denoise_rows
+    monkeypatch.setattr(
+        model.transformer, "denoise_rows", lambda rows, *rest: (seen.append(rows[0][0].tolist()), denoise(rows, *rest))[1]
+    )
     starts = [*range(10), -1, 11]
     params = SamplingParams(num_diffusion_steps=2, early_stop=False, max_tokens=16)
-    list(run_diffusion(model.transformer, model.tokenizer, Batch([[1]], [0], params, (), starts=[starts])))
+    list(model.engine.run([Request(prompt=[1], params=params, starts=starts)]))
     assert seen[0] == starts[:8] and seen[2][:2] == [8, 9] and seen[2][3] == 11
     assert seen[1] != seen[0], "what the model is not sure of is noise again"
 

@@ -19,8 +19,9 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     EntropyBoundSamplerConfig,
 )
 
+from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.events import Done, Draft, Result
-from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
+from diffusiongemma.engine.request import Request
 from diffusiongemma.kernels import Stream, dispatch, draw, position_keys, random_ids, reference, tiled
 from diffusiongemma.sampler import SamplingParams
 from tests.parity.reference import Pair, make_pair
@@ -126,10 +127,10 @@ def their_answers(
 def our_answers(
     pair: Pair, prompts: list[list[int]], params: SamplingParams, stop_ids: list[int]
 ) -> tuple[list[Result], list[Draft]]:
-    batch = Batch(prompts=prompts, seeds=[params.seed] * len(prompts), params=params, stop_ids=tuple(stop_ids))
+    requests = [Request(prompt=ids, params=params, stop_ids=tuple(stop_ids), drafts=True) for ids in prompts]
     results: dict[int, Result] = {}
     drafts = []
-    for event in run_diffusion(pair.ours, letters(pair.folder), batch):
+    for event in Local(pair.ours, letters(pair.folder)).run(requests):
         if isinstance(event, Done):
             results[event.row] = event.result
         elif isinstance(event, Draft):
@@ -307,8 +308,8 @@ def test_causal_greedy(tmp_path: Path, prompt_tokens: int) -> None:
             logits = torch.tanh(pair.reference.lm_head(hidden).float() / cap) * cap
             fed = [int(logits.argmax())]
             expected += fed
-    batch = Batch(prompts=[prompt], seeds=[0], params=SamplingParams(max_tokens=20), stop_ids=())
-    (result,) = [event.result for event in run_causal(pair.ours, letters(pair.folder), batch) if isinstance(event, Done)]
+    request = Request(prompt=prompt, params=SamplingParams(max_tokens=20), mode="causal")
+    (result,) = [event.result for event in Local(pair.ours, letters(pair.folder)).run([request]) if isinstance(event, Done)]
     assert result.token_ids == expected
     assert len(set(expected)) > 2, "a constant answer proves little"
     assert (result.usage.denoising_steps, result.usage.commit_passes) == (0, 20)

@@ -14,8 +14,9 @@ from diffusiongemma.bench.memory import peak_of
 from diffusiongemma.bench.recorder import Recorder, Sample, sample_of
 from diffusiongemma.bench.roofline import measure_rates, synchroniser
 from diffusiongemma.bench.settings import Case, SideSpec
+from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.events import Commit, Draft
-from diffusiongemma.engine.runner import Batch, run_causal, run_diffusion
+from diffusiongemma.engine.request import Mode, Request
 from diffusiongemma.errors import BenchError
 
 __all__ = ["LoadedSide", "Side"]
@@ -40,7 +41,7 @@ class Side(Protocol):
 
 
 class OurSide:
-    """``engine.runner`` as ``generate`` and ``stream`` use it, told by its events.
+    """``engine`` as ``generate`` and ``stream`` use it, told by its events.
 
     Args:
         spec: kind ``ours``, ``plain`` (our plain canvas head) or ``causal`` (token by token with the encoder role).
@@ -51,10 +52,10 @@ class OurSide:
         self._model = loaded.transformer
         if spec.kind == "plain":
             self._model.kernels = "plain"
-        self._run = run_causal if spec.kind == "causal" else run_diffusion
+        self._mode: Mode = "causal" if spec.kind == "causal" else "diffusion"
         self._tokenizer = loaded.tokenizer
         self._defaults = loaded.defaults
-        self._encode = self._model.encode
+        self._encode = self._model.encode_rows
 
     @property
     def model(self) -> nn.Module:
@@ -74,14 +75,13 @@ class OurSide:
             recorder.encode_ended()
             return hidden
 
-        # The runner asks the instance for it, and so finds this one.
-        self._model.encode = encode  # type: ignore[method-assign]
+        # The engine asks the instance for it, and so finds this one.
+        self._model.encode_rows = encode  # type: ignore[method-assign]
         params = self._defaults.replaced(
             num_diffusion_steps=case.steps, max_tokens=case.new_tokens, early_stop=False, seed=case.seed, temperature=0.0
         )
-        prompts = [list(ids) for ids in case.prompts]
-        batch = Batch(prompts=prompts, seeds=[case.seed] * len(prompts), params=params, stop_ids=())
-        for event in self._run(self._model, self._tokenizer, batch):
+        requests = [Request(prompt=list(ids), params=params, mode=self._mode, drafts=True) for ids in case.prompts]
+        for event in Local(self._model, self._tokenizer).run(requests):
             if isinstance(event, Draft):
                 recorder.draft(event.canvas, event.step)
             elif isinstance(event, Commit):

@@ -29,7 +29,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusiongemma.engine.runner import Batch, admit, encode_prompts
+from diffusiongemma.engine.prefill import encode_prompts
+from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.kernels import Stream, position_keys, random_ids
 from diffusiongemma.model.cache import KVCache
@@ -231,5 +232,4 @@ def _check(model: Transformer, asked: Sequence[Alternatives], seed: int, draws: 
         if len({token for answer in one.answers for token in answer}) == vocab_size:
             raise InputError(f"the answers use all {vocab_size} tokens there are; nothing is left for noise. Give fewer options")
     params = SamplingParams(max_tokens=length, seed=seed)
-    prompts = [list(one.prompt) for one in asked]
-    return admit(model, Batch(prompts, [seed] * len(prompts), params, stop_ids=()), length)
+    return max(check(model, Request(prompt=list(one.prompt), params=params), row) for row, one in enumerate(asked))

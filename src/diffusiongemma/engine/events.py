@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["CanvasReport", "Commit", "Done", "Draft", "Event", "FinishReason", "Result", "Usage"]
+__all__ = ["CanvasReport", "Commit", "Done", "Draft", "Event", "FinishReason", "Result", "TokenLogprob", "Usage"]
 
 FinishReason = Literal["stop", "length"]
 
@@ -102,6 +102,21 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """What the causal role thinks of one token of an answer, given all before it.
+
+    Attributes:
+        token_id: the token.
+        logprob: its log-probability, in nats.
+        top: the most probable tokens at its place and their log-probabilities, best first.
+    """
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
 class Commit:
     """Text of a row that is final.
 
@@ -109,11 +124,13 @@ class Commit:
         row: which prompt of the batch.
         text: what is new.
         token_ids: its tokens.
+        logprobs: of its tokens, where they were asked for.
     """
 
     row: int
     text: str
     token_ids: list[int]
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Holes in a text, written on one canvas with what stands around them pinned.
 
-``Template -> layouts -> rows of pins -> run_diffusion -> fillings -> log_probs -> Filled``. How long a hole must be nobody knows:
+``Template -> layouts -> rows of pins -> engine -> fillings -> log_probs -> Filled``. How long a hole must be nobody knows:
 several layouts are tried as rows of one batch, and the causal role, which reads what stands behind the holes too, says which
 text it finds most probable.
 
@@ -223,5 +223,5 @@ def _scores(frame: Frame, template: Template, fillings: Sequence[Filling], rank:
     while all(len(ids) > common + 1 and ids[common] == texts[0][common] for ids in texts):
         common += 1
     common = max(1, common)
-    found = log_probs(frame.model, texts[0][:common], [ids[common:] for ids in texts])
+    found = frame.engine.call(lambda: log_probs(frame.model, texts[0][:common], [ids[common:] for ids in texts]))
     return [sum(row) / (max(1, len(row)) if rank == "mean" else 1) for row in found]

@@ -1,17 +1,29 @@
-"""What a text stands in while parts of it are written, and the one way to write them: rows of pins through ``run_diffusion``."""
+"""What a text stands in while parts of it are written, and the one way to write them: rows of pins through an engine."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from diffusiongemma.engine.events import Done, Event, Result
-from diffusiongemma.engine.runner import Batch, canvas_length, run_diffusion
+from diffusiongemma.engine.request import Request, canvas_length
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["Frame", "OnEvent", "hole_text", "write_rows"]
+__all__ = ["Executor", "Frame", "OnEvent", "hole_text", "write_rows"]
 
+T = TypeVar("T")
 OnEvent = Callable[[Event], None]
+
+
+class Executor(Protocol):
+    """Where requests are run: an engine of one's own, or one that many share."""
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Event]:
+        """Events of requests; ``row`` is their index."""
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Do something with the model that is no request."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +32,7 @@ class Frame:
 
     Attributes:
         model: the stack.
+        engine: where its passes are made.
         tokenizer: of the checkpoint.
         prompt: token ids before the text; not empty.
         ending: the stop token behind the text; None: the checkpoint has none.
@@ -28,6 +41,7 @@ class Frame:
     """
 
     model: Transformer
+    engine: Executor
     tokenizer: Tokenizer
     prompt: list[int]
     ending: int | None
@@ -67,12 +81,19 @@ def write_rows(
         limits: most tokens a row.
         on_event: called with each event.
     """
-    batch = Batch(
-        prompts=prompts, seeds=list(seeds), params=frame.params, stop_ids=frame.stop_ids, pins=pins,
-        starts=starts, limits=limits, drafts=on_event is not None,
-    )  # fmt: skip
+    requests = [
+        Request(
+            prompt=prompts[row],
+            params=replace(frame.params, seed=seeds[row], max_tokens=limits[row]),
+            stop_ids=frame.stop_ids,
+            pins=None if pins is None else pins[row],
+            starts=None if starts is None else starts[row],
+            drafts=on_event is not None,
+        )
+        for row in range(len(prompts))
+    ]
     results: dict[int, Result] = {}
-    for event in run_diffusion(frame.model, frame.tokenizer, batch):
+    for event in frame.engine.run(requests):
         if on_event is not None:
             on_event(event)
         if isinstance(event, Done):

@@ -7,7 +7,7 @@ from typing import Any
 from diffusiongemma.engine.edit import edit_text
 from diffusiongemma.engine.events import Result
 from diffusiongemma.engine.fill import TRIES, Filled, Rank, fill_template
-from diffusiongemma.engine.frame import Frame, OnEvent
+from diffusiongemma.engine.frame import Executor, Frame, OnEvent
 from diffusiongemma.engine.template import DEFAULT_MOST, Template
 from diffusiongemma.engine.vary import check_vary, vary_text
 from diffusiongemma.errors import InputError, OptionError
@@ -23,6 +23,7 @@ class Rewriting:
     """A part of ``DiffusionGemmaModel``, which sets the attributes."""
 
     transformer: Transformer
+    engine: Executor
     tokenizer: Tokenizer
     defaults: SamplingParams
     stop_ids: tuple[int, ...]
@@ -173,7 +174,7 @@ class Rewriting:
         if prompt is not None or messages is not None:
             (text,) = self._prompt_texts(prompt, messages)
             ids, ending = self.tokenizer.encode(text), self._turn_end()
-        return Frame(self.transformer, self.tokenizer, ids, ending[0] if ending else None, self.stop_ids, params)
+        return Frame(self.transformer, self.engine, self.tokenizer, ids, ending[0] if ending else None, self.stop_ids, params)
 
     def _turn_end(self) -> tuple[int, ...]:
         """The stop token that the chat template puts behind an answer; the first there is where it puts none."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Done
-from diffusiongemma.engine.runner import Batch, run_causal
+from diffusiongemma.engine.request import Request
 from diffusiongemma.tasks.base import EVAL_SEED
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import InfillPython
@@ -104,8 +104,7 @@ def _goes_on(model: DiffusionGemmaModel, case: Case, opened: int) -> bool:
     kept = len(ids) - min(opened, len(ids))
     whole = model.tokenizer.decode(ids[kept:]) + case.hole
     params = model.defaults.replaced(max_tokens=len(model.tokenizer.encode(whole)) + 4)
-    batch = Batch([[*frame.prompt, *ids[:kept]]], [0], params, model.stop_ids)
-    events = run_causal(model.transformer, model.tokenizer, batch)
+    events = model.engine.run([Request(prompt=[*frame.prompt, *ids[:kept]], params=params, stop_ids=model.stop_ids, mode="causal")])
     return next(event.result.text for event in events if isinstance(event, Done)).startswith(whole)
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from diffusiongemma.api import DiffusionGemmaModel, Mode
 from diffusiongemma.engine.events import Done, Result
-from diffusiongemma.engine.runner import Batch, admit
+from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, fingerprint, summarise
 from diffusiongemma.sampler import SamplingParams
@@ -160,8 +160,7 @@ class _Run:
         template = self.model.tokenizer.template
         try:
             text = template.render([{"role": "user", "content": example.prompt}]) if template else example.prompt
-            batch = Batch([self.model.tokenizer.encode(text)], [self.params.seed], self.params, self.model.stop_ids)
-            admit(self.model.transformer, batch, self.model.config.canvas_length if self.mode == "diffusion" else 1)
+            check(self.model.transformer, Request(prompt=self.model.tokenizer.encode(text), params=self.params, mode=self.mode))
         except InputError as error:
             return str(error)
         return ""

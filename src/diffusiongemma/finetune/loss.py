@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusiongemma.finetune.data import TrainBatch
-from diffusiongemma.model.cache import SharedPrompt
-from diffusiongemma.model.layers import Role
+from diffusiongemma.model.cache import Role, SharedPrompt
 from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 from diffusiongemma.model.transformer import Transformer, View
 

@@ -14,9 +14,10 @@ from diffusiongemma.kernels.dispatch import (
     rms_norm,
 )
 from diffusiongemma.kernels.draws import Stream, position_keys, random_ids
-from diffusiongemma.kernels.reference import Statistics, attention, draw, entropy, rotate, soft_cap, statistics
+from diffusiongemma.kernels.reference import STEADY_ROWS, Statistics, attention, draw, entropy, rotate, soft_cap, statistics
 
 __all__ = [
+    "STEADY_ROWS",
     "Choice",
     "Kernels",
     "Statistics",

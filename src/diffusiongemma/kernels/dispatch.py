@@ -26,7 +26,7 @@ Kernels = Literal["auto", "plain"]
 WIDEN_FROM = 128
 """Tokens from which widening a bfloat16 matrix costs less than it saves (docs/lab-log.md)."""
 PLAIN_HEAD_LIMIT = 1 << 16
-"""Logits up to which the plain head is taken: it makes fewer calls."""
+"""Logits of a canvas up to which the plain head is taken: it makes fewer calls."""
 
 DENSE_LIMIT = 1 << 16
 """Largest number of weights of one expert for which running all experts on all tokens is tried.
@@ -125,7 +125,7 @@ def canvas_head_choice(positions: int, vocab_size: int, kernels: Kernels = "auto
     """The implementation for the canvas head.
 
     Args:
-        positions: of all rows together.
+        positions: of one row: neighbours have no say.
         vocab_size: tokens.
         kernels: what was asked for.
     """
@@ -159,7 +159,7 @@ def canvas_head(
         soft: whether the soft embedding is wanted.
         kernels: ``plain`` for the reference.
     """
-    choice = canvas_head_choice(keys_BL.numel(), table_VD.shape[0], kernels)
+    choice = canvas_head_choice(keys_BL.shape[1], table_VD.shape[0], kernels)
     if choice.name == "plain":
         return reference.canvas_head(hidden_BLD, table_VD, cap, temperature_B, keys_BL, soft=soft)
     compute = product_dtype(table_VD.dtype, table_VD.device)

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusiongemma.kernels.draws import gumbel_at
-from diffusiongemma.kernels.reference import GROUP, Statistics
+from diffusiongemma.kernels.reference import GROUP, STEADY_ROWS, Statistics
 
 __all__ = ["SoftProducts", "canvas_head"]
 
 TILE_NUMBERS = 1 << 20
-"""Logits of a tile: 4 MiB of float32; smaller tiles make more small calls, larger ones win nothing (docs/lab-log.md)."""
+"""Logits of a tile and canvas: 4 MiB of float32; smaller ones make more small calls, larger ones win nothing (docs/lab-log.md).
+The number of rows has no say, so that a row's rounding does not depend on its neighbours."""
 TILE_LEAST, TILE_MOST = 256, 4096
 """Tokens of a tile: fewer make slow products, more would widen a bfloat16 table by too much at once."""
 _NOTHING = -1e30
@@ -84,7 +85,7 @@ def canvas_head(
     soft_ND = torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if soft else None
     best, drawn = _winner(likely_N1), _winner(likely_N1)
     hidden_ND = hidden_ND.to(compute)
-    width = tile_width(rows * length)
+    width = tile_width(length)
     negligible = torch.finfo(table_VD.dtype).eps / (8 * (table_VD.shape[0] / width + 1))
     for start in range(0, table_VD.shape[0], width):
         # 1. The tile's logits over the temperature, and their groups.
@@ -124,7 +125,7 @@ def canvas_head(
 
 
 def tile_width(positions: int) -> int:
-    """Tokens of a tile: a multiple of the draw's groups."""
+    """Tokens of a tile for a canvas of so many positions: a multiple of the draw's groups."""
     return max(TILE_LEAST, min(TILE_NUMBERS // max(positions, 1), TILE_MOST)) // GROUP * GROUP
 
 
@@ -154,7 +155,9 @@ def _add_product(soft_ND: Tensor, weight_NT: Tensor, tile_TD: Tensor, needed_N: 
     rows = needed_N.nonzero().squeeze(1)
     if counter is not None:
         counter.made, counter.skipped = counter.made + len(rows), counter.skipped + len(needed_N) - len(rows)
+    # What other rows need must not change a row's bits: products it does not need are not added, short ones are filled up.
     if 2 * len(rows) > len(needed_N):
-        soft_ND += weight_NT.to(tile_TD.dtype) @ tile_TD
+        soft_ND += (weight_NT.to(tile_TD.dtype) @ tile_TD).mul_(needed_N[:, None])
     elif len(rows):
-        soft_ND[rows] += weight_NT[rows].to(tile_TD.dtype) @ tile_TD
+        filled = torch.cat((rows, rows[:1].expand(max(0, STEADY_ROWS - len(rows)))))
+        soft_ND[rows] += (weight_NT[filled].to(tile_TD.dtype) @ tile_TD)[: len(rows)]

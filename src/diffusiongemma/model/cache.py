@@ -1,32 +1,49 @@
 """Where keys and values of encoded tokens live. The canvas never enters: its keys and values last one pass.
 
-Shapes: B batch, T new tokens, S slots, K key-value heads, H head size.
+Shapes: B batch, T new tokens, S slots, N heads, K key-value heads, H head size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
-from typing import Protocol
+from enum import Enum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from diffusiongemma import kernels
 from diffusiongemma.errors import InputError
 from diffusiongemma.model.config import TextConfig
 
-__all__ = ["Context", "KVCache", "SharedPrompt"]
+__all__ = ["Context", "KVCache", "Part", "Role", "Rows", "SharedPrompt"]
 
 
-class Context(Protocol):
+class Role(Enum):
+    """Which of its two roles the stack plays in a pass."""
+
+    ENCODE = "encode"
+    DENOISE = "denoise"
+
+
+class Context(ABC):
     """What a layer's attention needs of the encoded tokens."""
 
+    @abstractmethod
     def append(self, layer: int, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' keys and values; return those of the whole context ``[B, S, K, H]``."""
 
+    @abstractmethod
     def beside(self, layer: int, k_BLKH: Tensor, v_BLKH: Tensor) -> tuple[Tensor, Tensor]:
         """The context's keys and values with the canvas's behind them; nothing of it stays."""
 
+    def attend(self, layer: int, role: Role, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of new tokens over the context and themselves, ``[B, T, N * H]``; encoding stores their keys and values."""
+        k, v = (self.append if role is Role.ENCODE else self.beside)(layer, k_BTKH, v_BTKH)
+        return kernels.attention(q_BTNH, k, v, mask)
 
-class KVCache:
+
+class KVCache(Context):
     """Preallocated keys and values, one slot a token, each row with a length of its own.
 
     Rows of one batch may stand at different lengths; slots behind a row's length hold leftovers that masks hide and the
@@ -50,6 +67,16 @@ class KVCache:
     def batch_size(self) -> int:
         """Number of rows."""
         return self.lengths.shape[0]
+
+    @staticmethod
+    def bytes_of(config: TextConfig, slots: int, dtype: torch.dtype) -> int:
+        """Memory of a row with so many slots."""
+        return sum(2 * slots * layer.num_key_value_heads * layer.head_dim for layer in config.layers) * dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all rows."""
+        return 2 * sum(keys.numel() * keys.element_size() for keys in self._keys)
 
     @property
     def used(self) -> int:
@@ -108,13 +135,25 @@ class KVCache:
         self.lengths = self.lengths + lengths_B
         self._measure()
 
+    def read(self, start: int, end: int) -> list[tuple[Tensor, Tensor]]:
+        """A copy of each layer's keys and values ``[B, end - start, K, H]`` of stored tokens."""
+        return [(k[:, start:end].clone(), v[:, start:end].clone()) for k, v in zip(self._keys, self._values, strict=True)]
+
+    def write(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Append what ``read`` gave, of another cache, to every row; all of them must stand at the same length."""
+        start, end = self._used, self._used + layers[0][0].shape[1]
+        assert self._even and end <= self.max_length
+        for keys, values, (k, v) in zip(self._keys, self._values, layers, strict=True):
+            keys[:, start:end], values[:, start:end] = k, v
+        self.advance(torch.full_like(self.lengths, end - start))
+
     def _measure(self) -> None:
         """What the host must know of the lengths; once a canvas, since it waits for the device."""
         lengths = self.lengths.tolist()
         self._used, self._even = max(lengths, default=0), len(set(lengths)) <= 1
 
 
-class SharedPrompt:
+class SharedPrompt(Context):
     """The context of a training pass: keys and values that gradients flow through, one prompt for several canvases.
 
     Args:
@@ -139,3 +178,50 @@ class SharedPrompt:
             torch.cat((k_ctx.repeat_interleave(copies, 0), k_BLKH), dim=1),
             torch.cat((v_ctx.repeat_interleave(copies, 0), v_BLKH), dim=1),
         )
+
+
+class Part(NamedTuple):
+    """One row of a pass over rows of different lengths.
+
+    Attributes:
+        context: the row's own.
+        tokens: how many are new.
+        masks: layer type to mask.
+    """
+
+    context: Context
+    tokens: int
+    masks: dict[str, Tensor | None]
+
+
+class Rows(Context):
+    """Rows laid one behind the other in one sequence ``[1, T]``: only attention looks at each apart, beside its own context.
+
+    Nothing is padded to the longest row, and what a row computes has the same shapes whatever its neighbours are.
+
+    Args:
+        kinds: of the layers.
+        parts: the rows, in order. Tokens of the sequence behind the last of them are filler, attended by nothing.
+    """
+
+    def __init__(self, kinds: Sequence[str], parts: Sequence[Part]) -> None:
+        self._kinds, self._parts = kinds, parts
+
+    def append(self, layer: int, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
+        """Not for several rows at once."""
+        raise NotImplementedError
+
+    def beside(self, layer: int, k_BLKH: Tensor, v_BLKH: Tensor) -> tuple[Tensor, Tensor]:
+        """Not for several rows at once."""
+        raise NotImplementedError
+
+    def attend(self, layer: int, role: Role, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Tensor | None) -> Tensor:
+        """Each row's own attention; ``mask`` is not used, the rows have their own."""
+        out, at = [], 0
+        for context, tokens, masks in self._parts:
+            q, k, v = (x[:, at : at + tokens] for x in (q_BTNH, k_BTKH, v_BTKH))
+            out.append(context.attend(layer, role, q, k, v, masks[self._kinds[layer]]))
+            at += tokens
+        if at < q_BTNH.shape[1]:
+            out.append(q_BTNH[:, at:].flatten(2))
+        return out[0] if len(out) == 1 else torch.cat(out, dim=1)

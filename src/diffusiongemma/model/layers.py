@@ -5,7 +5,6 @@ Source: transformers 5.23 ``modeling_diffusion_gemma.py``.
 """
 
 from collections.abc import Callable
-from enum import Enum
 from functools import partial
 
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusiongemma import kernels
-from diffusiongemma.model.cache import Context
+from diffusiongemma.model.cache import Context, Role
 from diffusiongemma.model.config import LayerConfig, TextConfig
 
-__all__ = ["Attention", "Experts", "GatedMLP", "Layer", "RMSNorm", "Role", "Router", "SelfConditioning", "activation"]
+__all__ = ["Attention", "Experts", "GatedMLP", "Layer", "RMSNorm", "Router", "SelfConditioning", "activation"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
@@ -29,13 +28,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def activation(config: TextConfig) -> Callable[[Tensor], Tensor]:
     """The gate's activation function."""
     return ACTIVATIONS[config.hidden_activation]
-
-
-class Role(Enum):
-    """Which of its two roles the stack plays in a pass."""
-
-    ENCODE = "encode"
-    DENOISE = "denoise"
 
 
 class RMSNorm(nn.Module):
@@ -115,8 +107,7 @@ class Attention(nn.Module):
         q = kernels.rotate(self.q_norm(q), *cos_sin)
         k = kernels.rotate(self.k_norm(k), *cos_sin)
         v = kernels.rms_norm(v, None, self.eps)
-        k, v = context.append(self.index, k, v) if role is Role.ENCODE else context.beside(self.index, k, v)
-        out: Tensor = self.o_proj(kernels.attention(q, k, v, mask))
+        out: Tensor = self.o_proj(context.attend(self.index, role, q, k, v, mask))
         return out
 
 

@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, L canvas, D hidden, V vocabulary, H head size.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,9 @@ from torch.nn import functional as F
 
 from diffusiongemma import kernels
 from diffusiongemma.kernels import Kernels, Statistics
-from diffusiongemma.model.cache import Context, KVCache
+from diffusiongemma.model.cache import Context, KVCache, Part, Role, Rows
 from diffusiongemma.model.config import ModelConfig, RopeConfig
-from diffusiongemma.model.layers import Layer, RMSNorm, Role, SelfConditioning
+from diffusiongemma.model.layers import Layer, RMSNorm, SelfConditioning
 from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 
 __all__ = ["Transformer", "View"]
@@ -81,6 +82,72 @@ class Transformer(nn.Module):
         cache.advance(torch.full_like(cache.lengths, tokens) if lengths_B is None else lengths_B)
         return hidden
 
+    def encode_rows(self, ids: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> list[Tensor]:
+        """``encode`` for rows of any lengths in one pass, each with a cache of its own.
+
+        Args:
+            ids: token ids of each row.
+            caches: of one row each.
+
+        Returns:
+            ``[T, D]`` final hidden states of each row.
+        """
+        slots = [cache.reserve(len(row)) for row, cache in zip(ids, caches, strict=True)]
+        positions = [
+            cache.lengths[:, None] + torch.arange(len(row), device=self.device) for row, cache in zip(ids, caches, strict=True)
+        ]
+        masks = [
+            encode_masks(self.config.text, cache.lengths, len(row), end) for row, cache, end in zip(ids, caches, slots, strict=True)
+        ]
+        parts = [Part(cache, len(row), mask) for row, cache, mask in zip(ids, caches, masks, strict=True)]
+        flat_1T = torch.tensor([[token for row in ids for token in row]], device=self.device)
+        tables = self.rotary(_filled(torch.cat(positions, dim=1)), self.dtype)
+        hidden = self._rows(self.embed(_filled(flat_1T)), Role.ENCODE, tables, parts)
+        for row, cache in zip(ids, caches, strict=True):
+            cache.advance(torch.full_like(cache.lengths, len(row)))
+        return hidden
+
+    def denoise_rows(
+        self, canvases: Sequence[Tensor], caches: Sequence[KVCache], softs: Sequence[Tensor | None], views: "Sequence[View]"
+    ) -> list[Tensor]:
+        """``denoise`` for rows of any lengths in one pass, each with a cache of its own.
+
+        Args:
+            canvases: ``[1, L]`` int64 token ids of each row.
+            caches: of one row each.
+            softs: ``[1, L, D]`` of each row, None at its first step.
+            views: of each row's cache and canvas.
+
+        Returns:
+            ``[L, D]`` final hidden states of each row.
+        """
+        if len(canvases) == 1 and canvases[0].shape[1] >= kernels.STEADY_ROWS:
+            return [self.denoise(canvases[0], caches[0], softs[0], views[0])[0]]
+        embeds = self.embed(_filled(torch.cat(list(canvases), dim=1)))
+        soft = None
+        if any(row is not None for row in softs):
+            given = [
+                embeds.new_zeros(*canvas.shape, embeds.shape[-1]) if row is None else row
+                for row, canvas in zip(softs, canvases, strict=True)
+            ]
+            soft = _filled(torch.cat(given, dim=1))
+        x = self.self_conditioning.combine(embeds, torch.zeros_like(embeds) if soft is None else soft)
+        tables = {
+            kind: (
+                _filled(torch.cat([v.tables[kind][0] for v in views], 1)),
+                _filled(torch.cat([v.tables[kind][1] for v in views], 1)),
+            )
+            for kind in views[0].tables
+        }
+        parts = [Part(cache, canvas.shape[1], view.masks) for cache, canvas, view in zip(caches, canvases, views, strict=True)]
+        return self._rows(x, Role.DENOISE, tables, parts)
+
+    def _rows(self, x_1TD: Tensor, role: Role, tables: dict[str, tuple[Tensor, Tensor]], parts: Sequence[Part]) -> list[Tensor]:
+        kinds = self.config.text.layer_types
+        hidden = self.stack(x_1TD, role, View(tables, dict.fromkeys(kinds)), Rows(kinds, parts))[0]
+        lengths = [part.tokens for part in parts]
+        return list(torch.split(hidden[: sum(lengths)], lengths))
+
     def view(self, cache: KVCache, length: int) -> "View":
         """What all passes over one canvas share."""
         positions = cache.lengths[:, None] + torch.arange(length, device=cache.lengths.device)
@@ -121,7 +188,8 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """The tied head: float32 ``[B, T, V]``, soft-capped."""
-        raw = F.linear(hidden_BTD, self.embed_tokens.weight)
+        flat_1TD = hidden_BTD.reshape(1, -1, hidden_BTD.shape[-1])
+        raw = F.linear(_filled(flat_1TD), self.embed_tokens.weight)[0, : flat_1TD.shape[1]].view(*hidden_BTD.shape[:-1], -1)
         return kernels.soft_cap(raw, self.config.text.final_logit_softcapping)
 
     def canvas_head(
@@ -186,3 +254,11 @@ def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
     exponents = torch.arange(0, 2 * turning, 2, dtype=torch.float32) / head_dim
     frequencies = torch.cat((1.0 / rope.rope_theta**exponents, torch.zeros(half - turning)))
     return frequencies / rope.factor
+
+
+def _filled(x_1T: Tensor) -> Tensor:
+    """A short sequence with its last entry repeated: see ``kernels.STEADY_ROWS``."""
+    missing = kernels.STEADY_ROWS - x_1T.shape[1]
+    if missing <= 0 or x_1T.device.type != "cpu":
+        return x_1T
+    return torch.cat((x_1T, x_1T[:, -1:].expand(1, missing, *x_1T.shape[2:])), dim=1)

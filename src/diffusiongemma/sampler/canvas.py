@@ -52,6 +52,17 @@ class Canvas:
         picked = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "history_SBL"}
         return Canvas(**picked, history_SBL=self.history_SBL[:, rows])
 
+    @staticmethod
+    def cat(canvases: Sequence["Canvas"]) -> "Canvas":
+        """Rows of canvases of one length, one behind the other."""
+        if len(canvases) == 1:
+            return canvases[0]
+        joined = {
+            f.name: torch.cat([getattr(canvas, f.name) for canvas in canvases], dim=int(f.name == "history_SBL"))
+            for f in fields(Canvas)
+        }
+        return Canvas(**joined)
+
     def keys(self, stream: Stream) -> Tensor:
         """Keys ``[B, L]`` of this step's random numbers for one use."""
         return position_keys(self.seed_B, self.index_B, self.step_B, stream, self.length)

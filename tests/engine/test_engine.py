@@ -166,14 +166,14 @@ def test_a_saved_model_gives_the_same_answer(model: DiffusionGemmaModel, tmp_pat
 
 def test_long_prompts_are_encoded_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64: a random model turns the last bit of float32 into another token sooner or later."""
-    from diffusiongemma.engine import runner
+    from diffusiongemma.engine import prefill
 
     wide = tiny_model(tmp_path, tiny_transformer(scale=0.4, dtype=torch.float64))
     for mode in ("diffusion", "causal"):
-        monkeypatch.setattr(runner, "PREFILL_CHUNK", 2048)
+        monkeypatch.setattr(prefill, "CHUNK_CPU", 2048)
         whole = [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)]
         for chunk in (1, 4, 9):
-            monkeypatch.setattr(runner, "PREFILL_CHUNK", chunk)
+            monkeypatch.setattr(prefill, "CHUNK_CPU", chunk)
             assert [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)] == whole
 
 
@@ -187,23 +187,20 @@ def test_rows_leave_the_passes_when_they_stop(tmp_path: Path, monkeypatch: pytes
     options["confidence"] = means[len(means) // 4]
     alone = [model.generate(prompt, **options) for prompt in PROMPTS]
     sizes: list[int] = []
-    denoise = model.transformer.denoise
+    denoise = model.transformer.denoise_rows
 
-    def counted(canvas_BL: torch.Tensor, *rest: Any) -> torch.Tensor:
-        sizes.append(len(canvas_BL))
-        return denoise(canvas_BL, *rest)
+    def counted(canvases: list[torch.Tensor], *rest: Any) -> list[torch.Tensor]:
+        sizes.append(len(canvases))
+        return denoise(canvases, *rest)
 
-    monkeypatch.setattr(model.transformer, "denoise", counted)
+    monkeypatch.setattr(model.transformer, "denoise_rows", counted)
     together = model.generate(PROMPTS, **options)
     assert [result.token_ids for result in together] == [result.token_ids for result in alone]
     steps = [[canvas.steps for canvas in result.canvases] for result in together]
     assert steps == [[canvas.steps for canvas in result.canvases] for result in alone]
-    for index in range(2):
-        taken = [row[index] for row in steps]
-        assert len(set(taken)) > 1, "the rows stop at different steps, or nothing is shown"
-        assert sizes[: max(taken)] == [sum(row > step for row in taken) for step in range(max(taken))]
-        del sizes[: max(taken)]
-    assert not sizes
+    totals = [sum(row) for row in steps]
+    assert len({row[0] for row in steps}) > 1 and len(set(totals)) > 1, "the rows stop at different steps, or nothing is shown"
+    assert sizes == [sum(total > taken for total in totals) for taken in range(max(totals))], "nobody waits for another's canvas"
 
 
 def test_rows_with_their_answer_leave_the_batch(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,8 +208,8 @@ def test_rows_with_their_answer_leave_the_batch(model: DiffusionGemmaModel, monk
     stopper = next(t for t in free[1].token_ids[:8] if all(t not in r.token_ids[:8] for r in (free[0], free[2])))
     stopping = stopping_at(model, stopper)
     sizes: list[int] = []
-    encode = model.transformer.encode
-    monkeypatch.setattr(model.transformer, "encode", lambda ids, *rest: (sizes.append(len(ids)), encode(ids, *rest))[1])
+    encode = model.transformer.encode_rows
+    monkeypatch.setattr(model.transformer, "encode_rows", lambda ids, *rest: (sizes.append(len(ids)), encode(ids, *rest))[1])
     together = stopping.generate(PROMPTS, seed=1, **SHORT)
     assert sizes[0] == 4 and 1 <= sizes[1] < 4, "one prompt pass of all rows, then commits of those that go on"
     for result, unstopped in zip(together, free, strict=True):

@@ -1,0 +1,406 @@
+"""The engine: rows join, encode, denoise, commit and leave at step boundaries.
+
+``add -> join -> encode -> ((denoise -> step)* -> commit -> encode)* -> done``. Rows share the passes whatever phase, length,
+sampling parameters, pins or grammar they have; each has its own cache, canvas and random numbers, so that an answer does not
+depend on its neighbours (decision 0007).
+
+Shapes: B rows, T tokens, L canvas, D hidden, V vocabulary.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.engine.answer import Answer
+from diffusiongemma.engine.events import Commit, Done, Draft, Event, TokenLogprob
+from diffusiongemma.engine.held import HeldRow, hold
+from diffusiongemma.engine.pins import last_set
+from diffusiongemma.engine.prefill import prefill_chunk
+from diffusiongemma.engine.prefix import PrefixCache
+from diffusiongemma.engine.request import Request, canvas_length, check
+from diffusiongemma.engine.score import alternatives
+from diffusiongemma.errors import PromptTooLongError
+from diffusiongemma.kernels import Stream, draw, position_keys
+from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.transformer import Transformer, View
+from diffusiongemma.sampler import Canvas, committed, new_canvas, step, temperature
+from diffusiongemma.text.tokenizer import Tokenizer
+
+__all__ = ["Counts", "Engine", "Local"]
+
+T = TypeVar("T")
+PREFILL_ROWS = 4
+"""Prompts that are encoded, a chunk each, in one step of an engine with a bound on its rows: others wait for no more than that."""
+
+
+@dataclass
+class Counts:
+    """What an engine has done since it was made.
+
+    Attributes:
+        prompt_tokens: encoded or found in the prefix cache.
+        completion_tokens: of finished answers.
+        denoising_steps: of rows.
+        passes: of the stack, of any number of rows.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    denoising_steps: int = 0
+    passes: int = 0
+
+
+@dataclass(eq=False)
+class _Row:
+    """One request on its way.
+
+    Attributes:
+        key: whose it is.
+        number: the row number in its events.
+        request: what was asked.
+        answer: what is there of it.
+        cache: of one row.
+        held: its place in its grammar.
+        pending: tokens to encode before anything else.
+        likeness: rows for which it is equal step together.
+        last_1D: hidden state of the last token encoded.
+        hidden_LD: of the canvas, from the last pass.
+        index: which canvas.
+        canvas: on which it denoises; None while it encodes.
+        soft_1LD: expected embedding of the last step.
+        view: of the canvas.
+        began: when the canvas began.
+        commit: an event that waits for its log-probabilities.
+    """
+
+    key: object
+    number: int
+    request: Request
+    answer: Answer
+    cache: KVCache
+    held: HeldRow | None
+    pending: list[int]
+    likeness: str
+    last_1D: Tensor | None = None
+    hidden_LD: Tensor | None = None
+    index: int = 0
+    canvas: Canvas | None = None
+    soft_1LD: Tensor | None = None
+    view: View | None = None
+    began: float = 0.0
+    commit: Commit | None = None
+
+
+class Engine:
+    """Rows of requests on one model.
+
+    Args:
+        model: the stack.
+        tokenizer: for texts of events.
+        max_rows: most rows at a time; None: all that are added.
+        kv_bytes: most memory of their caches together; None: no bound.
+        prefix_bytes: most memory of the prefix cache; 0: none.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        max_rows: int | None = None,
+        kv_bytes: int | None = None,
+        prefix_bytes: int = 0,
+    ) -> None:
+        self.model, self._tokenizer = model, tokenizer
+        self._max_rows, self._kv_bytes = max_rows, kv_bytes
+        self._chunk = prefill_chunk(model.device)
+        self.prefix = PrefixCache(self._chunk, prefix_bytes)
+        self.waiting: deque[tuple[object, int, Request, int]] = deque()
+        self.rows: list[_Row] = []
+        self.counts = Counts()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.rows or self.waiting)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory of the rows' caches."""
+        return sum(row.cache.bytes for row in self.rows)
+
+    def check(self, request: Request, number: int = 0) -> int:
+        """Refuse what can never run; returns the cache slots it needs.
+
+        Raises:
+            InputError, PromptTooLongError, OptionError: see ``request.check``; PromptTooLongError also where the memory for
+                caches is too small for it.
+        """
+        slots = check(self.model, request, number)
+        needed = KVCache.bytes_of(self.model.config.text, slots, self.model.dtype)
+        if self._kv_bytes is not None and needed > self._kv_bytes:
+            raise PromptTooLongError(
+                f"prompt and answer need {slots} cache slots, {needed >> 20} MiB; this server gives all requests together "
+                f"{self._kv_bytes >> 20} MiB. Shorten the prompt or lower max_tokens"
+            )
+        return slots
+
+    def add(self, request: Request, key: object = None, number: int = 0) -> None:
+        """Let a request wait for a row; raises what ``check`` does."""
+        self.waiting.append((key, number, request, self.check(request, number)))
+
+    def cancel(self, key: object) -> None:
+        """Drop all requests of a key; their rows are free at once."""
+        self.waiting = deque(item for item in self.waiting if item[0] is not key)
+        self.rows = [row for row in self.rows if row.key is not key]
+
+    @torch.inference_mode()
+    def step(self) -> Iterator[tuple[object, Event]]:
+        """Advance every row by one pass of each kind it needs.
+
+        Steps:
+            1. requests that wait take the rows and the memory that are free, in order;
+            2. encode: a chunk of a prompt, a committed canvas, a token of a causal row;
+            3. denoise the rows that stand on a canvas, and step;
+            4. commit the canvases that stopped.
+
+        Yields:
+            The key and the event: a Draft a row and step, a Commit a row and canvas (or token), a Done a row.
+        """
+        # 1.
+        while self.waiting and self._fits(self.waiting[0][3]):
+            self.rows.append(self._join(*self.waiting.popleft()))
+        # 2.
+        for row, event in self._encode():
+            yield row.key, event
+        # 3.
+        alike = attrgetter("likeness")
+        on_canvas = [row for row in self.rows if row.canvas is not None]
+        for row, hidden_LD in zip(on_canvas, self._denoise(on_canvas), strict=True):
+            row.hidden_LD = hidden_LD
+        for _, group in groupby(sorted(on_canvas, key=alike), key=alike):
+            # 4.
+            for row, event in self._advance(list(group)):
+                yield row.key, event
+        self.rows = [row for row in self.rows if row.answer.finish is None or row.commit is not None]
+
+    # -- join --------------------------------------------------------------------------------------------------------
+
+    def _fits(self, slots: int) -> bool:
+        if self._max_rows is not None and len(self.rows) >= self._max_rows:
+            return False
+        needed = KVCache.bytes_of(self.model.config.text, slots, self.model.dtype)
+        return self._kv_bytes is None or self.kv_bytes + needed <= self._kv_bytes
+
+    def _join(self, key: object, number: int, request: Request, slots: int) -> _Row:
+        cache = KVCache(self.model.config.text, 1, slots, self.model.dtype, self.model.device)
+        fixed = 0 if request.pins is None else last_set(request.pins)
+        answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), fixed)
+        held = None
+        if request.grammar is not None:
+            held = HeldRow(request.grammar, request.params.max_tokens, request.stop_ids)
+        found = self.prefix.load(request.prompt, cache)
+        self.counts.prompt_tokens += len(request.prompt)
+        return _Row(key, number, request, answer, cache, held, request.prompt[found:], self._likeness(request))
+
+    def _likeness(self, request: Request) -> str:
+        length = canvas_length(self.model, request.params)
+        params = replace(request.params, seed=0, max_tokens=1, stop=(), temperature=0.0, canvas_length=length)
+        return repr((params, request.stop_ids if params.stop_rule == "answer" else ()))
+
+    # -- encode ------------------------------------------------------------------------------------------------------
+
+    def _encode(self) -> Iterator[tuple[_Row, Event]]:
+        rows, prompts = [], 0
+        for row in self.rows:
+            in_prompt = row.cache.used < len(row.request.prompt)
+            if row.pending and not (in_prompt and self._max_rows is not None and prompts >= PREFILL_ROWS):
+                rows.append(row)
+                prompts += in_prompt
+        if not rows:
+            return
+        chunks = [row.pending[: self._chunk] for row in rows]
+        self.counts.passes += 1
+        for row, chunk, hidden_TD in zip(rows, chunks, self.model.encode_rows(chunks, [row.cache for row in rows]), strict=True):
+            del row.pending[: len(chunk)]
+            if row.commit is not None:
+                row.commit.logprobs.extend(self._logprobs(row, chunk, hidden_TD))
+            row.last_1D = hidden_TD[-1:]
+            if row.cache.used == len(row.request.prompt):
+                self.prefix.store(row.request.prompt, row.cache)
+        ready = [row for row in rows if not row.pending]
+        for row in ready:
+            if row.commit is not None:
+                yield from self._committed(row)
+        going = [row for row in ready if row.answer.finish is None]
+        for row in going:
+            if row.request.mode == "diffusion":
+                self._begin(row)
+        yield from self._say([row for row in going if row.request.mode == "causal"])
+
+    def _logprobs(self, row: _Row, ids: Sequence[int], hidden_TD: Tensor) -> list[TokenLogprob]:
+        """Of committed tokens; each is foretold by the state before it."""
+        assert row.last_1D is not None and row.request.logprobs is not None
+        before_TD = torch.cat((row.last_1D, hidden_TD[:-1]))
+        return alternatives(self.model, before_TD, ids, row.request.logprobs)
+
+    def _say(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Event]]:
+        """The next token of causal rows: the most probable at temperature 0, else a draw."""
+        if not rows:
+            return
+        hidden_BD = torch.cat([row.last_1D for row in rows if row.last_1D is not None])
+        logits_BV = self.model.logits(hidden_BD)
+        chosen_B = logits_BV.argmax(-1)
+        heat_B = torch.tensor([row.request.params.temperature for row in rows], device=logits_BV.device)
+        if bool((heat_B > 0).any()):
+            seeds = torch.tensor([row.request.params.seed for row in rows], device=logits_BV.device)
+            index = torch.tensor([len(row.answer.ids) for row in rows], device=logits_BV.device)
+            keys = position_keys(seeds, index, torch.zeros_like(seeds), Stream.DRAW, 1)
+            drawn_B = draw(logits_BV / heat_B.masked_fill(heat_B == 0, 1.0)[:, None], keys[:, 0])
+            chosen_B = torch.where(heat_B > 0, drawn_B, chosen_B)
+        for place, (row, token) in enumerate(zip(rows, chosen_B.tolist(), strict=True)):
+            row.answer.commit_passes += 1
+            commit = row.answer.add(row.number, [token])
+            if row.request.logprobs is not None:
+                foretold = alternatives(self.model, hidden_BD[place : place + 1], [token], row.request.logprobs)
+                commit.logprobs.extend(foretold)
+            row.pending = [token] if row.answer.finish is None else []
+            yield from self._emitted(row, commit)
+
+    # -- denoise -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, row: _Row) -> None:
+        """The row's next canvas: noise, but for pins, what a grammar forces, and what there is to start from."""
+        request, length = row.request, canvas_length(self.model, row.request.params)
+        device = self.model.device
+        pins = _share(request.pins, row.index, length) if row.held is None else row.held.forced(length)
+        starts = _share(request.starts, row.index, length)
+        row.canvas = new_canvas(
+            torch.tensor([request.params.seed], device=device),
+            torch.tensor([row.index], device=device),
+            length,
+            self.model.config.text.vocab_size,
+            request.params.stability,
+            *(None if share is None else torch.tensor([share], device=device) for share in (pins, starts)),
+        )
+        row.soft_1LD, row.view, row.began = None, self.model.view(row.cache, length), time.perf_counter()
+
+    def _denoise(self, rows: Sequence[_Row]) -> list[Tensor]:
+        """One pass over all canvases; final hidden states ``[L, D]`` of each."""
+        if not rows:
+            return []
+        self.counts.passes += 1
+        self.counts.denoising_steps += len(rows)
+        canvases, views = [row.canvas for row in rows], [row.view for row in rows]
+        tokens = [canvas.tokens_BL for canvas in canvases if canvas is not None]
+        return self.model.denoise_rows(
+            tokens, [row.cache for row in rows], [row.soft_1LD for row in rows], [view for view in views if view is not None]
+        )
+
+    def _advance(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Event]]:
+        """Step canvases of one length and one set of sampling parameters; commit those that stopped."""
+        params, stop_ids = rows[0].request.params, rows[0].request.stop_ids
+        canvas = Canvas.cat([row.canvas for row in rows if row.canvas is not None])
+        hidden = torch.stack([row.hidden_LD for row in rows if row.hidden_LD is not None])
+        vocab_size = self.model.config.text.vocab_size
+        heat, keys = temperature(canvas.step_B, params), canvas.keys(Stream.DRAW)
+        found = self.model.canvas_head(hidden, heat, keys, canvas.tokens_BL, soft=params.self_conditioning)
+        certain_BL, soft = canvas.pinned_BL, found.soft_BLD
+        if any(row.held is not None for row in rows):
+            found, held_BL, broken_B = hold(found, canvas, [row.held for row in rows], partial(self.model.best_of, hidden))
+            canvas = step(canvas, found, params, vocab_size, stop_ids)
+            canvas = replace(canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < params.num_diffusion_steps)))
+            certain_BL = certain_BL | held_BL
+        else:
+            canvas = step(canvas, found, params, vocab_size, stop_ids)
+        if soft is not None and any(row.held is not None or row.request.pins is not None for row in rows):
+            soft = torch.where(certain_BL[..., None], self.model.embed(canvas.tokens_BL), soft)
+        yield from self._drafts(rows, canvas)
+        done = canvas.done_B.tolist()
+        finals = committed(canvas, params).tolist() if any(done) else []
+        steps = canvas.step_B.tolist() if any(done) else []
+        for at, row in enumerate(rows):
+            if not done[at]:
+                row.canvas = canvas if len(rows) == 1 else canvas.select([at])
+                row.soft_1LD = None if soft is None else soft[at : at + 1]
+                continue
+            final = finals[at] if row.held is None else row.held.commit(finals[at], partial(self.model.best_of, hidden, at))
+            row.canvas = row.soft_1LD = row.view = None
+            yield from self._commit(row, final, steps[at])
+
+    def _commit(self, row: _Row, final: list[int], steps: int) -> Iterator[tuple[_Row, Event]]:
+        answer = row.answer
+        before = len(answer.ids)
+        commit = answer.add(row.number, final, row.held)
+        answer.report(steps, len(answer.ids) - before, time.perf_counter() - row.began)
+        row.index += 1
+        wanted = row.request.logprobs is not None
+        if answer.finish is None or wanted:
+            answer.commit_passes += 1
+            row.pending = list(final if answer.finish is None else commit.token_ids)
+        if wanted:
+            row.commit = commit
+            return
+        yield from self._emitted(row, commit)
+
+    def _emitted(self, row: _Row, commit: Commit) -> Iterator[tuple[_Row, Event]]:
+        yield row, commit
+        if row.answer.finish is not None:
+            self.counts.completion_tokens += len(row.answer.ids)
+            yield row, Done(row.number, row.answer.result())
+
+    def _committed(self, row: _Row) -> Iterator[tuple[_Row, Event]]:
+        assert row.commit is not None
+        commit, row.commit = row.commit, None
+        yield from self._emitted(row, commit)
+
+    def _drafts(self, rows: Sequence[_Row], canvas: Canvas) -> Iterator[tuple[_Row, Event]]:
+        wanted = [at for at, row in enumerate(rows) if row.request.drafts]
+        if not wanted:
+            return
+        states = (canvas.step_B, canvas.best_BL, canvas.entropy_BL, canvas.accepted_BL, canvas.pinned_BL)
+        shown = zip(*(state[wanted].tolist() for state in states), strict=True)
+        for at, (taken, best, entropy, accepted, pinned) in zip(wanted, shown, strict=True):
+            row = rows[at]
+            yield row, Draft(row.number, row.index, taken, best, entropy, accepted, self._tokenizer.decode(best), pinned)
+
+
+class Local:
+    """An engine a call: what a model uses that nobody shares.
+
+    Args:
+        model: the stack.
+        tokenizer: for texts of events.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        self._model, self._tokenizer = model, tokenizer
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Event]:
+        """Events of the requests, ``row`` being their index; raises what ``request.check`` does."""
+        engine = Engine(self._model, self._tokenizer)
+        for number, request in enumerate(requests):
+            engine.add(request, number=number)
+        while engine.busy:
+            for _, event in engine.step():
+                yield event
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Do something with the model."""
+        return work()
+
+
+def _share(given: Sequence[int] | None, index: int, length: int) -> list[int] | None:
+    """A canvas's share of what is given from the start of the answer, -1 where nothing is; None if nothing is at all."""
+    if given is None:
+        return None
+    here = list(given[index * length : (index + 1) * length])
+    return here + [-1] * (length - len(here))

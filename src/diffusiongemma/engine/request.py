@@ -1,0 +1,106 @@
+"""One prompt and all that is asked of its answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from diffusiongemma.constraints import Grammar
+from diffusiongemma.engine.pins import last_set
+from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.sampler import SamplingParams
+
+__all__ = ["MAX_LOGPROBS", "Mode", "Request", "canvas_length", "check"]
+
+Mode = Literal["diffusion", "causal"]
+MAX_LOGPROBS = 20
+"""Most alternatives a token that can be asked for (as in OpenAI's API)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one row of the engine has to do.
+
+    Attributes:
+        prompt: token ids; not empty.
+        params: sampling parameters, its own seed and ``max_tokens`` among them.
+        stop_ids: token ids that end the answer.
+        mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
+        pins: token ids to hold fixed from the start of the answer over as many canvases as it takes, -1 where open.
+        starts: token ids that the canvases begin with instead of noise, -1 where noise.
+        grammar: what the answer must be; None: it is free.
+        drafts: whether Draft events are wanted. Without them the host learns of a step only whether rows are done.
+        logprobs: alternatives a token whose log-probabilities by the causal role come with the commits; None: no
+            log-probabilities at all.
+    """
+
+    prompt: list[int]
+    params: SamplingParams
+    stop_ids: tuple[int, ...] = ()
+    mode: Mode = "diffusion"
+    pins: list[int] | None = None
+    starts: list[int] | None = None
+    grammar: Grammar | None = None
+    drafts: bool = False
+    logprobs: int | None = None
+
+    def seeded(self, seed: int) -> "Request":
+        """The same with another seed."""
+        return replace(self, params=self.params.replaced(seed=seed))
+
+
+def canvas_length(model: Transformer, params: SamplingParams) -> int:
+    """Positions of a canvas: the checkpoint's, unless fewer are asked for.
+
+    Raises:
+        OptionError: more than the checkpoint's.
+    """
+    most = model.config.canvas_length
+    if params.canvas_length is not None and params.canvas_length > most:
+        raise OptionError(f"canvas_length is {params.canvas_length}; this checkpoint's is {most}, and fewer are allowed")
+    return params.canvas_length or most
+
+
+def check(model: Transformer, request: Request, row: int = 0) -> int:
+    """Check a request against the model; returns the cache slots it needs.
+
+    Args:
+        model: the stack.
+        request: what was asked.
+        row: its number, for messages.
+
+    Raises:
+        InputError: an empty prompt, an id outside the vocabulary, pins or starts that do not fit.
+        PromptTooLongError: prompt and answer exceed the model's positions.
+        OptionError: a canvas longer than the checkpoint's, or logprobs outside what is allowed.
+    """
+    config, params, ids = model.config, request.params, request.prompt
+    unit = canvas_length(model, params) if request.mode == "diffusion" else 1
+    room = -(-params.max_tokens // unit) * unit
+    if not ids:
+        raise InputError(f"prompt {row} is empty; give it at least one token")
+    if min(ids) < 0 or max(ids) >= config.text.vocab_size:
+        raise InputError(f"prompt {row} has a token id outside 0 to {config.text.vocab_size - 1}")
+    if config.image_token_id in ids and config.vision is not None and config.image_token_id < config.text.vocab_size:
+        raise InputError(f"prompt {row} has the image token {config.image_token_id}; images are not supported yet")
+    if len(ids) + room > config.text.max_position_embeddings:
+        raise PromptTooLongError(
+            f"prompt {row} has {len(ids)} tokens and max_tokens {params.max_tokens} takes {room} more, in steps of "
+            f"{unit}: {len(ids) + room} positions; the model has {config.text.max_position_embeddings}. "
+            "Shorten the prompt or lower max_tokens"
+        )
+    if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
+        raise OptionError(f"logprobs is {request.logprobs}; alternatives a token may be 0 to {MAX_LOGPROBS}")
+    if request.grammar is not None and (request.pins is not None or params.stop or not request.stop_ids):
+        what = "pins" if request.pins is not None else "stop strings" if params.stop else "a checkpoint without stop tokens"
+        raise InputError(f"an answer cannot be held to a grammar and have {what}: which of the two should give way?")
+    for what, given in (("pins", request.pins), ("starts", request.starts)):
+        _check_fixed(what, given or [], row, params.max_tokens, config.text.vocab_size)
+    return len(ids) + room
+
+
+def _check_fixed(what: str, given: Sequence[int], row: int, most: int, vocab_size: int) -> None:
+    if (end := last_set(given)) > most:
+        raise InputError(f"row {row} {what} {end} positions; max_tokens {most} ends the answer before them")
+    if any(not -1 <= token < vocab_size for token in given):
+        raise InputError(f"row {row} {what} a token id outside 0 to {vocab_size - 1} (-1 leaves a position open)")
