@@ -10,7 +10,8 @@
     │   └── PromptTooLongError
     ├── OptionError          an option with a value outside what is allowed, or an unknown option
     ├── TrainingError        a run that cannot start, go on or be resumed
-    └── BenchError           a side of a benchmark that died, or did something else than what is compared
+    ├── BenchError           a side of a benchmark that died, or did something else than what is compared
+    └── OverloadedError      a shared engine that has too much to do, or shuts down
 
 Every message says what was given, what is allowed, and how to mend it. ``InputError`` and ``OptionError`` are
 also ``ValueError``; ``CheckpointError`` is also ``OSError``: a caller who does not know this tree still catches them.
@@ -24,6 +25,7 @@ __all__ = [
     "DiffusionGemmaError",
     "InputError",
     "OptionError",
+    "OverloadedError",
     "PromptTooLongError",
     "TrainingError",
 ]
@@ -63,3 +65,16 @@ class TrainingError(DiffusionGemmaError):
 
 class BenchError(DiffusionGemmaError):
     """One side of a benchmark died, or did other work than the side it is compared with."""
+
+
+class OverloadedError(DiffusionGemmaError):
+    """A shared engine takes no more requests now.
+
+    Args:
+        message: why.
+        retry_after: seconds until it is worth trying again; None: it never will be.
+    """
+
+    def __init__(self, message: str, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

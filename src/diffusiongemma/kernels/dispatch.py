@@ -1,5 +1,6 @@
 """Which implementation of an op runs, decided in one place from shapes, device and mode."""
 
+from itertools import count
 from typing import Literal, NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusiongemma.kernels import reference, tiled
-from diffusiongemma.kernels.reference import Activation, Statistics
+from diffusiongemma.kernels.reference import STEADY_ROWS, Activation, Statistics
 
 __all__ = [
     "Choice",
@@ -159,6 +160,14 @@ def canvas_head(
         soft: whether the soft embedding is wanted.
         kernels: ``plain`` for the reference.
     """
+    if keys_BL.device.type == "cpu" and keys_BL.numel() % STEADY_ROWS:
+        # As many copies of the last row as make a steady number of positions.
+        rows = next(n for n in count(len(keys_BL)) if not n * keys_BL.shape[1] % STEADY_ROWS)
+        filled_B = torch.arange(rows).clamp(max=len(keys_BL) - 1)
+        given = (hidden_BLD[filled_B], table_VD, cap, temperature_B[filled_B], keys_BL[filled_B], likely_BL[filled_B])
+        best, drawn, entropy, soft_BLD = canvas_head(*given, soft=soft, kernels=kernels)
+        mine = slice(len(keys_BL))
+        return Statistics(best[mine], drawn[mine], entropy[mine], None if soft_BLD is None else soft_BLD[mine])
     choice = canvas_head_choice(keys_BL.shape[1], table_VD.shape[0], kernels)
     if choice.name == "plain":
         return reference.canvas_head(hidden_BLD, table_VD, cap, temperature_B, keys_BL, soft=soft)

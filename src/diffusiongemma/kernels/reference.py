@@ -31,10 +31,12 @@ __all__ = [
 ]
 
 STEADY_ROWS = 16
-"""Rows from which a float32 product on a CPU gives each of its rows the same bits whatever the others are.
+"""Where the rows of a pass are a multiple of it, a float32 CPU gives each row the same bits whatever the others are.
 
-Measured with MKL for 1 to 600 rows and inner sizes of 160 to 1024 (docs/lab-log.md). Shorter sequences are filled up, so that a
-result does not depend on its neighbours. With two threads and inner sizes of 1024 even 64 rows are not enough.
+Products change their order of sums below 16 rows (measured with MKL, 1 to 777 rows, inner sizes of 16 to 1024; with two threads
+and an inner size of 1024 even 64 rows are not enough), and functions such as tanh have another last bit in the numbers that are
+left over behind the last whole vector (docs/lab-log.md). Shorter sequences are filled up, so that a result does not depend on its
+neighbours.
 """
 GROUP = 64
 """Tokens that are drawn among at once (``draw``)."""

@@ -121,7 +121,7 @@ class Transformer(nn.Module):
         Returns:
             ``[L, D]`` final hidden states of each row.
         """
-        if len(canvases) == 1 and canvases[0].shape[1] >= kernels.STEADY_ROWS:
+        if len(canvases) == 1 and not canvases[0].shape[1] % kernels.STEADY_ROWS:
             return [self.denoise(canvases[0], caches[0], softs[0], views[0])[0]]
         embeds = self.embed(_filled(torch.cat(list(canvases), dim=1)))
         soft = None
@@ -257,8 +257,8 @@ def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
 
 
 def _filled(x_1T: Tensor) -> Tensor:
-    """A short sequence with its last entry repeated: see ``kernels.STEADY_ROWS``."""
-    missing = kernels.STEADY_ROWS - x_1T.shape[1]
-    if missing <= 0 or x_1T.device.type != "cpu":
+    """A sequence with its last entry repeated up to a multiple of ``kernels.STEADY_ROWS``."""
+    missing = -x_1T.shape[1] % kernels.STEADY_ROWS
+    if not missing or x_1T.device.type != "cpu":
         return x_1T
     return torch.cat((x_1T, x_1T[:, -1:].expand(1, missing, *x_1T.shape[2:])), dim=1)

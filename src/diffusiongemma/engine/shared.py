@@ -1,0 +1,344 @@
+"""One engine for many callers: a thread that steps it while there is work.
+
+Callers hand in requests from any thread and get events by callback; the engine itself is touched by its own thread alone, between
+steps and in them.
+"""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from diffusiongemma.engine.engine import Engine
+from diffusiongemma.engine.events import Done, Event
+from diffusiongemma.engine.request import Request
+from diffusiongemma.errors import InputError, OptionError, OverloadedError
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.text.tokenizer import Tokenizer
+
+__all__ = ["EngineStats", "OverloadedError", "SharedEngine", "Tenant", "Ticket", "default_kv_bytes"]
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+OnEnd = Callable[[BaseException | None], None]
+USUAL_SECONDS = 1.0
+"""What a request is taken to last before the first has ended."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine holds and has done.
+
+    Attributes:
+        waiting: requests without a row yet.
+        running: requests with a row.
+        kv_bytes: memory of the rows' caches.
+        kv_bytes_most: what all rows may have.
+        prefix_bytes: memory of the prefix cache.
+        prefix_tokens_reused: prompt tokens that were found there.
+        prompt_tokens, completion_tokens, denoising_steps, passes: see ``engine.Counts``.
+        seconds_busy: time spent in steps.
+    """
+
+    waiting: int
+    running: int
+    kv_bytes: int
+    kv_bytes_most: int
+    prefix_bytes: int
+    prefix_tokens_reused: int
+    prompt_tokens: int
+    completion_tokens: int
+    denoising_steps: int
+    passes: int
+    seconds_busy: float
+
+
+class Ticket:
+    """Requests that were handed in together, and whom to tell of them."""
+
+    def __init__(
+        self, shared: "SharedEngine", requests: Sequence[Request], on_event: Callable[[Event], None], on_end: OnEnd
+    ) -> None:
+        self.requests, self.on_event, self._on_end = list(requests), on_event, on_end
+        self.left = len(self.requests)
+        self.ended = False
+        self.began = time.perf_counter()
+        self._shared = shared
+
+    def cancel(self) -> None:
+        """Free the rows at the next step boundary; no event comes after it. Does nothing to requests that have ended."""
+        self._shared._cancel(self)
+
+    def end(self, error: BaseException | None) -> None:
+        """Say once how it ended."""
+        if not self.ended:
+            self.ended = True
+            _told(self._on_end, error)
+
+
+class SharedEngine:
+    """An engine in a thread of its own; ``submit``, ``call``, ``drain`` and ``stop`` may be used from any thread.
+
+    Args:
+        model: the stack.
+        tokenizer: for texts of events.
+        max_batch: most rows at a time.
+        max_waiting: most requests that wait for a row.
+        kv_bytes: most memory of the rows' caches together; None: ``default_kv_bytes``.
+        prefix_bytes: most memory of the prefix cache; 0: none.
+
+    Raises:
+        OptionError: a bound outside what is allowed.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        max_batch: int = 8,
+        max_waiting: int = 64,
+        kv_bytes: int | None = None,
+        prefix_bytes: int = 64 << 20,
+    ) -> None:
+        if max_batch < 1 or max_waiting < 0 or prefix_bytes < 0 or (kv_bytes is not None and kv_bytes < 1):
+            raise OptionError(
+                f"max_batch is {max_batch}, max_waiting {max_waiting}, kv_bytes {kv_bytes}, prefix_bytes {prefix_bytes}; "
+                "at least 1, 0, 1 and 0 are needed"
+            )
+        self._most_bytes = kv_bytes or default_kv_bytes(model.device)
+        self._max_batch, self._bound = max_batch, max_batch + max_waiting
+        self._engine = Engine(model, tokenizer, max_rows=max_batch, kv_bytes=self._most_bytes, prefix_bytes=prefix_bytes)
+        self._changed = threading.Condition()
+        self._incoming: deque[Ticket] = deque()
+        self._cancelled: list[Ticket] = []
+        self._calls: deque[tuple[Callable[[], object], Future[object]]] = deque()
+        self._live: dict[Ticket, None] = {}
+        self._draining = self._stopped = False
+        self._busy_seconds, self._usual_seconds = 0.0, USUAL_SECONDS
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, requests: Sequence[Request], on_event: Callable[[Event], None], on_end: OnEnd) -> Ticket:
+        """Hand in requests, all or none.
+
+        Args:
+            requests: at least one.
+            on_event: called on the engine's thread with each event; ``row`` is the request's index.
+            on_end: called once after the last event, with None, or with what ended them: ``CancelledError`` after ``cancel`` or
+                ``stop``, else the error.
+
+        Raises:
+            InputError, PromptTooLongError, OptionError: see ``request.check``; more requests than the engine ever takes at once.
+            OverloadedError: too many requests wait, or the engine is draining.
+        """
+        if not 1 <= len(requests) <= self._bound:
+            raise InputError(f"there are {len(requests)} rows to run; this server takes 1 to {self._bound} at a time")
+        for number, request in enumerate(requests):
+            self._engine.check(request, number)
+        ticket = Ticket(self, requests, on_event, on_end)
+        with self._changed:
+            if self._draining:
+                raise OverloadedError("the server is shutting down; ask another one", retry_after=None)
+            there = sum(held.left for held in self._live)
+            if there + len(requests) > self._bound:
+                wait = self._usual_seconds * max(1.0, (there - self._max_batch) / self._max_batch)
+                raise OverloadedError(
+                    f"{there} requests run or wait, of at most {self._bound}; try again in {wait:.0f} seconds", retry_after=wait
+                )
+            self._live[ticket] = None
+            self._incoming.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def call(self, work: Callable[[], T]) -> "Future[T]":
+        """Run something that uses the model between two steps."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._stopped:
+                raise OverloadedError("the server is shutting down; ask another one", retry_after=None)
+            self._calls.append((work, future))  # type: ignore[arg-type]
+            self._changed.notify()
+        return future
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take no more requests and wait until those that are there have ended; False if they have not in time (seconds)."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(lambda: self._stopped or not self._live, timeout)
+
+    def stop(self) -> None:
+        """End what runs, and the thread."""
+        with self._changed:
+            self._draining = self._stopped = True
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more requests are taken."""
+        return self._draining
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts of this moment."""
+        engine = self._engine
+        with self._changed:
+            live, running = sum(ticket.left for ticket in self._live), len(engine.rows)
+        return EngineStats(
+            waiting=max(0, live - running),
+            running=running,
+            kv_bytes=engine.kv_bytes,
+            kv_bytes_most=self._most_bytes,
+            prefix_bytes=engine.prefix.bytes,
+            prefix_tokens_reused=engine.prefix.reused,
+            seconds_busy=self._busy_seconds,
+            **vars(engine.counts),
+        )
+
+    # -- the engine's thread -----------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._anything)
+                if self._stopped:
+                    break
+                self._take()
+                calls = list(self._calls)
+                self._calls.clear()
+            for work, future in calls:
+                _answered(work, future)
+            began = time.perf_counter()
+            try:
+                for key, event in self._engine.step():
+                    assert isinstance(key, Ticket)
+                    self._tell(key, event)
+            except Exception as error:
+                log.exception("a step of the engine failed; all its requests end")
+                self._fail(error)
+            self._busy_seconds += time.perf_counter() - began
+        self._fail(CancelledError())
+        for _, future in self._calls:
+            future.cancel()
+
+    def _anything(self) -> bool:
+        return self._stopped or self._engine.busy or bool(self._incoming or self._cancelled or self._calls)
+
+    def _take(self) -> None:
+        """What callers have asked for since the last step."""
+        while self._incoming:
+            ticket = self._incoming.popleft()
+            for number, request in enumerate(ticket.requests):
+                self._engine.add(request, ticket, number)
+        for ticket in self._cancelled:
+            self._engine.cancel(ticket)
+            self._end(ticket, CancelledError())
+        self._cancelled.clear()
+
+    def _tell(self, ticket: Ticket, event: Event) -> None:
+        if ticket.ended:
+            return
+        _told(ticket.on_event, event)
+        if isinstance(event, Done):
+            ticket.left -= 1
+            if not ticket.left:
+                took = time.perf_counter() - ticket.began
+                self._usual_seconds += 0.1 * (took - self._usual_seconds)
+                with self._changed:
+                    self._end(ticket, None)
+
+    def _end(self, ticket: Ticket, error: BaseException | None) -> None:
+        """With the lock held."""
+        self._live.pop(ticket, None)
+        ticket.end(error)
+        self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            for ticket in list(self._live):
+                self._engine.cancel(ticket)
+                self._end(ticket, error)
+            self._incoming.clear()
+
+    def _cancel(self, ticket: Ticket) -> None:
+        with self._changed:
+            if ticket in self._live and ticket not in self._cancelled:
+                self._cancelled.append(ticket)
+                self._changed.notify_all()
+
+    def tenant(self) -> "Tenant":
+        """An executor for one caller that waits for its events, as ``DiffusionGemmaModel.served`` takes it."""
+        return Tenant(self)
+
+
+class Tenant:
+    """Runs requests on a shared engine and waits for them; ``cancel`` may be called from any thread."""
+
+    def __init__(self, shared: SharedEngine) -> None:
+        self._shared = shared
+        self._ticket: Ticket | None = None
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """End what runs and all that would follow with ``CancelledError``."""
+        self._cancelled.set()
+        if self._ticket is not None:
+            self._ticket.cancel()
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Event]:
+        """Events of requests, ``row`` being their index.
+
+        Raises:
+            CancelledError: ``cancel`` was called, or the engine was stopped.
+            InputError, OptionError, OverloadedError: see ``SharedEngine.submit``.
+        """
+        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        ticket = self._ticket = self._shared.submit(requests, events.put, events.put)
+        try:
+            if self._cancelled.is_set():
+                raise CancelledError
+            while (event := events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            ticket.cancel()
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Do something with the model between two steps of the engine."""
+        if self._cancelled.is_set():
+            raise CancelledError
+        return self._shared.call(work).result()
+
+
+def default_kv_bytes(device: torch.device) -> int:
+    """Memory for caches where nobody says: half of what is free on a GPU, a quarter of all there is beside a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def _told(listener: Callable[[T], None], what: T) -> None:
+    """A listener's mistake must not end the others' requests."""
+    try:
+        listener(what)
+    except Exception:
+        log.exception("a listener of the engine failed")
+
+
+def _answered(work: Callable[[], object], future: "Future[object]") -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)

@@ -1,0 +1,261 @@
+"""Many callers on one engine: an answer is what it is alone, whoever else is there, comes, goes, or is too much."""
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.engine import prefill
+from diffusiongemma.engine.engine import Engine
+from diffusiongemma.engine.events import Commit, Done, Draft, Event, Result
+from diffusiongemma.engine.request import Request
+from diffusiongemma.engine.shared import SharedEngine, default_kv_bytes
+from diffusiongemma.errors import InputError, OptionError, OverloadedError, PromptTooLongError
+from diffusiongemma.model.cache import KVCache
+from tests.tiny import tiny_model, tiny_transformer
+
+SHORT: dict[str, Any] = {"num_diffusion_steps": 5, "max_tokens": 20}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemmaModel:
+    return tiny_model(tmp_path_factory.mktemp("model"), tiny_transformer(scale=0.4))
+
+
+@pytest.fixture(name="shared")
+def _shared(model: DiffusionGemmaModel) -> Iterator[SharedEngine]:
+    engine = SharedEngine(model.transformer, model.tokenizer, max_batch=4)
+    yield engine
+    engine.stop()
+
+
+def mixed(model: DiffusionGemmaModel) -> list[Request]:
+    """Requests that have little in common."""
+    return [
+        *model.requests("abc", seed=1, **SHORT),
+        *model.requests("Hello", seed=2, num_diffusion_steps=3, max_tokens=9, canvas_length=3, logprobs=2),
+        *model.requests("x", seed=3, mode="causal", temperature=0.7, max_tokens=11),
+        *model.requests("abcdefghijklmnopqrstuvwxyz", seed=4, entropy_bound=3.0, t_max=1.5, **SHORT),
+        *model.requests("abc", seed=5, pins={1: 4, 9: 5}, drafts=True, **SHORT),
+        *model.requests("cba", seed=6, self_conditioning=False, commit="canvas", stop_rule="answer", **SHORT),
+        *model.requests("zz", seed=7, mode="causal", max_tokens=3, logprobs=0),
+        *model.requests("abc", seed=1, stop="a", **SHORT),
+    ]
+
+
+def alone(model: DiffusionGemmaModel, request: Request) -> list[Event]:
+    return list(model.engine.run([request]))
+
+
+def told(events: list[Event]) -> list[Any]:
+    """All of the events but the clock."""
+    return [
+        (event.result.text, event.result.token_ids, event.result.usage.denoising_steps) if isinstance(event, Done) else event
+        for event in events
+    ]
+
+
+def run(shared: SharedEngine, request: Request) -> list[Event]:
+    return list(shared.tenant().run([request]))
+
+
+def test_an_answer_is_what_it_is_alone(model: DiffusionGemmaModel, shared: SharedEngine) -> None:
+    """Bit for bit: tokens, entropies of drafts and log-probabilities, in float32."""
+    requests = mixed(model)
+    expected = [told(alone(model, request)) for request in requests]
+    with ThreadPoolExecutor(16) as callers:
+        for order in (requests * 2, requests[::-1] * 2):
+            found = list(callers.map(lambda request: told(run(shared, request)), order))
+            assert found == (expected * 2 if order[0] is requests[0] else expected[::-1] * 2)
+
+
+def test_a_long_prompt_does_not_hold_up_the_others(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill, "CHUNK_CPU", 4)
+    engine = Engine(model.transformer, model.tokenizer, max_rows=4)
+    long, short = (*model.requests("abc" * 8, seed=1, **SHORT), *model.requests("a", seed=2, drafts=True, **SHORT))
+    engine.add(long, "long")
+    engine.add(short, "short")
+    steps = []
+    while engine.busy:
+        steps.append({key for key, _ in engine.step()})
+    assert "short" in steps[0], "it denoises while the long prompt is encoded"
+    assert all("long" not in keys for keys in steps[:5])
+
+
+def test_prefill_is_rationed(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    encode = model.transformer.encode_rows
+    monkeypatch.setattr(model.transformer, "encode_rows", lambda ids, *rest: (sizes.append(len(ids)), encode(ids, *rest))[1])
+    engine = Engine(model.transformer, model.tokenizer, max_rows=16)
+    for request in model.requests("abc", n=10, seed=1, num_diffusion_steps=20, early_stop=False, max_tokens=8):
+        engine.add(request)
+    while engine.busy:
+        list(engine.step())
+    assert sizes == [4, 4, 2]
+
+
+def test_a_prefix_is_encoded_once_and_changes_nothing(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill, "CHUNK_CPU", 4)
+    prompts = ["abcdefghij", "abcdefghxy", "abcdefgh", "abcd", "zbcdefghij"]
+    requests = [request for prompt in prompts for request in model.requests(prompt, seed=3, **SHORT)]
+    expected = [told(alone(model, request)) for request in requests]
+    a_block = KVCache.bytes_of(model.config.text, 4, model.dtype)
+    shared = SharedEngine(model.transformer, model.tokenizer, prefix_bytes=3 * a_block)
+    found = [told(run(shared, request)) for request in requests]
+    assert found == expected
+    # abcd efgh | abcd efgh | abcd (the last token is always encoded) | none of "abcd" | none
+    assert shared.stats.prefix_tokens_reused == 8 + 4 and shared.stats.prefix_bytes == 3 * a_block
+    assert told(run(shared, requests[0])) == expected[0]
+    shared.stop()
+
+
+def test_who_goes_away_frees_the_row_within_a_step(model: DiffusionGemmaModel) -> None:
+    shared = SharedEngine(model.transformer, model.tokenizer, max_batch=1)
+    (endless,) = model.requests("abc", seed=1, num_diffusion_steps=100_000, early_stop=False, drafts=True, max_tokens=8)
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    ticket = shared.submit([endless], events.put, ended.put)
+    events.get(timeout=30)
+    assert shared.stats.running == 1
+    ticket.cancel()
+    assert isinstance(ended.get(timeout=30), CancelledError)
+    taken = shared.stats.denoising_steps
+    (quick,) = model.requests("abc", seed=1, **SHORT)
+    assert told(run(shared, quick)) == told(alone(model, quick))
+    assert shared.stats.denoising_steps - taken == alone(model, quick)[-1].result.usage.denoising_steps  # type: ignore[union-attr]
+    ticket.cancel()
+    assert ended.empty()
+    shared.stop()
+
+
+def test_too_much_is_refused_with_the_time_to_wait(model: DiffusionGemmaModel) -> None:
+    shared = SharedEngine(model.transformer, model.tokenizer, max_batch=1, max_waiting=1)
+    (endless,) = model.requests("abc", seed=1, num_diffusion_steps=100_000, early_stop=False, max_tokens=8)
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    tickets = [shared.submit([endless], lambda _: None, ended.put) for _ in range(2)]
+    with pytest.raises(OverloadedError, match="2 requests run or wait, of at most 2") as refused:
+        shared.submit([endless], lambda _: None, ended.put)
+    assert refused.value.retry_after is not None and refused.value.retry_after > 0
+    with pytest.raises(InputError, match="3 rows to run; this server takes 1 to 2"):
+        shared.submit([endless] * 3, lambda _: None, ended.put)
+    tickets[1].cancel()
+    assert isinstance(ended.get(timeout=30), CancelledError)
+    shared.submit([endless], lambda _: None, ended.put)
+    shared.stop()
+    assert all(isinstance(ended.get(timeout=30), CancelledError) for _ in range(2))
+    with pytest.raises(OverloadedError, match="shutting down"):
+        shared.submit([endless], lambda _: None, ended.put)
+
+
+def test_memory_is_known_before_a_row_joins(model: DiffusionGemmaModel) -> None:
+    (request,) = model.requests("abc", seed=1, **SHORT)
+    needed = KVCache.bytes_of(model.config.text, 3 + 24, model.dtype)
+    cache = KVCache(model.config.text, 1, 3 + 24, model.dtype, model.device)
+    assert cache.bytes == needed
+    shared = SharedEngine(model.transformer, model.tokenizer, kv_bytes=2 * needed)
+    most = 0
+
+    def watch(_: Event) -> None:
+        nonlocal most
+        most = max(most, shared.stats.kv_bytes)
+
+    ended = threading.Event()
+    shared.submit([request] * 5, watch, lambda _: ended.set())
+    assert ended.wait(60)
+    assert most == 2 * needed
+    shared.stop()
+    tight = SharedEngine(model.transformer, model.tokenizer, kv_bytes=needed - 1)
+    with pytest.raises(PromptTooLongError, match="this server gives all requests together"):
+        tight.submit([request], watch, lambda _: None)
+    tight.stop()
+
+
+def test_the_default_budget_is_a_share_of_the_machine() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert default_kv_bytes(torch.device("cpu")) == total // 4
+
+
+def test_a_step_that_fails_ends_its_requests_and_not_the_engine(
+    model: DiffusionGemmaModel, shared: SharedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (request,) = model.requests("abc", seed=1, **SHORT)
+    with monkeypatch.context() as broken:
+        broken.setattr(model.transformer, "denoise_rows", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(shared, request)
+    assert told(run(shared, request)) == told(alone(model, request))
+
+
+def test_a_listener_that_fails_harms_nobody(model: DiffusionGemmaModel, shared: SharedEngine) -> None:
+    (request,) = model.requests("abc", seed=1, **SHORT)
+    ended = threading.Event()
+    shared.submit([request], lambda _: 1 / 0, lambda _: ended.set())  # type: ignore[arg-type, return-value]
+    assert told(run(shared, request)) == told(alone(model, request)) and ended.wait(30)
+
+
+def test_drain_waits_for_what_runs_and_takes_nothing_new(model: DiffusionGemmaModel, shared: SharedEngine) -> None:
+    (request,) = model.requests("abc", seed=1, num_diffusion_steps=60, early_stop=False, max_tokens=8)
+    results: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    shared.submit([request], results.put, lambda _: None)
+    assert not shared.drain(timeout=0)
+    assert shared.draining and shared.drain(timeout=60)
+    kinds = []
+    while not results.empty():
+        kinds.append(type(results.get()))
+    assert kinds[-1] is Done
+    with pytest.raises(OverloadedError, match="shutting down"):
+        run(shared, request)
+
+
+def test_rewriting_and_deciding_go_through_the_shared_engine(
+    model: DiffusionGemmaModel, shared: SharedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusiongemma.text.questions import Choice
+
+    own = model.infill("abc", "xyz", least=1, most=4, seed=1, num_diffusion_steps=3)
+    decided = model.decide("abc", [Choice("which", ["a", "b"])])
+    monkeypatch.setattr(model.engine, "run", None)
+    served = model.served(shared.tenant())
+    assert served.infill("abc", "xyz", least=1, most=4, seed=1, num_diffusion_steps=3).tried == own.tried
+    assert served.decide("abc", [Choice("which", ["a", "b"])]).decisions == decided.decisions
+    assert served is not model and served.transformer is model.transformer
+    tenant = shared.tenant()
+    tenant.cancel()
+    with pytest.raises(CancelledError):
+        model.served(tenant).infill("abc", "xyz", least=1, most=4)
+    with pytest.raises(CancelledError):
+        model.served(tenant).decide("abc", [Choice("which", ["a", "b"])])
+
+
+def test_log_probabilities_are_those_of_the_causal_role(model: DiffusionGemmaModel) -> None:
+    from diffusiongemma.engine.score import log_probs
+
+    for mode in ("diffusion", "causal"):
+        events = list(model.stream("abc", seed=1, mode=mode, logprobs=3, drafts=False, **SHORT))
+        result: Result = next(event.result for event in events if isinstance(event, Done))
+        found = [one for event in events if isinstance(event, Commit) for one in event.logprobs]
+        assert [one.token_id for one in found] == result.token_ids
+        (expected,) = log_probs(model.transformer, model.tokenizer.encode("abc"), [result.token_ids])
+        assert [one.logprob for one in found] == pytest.approx(expected, abs=1e-4)
+        assert all(len(one.top) == 3 and one.top == sorted(one.top, key=lambda pair: -pair[1]) for one in found)
+        assert result.token_ids == model.generate("abc", seed=1, mode=mode, **SHORT).token_ids
+    with pytest.raises(OptionError, match="logprobs is 21"):
+        model.generate("abc", logprobs=21)
+    assert not any(event.logprobs for event in model.stream("abc", seed=1, **SHORT) if isinstance(event, Commit))
+    assert any(isinstance(event, Draft) for event in model.stream("abc", seed=1, **SHORT))
+
+
+def test_n_answers_draw_from_seeds_that_follow_each_other(model: DiffusionGemmaModel) -> None:
+    requests = model.requests("abc", n=3, seed=5, **SHORT)
+    found = [event.result.token_ids for event in model.engine.run(requests) if isinstance(event, Done)]
+    assert len(found) == 3
+    each = {tuple(model.generate("abc", seed=seed, **SHORT).token_ids) for seed in (5, 6, 7)}
+    assert {tuple(ids) for ids in found} == each and len(each) == 3
+    with pytest.raises(OptionError, match="n is 0"):
+        model.requests("abc", n=0)
