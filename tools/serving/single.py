@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def serve(model: str, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "diffusiongemma.cli.main", "serve", "--model", model, "--port", str(port)]
+    command = [sys.executable, "-m", "diffusiongemma", "serve", "--model", model, "--port", str(port)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

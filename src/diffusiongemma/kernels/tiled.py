@@ -91,7 +91,8 @@ def canvas_head(
         # 1. The tile's logits over the temperature, and their groups.
         tile_TD = table_VD[start : start + width].to(compute)
         z_NT = _shaped((hidden_ND @ tile_TD.T).to(table_VD.dtype).float(), cap, heat_N1)
-        whole_NT = F.pad(z_NT, (0, -z_NT.shape[1] % GROUP), value=_NOTHING)
+        missing = -z_NT.shape[1] % GROUP
+        whole_NT = F.pad(z_NT, (0, missing), value=_NOTHING) if missing else z_NT
         groups_NGT = whole_NT.view(len(whole_NT), -1, GROUP)
         highest_NG = groups_NGT.amax(-1)
         best.update(highest_NG, groups_NGT, start // GROUP)
