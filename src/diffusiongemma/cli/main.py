@@ -11,6 +11,7 @@ from diffusiongemma.cli.evaluate import evaluate
 from diffusiongemma.cli.fill import edit, fill, infill
 from diffusiongemma.cli.generate import chat, generate
 from diffusiongemma.cli.info import info
+from diffusiongemma.cli.serve import serve
 from diffusiongemma.cli.sudoku import sudoku
 from diffusiongemma.cli.train import train
 from diffusiongemma.cli.vary import vary
@@ -51,6 +52,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(info)
+app.command()(serve)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Done
 from diffusiongemma.engine.request import Request
 from diffusiongemma.tasks.base import EVAL_SEED
+from diffusiongemma.tasks.human_eval import HumanEvalInfill
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import InfillPython
 
@@ -47,6 +48,12 @@ def _python(count: int, seed: int) -> list[Case]:
     return [Case(None, example.detail["prefix"], example.answer or "", example.detail["suffix"]) for example in examples]
 
 
+def _human_eval(count: int, seed: int) -> list[Case]:
+    """A line of a HumanEval solution, as plain text; judged by the line, not by running it."""
+    examples = HumanEvalInfill().examples(count, seed)
+    return [Case(None, example.detail["before"], example.answer or "", example.detail["after"]) for example in examples]
+
+
 def _json(part: str) -> Callable[[int, int], list[Case]]:
     """A value, or a key without its quotes, out of an answer of json-extract, behind its question."""
 
@@ -67,6 +74,7 @@ def _json(part: str) -> Callable[[int, int], list[Case]]:
 
 CASES: dict[str, Callable[[int, int], list[Case]]] = {
     "infill-python": _python,
+    "human-eval": _human_eval,
     "json-value": _json("value"),
     "json-key": _json("key"),
 }

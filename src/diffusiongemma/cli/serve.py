@@ -1,0 +1,119 @@
+"""``diffusiongemma serve``."""
+
+import ipaddress
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffusiongemma.cli import common
+from diffusiongemma.errors import OptionError
+from diffusiongemma.server.settings import Settings
+
+if TYPE_CHECKING:
+    from diffusiongemma.server.served import Served
+
+__all__ = ["serve"]
+
+_DEFAULT = ("nano", "sudoku")
+_SHORTEST_KEY = 16
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A built-in name, a checkpoint folder, or a hub id. May be given several times, the first is the default; unset: "
+            "nano and sudoku.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. Others than loopback need --api-key-file.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the key that clients send as Authorization: Bearer KEY; at least 16 characters.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Answers that a model writes at the same time.")] = 8,
+    max_waiting: Annotated[int, typer.Option(min=0, max=65536, help="Answers that may wait; more get 429 and Retry-After.")] = 64,
+    max_body_bytes: Annotated[int, typer.Option(min=1024, help="Most bytes of a request.")] = 1 << 20,
+    max_constraint_bytes: Annotated[
+        int, typer.Option(min=64, help="Most bytes of a schema, regex, list of choices, grammar or list of tools.")
+    ] = 1 << 15,
+    dtype: common.DtypeOption = None,
+    device: common.DeviceOption = None,
+) -> None:
+    """Serve models with OpenAI's API, and a page to talk to them (docs/api.md).
+
+    The first SIGTERM or Ctrl-C finishes what is under way; the second stops at once.
+    """
+    with common.reporting(False):
+        key = None if api_key_file is None else _key(api_key_file)
+        if key is None and not _is_loopback(host):
+            raise OptionError(
+                f"--host is {host}, which others can reach; give --api-key-file with a key that they must know, or --host 127.0.0.1"
+            )
+        settings = Settings(
+            api_key=key,
+            hosts=None if key is not None else _LOCAL | {host.lower()},
+            max_body_bytes=max_body_bytes,
+            max_constraint_bytes=max_constraint_bytes,
+            max_choices=min(16, max_batch + max_waiting),
+            max_requests=4 * (max_batch + max_waiting),
+        )
+        models: dict[str, Served] = {}
+        try:
+            names = model or _DEFAULT
+            for name in names:
+                served = _load(name, dtype, device, max_batch, max_waiting, len(names))
+                if served.name in models:
+                    served.engine.stop()
+                    raise OptionError(f"two models have the name {served.name!r}; clients could not tell them apart")
+                models[served.name] = served
+            _run(models, settings, host, port)
+        finally:
+            for served in models.values():
+                served.engine.stop()
+
+
+def _run(models: "dict[str, Served]", settings: Settings, host: str, port: int) -> None:
+    from diffusiongemma.server.app import create_app
+    from diffusiongemma.server.run import Server, config
+    from diffusiongemma.server.state import State
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    state = State(models)
+    Server(config(create_app(models, settings, state), host, port), state, _announce).run()
+
+
+def _load(name: str, dtype: str | None, device: str | None, max_batch: int, max_waiting: int, models: int) -> "Served":
+    from diffusiongemma.engine.shared import SharedEngine, default_kv_bytes
+    from diffusiongemma.server.served import Served, public_name
+
+    model = common.load(name, dtype, device)
+    # All models that are served share what one alone would take.
+    memory = default_kv_bytes(model.device) // models
+    engine = SharedEngine(model.transformer, model.tokenizer, max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory)
+    return Served(public_name(name), model, engine)
+
+
+def _announce(url: str) -> None:
+    common.out.print(f"serving at {url}  (the page; {url}/v1 for clients; Ctrl-C ends)", soft_wrap=True)
+
+
+def _key(path: Path) -> str:
+    key = common.read_text(path).strip()
+    if len(key) < _SHORTEST_KEY or not key.isascii() or any(char.isspace() for char in key):
+        raise OptionError(f"{path} must hold one key of at least {_SHORTEST_KEY} ASCII characters, without spaces")
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

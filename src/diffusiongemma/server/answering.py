@@ -1,0 +1,175 @@
+"""From the requests of a chat or a completion to its answer, whole or as a stream."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from fastapi import Request as HttpRequest
+from starlette.responses import Response
+
+from diffusiongemma.engine.events import Commit, Done, Result, TokenLogprob
+from diffusiongemma.engine.request import Request
+from diffusiongemma.errors import ConstraintError
+from diffusiongemma.server.answers import Canvases, usage
+from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, to_json
+from diffusiongemma.server.feed import Feed, Returned, unless_gone
+from diffusiongemma.server.protocol import Answering, Generation
+from diffusiongemma.server.served import Served
+from diffusiongemma.server.settings import Settings
+from diffusiongemma.server.sse import DONE, EventStream, frame
+
+__all__ = ["Shape", "answer", "answer_options", "check_stream", "constrained", "naming"]
+
+
+class Shape(Protocol):
+    """How an endpoint spells its answers; ``index`` counts the answers of a request."""
+
+    head: dict[str, Any]
+    """First fields of a whole answer."""
+    chunk: dict[str, Any]
+    """First fields of a chunk."""
+
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        """Choices of the chunks before any text."""
+
+    def delta(self, index: int, commit: Commit) -> list[dict[str, Any]]:
+        """Choices of the chunks for new text."""
+
+    def closing(self, index: int, result: Result) -> list[dict[str, Any]]:
+        """Choices of the chunks behind the last text."""
+
+    def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """A choice of a whole answer."""
+
+
+def check_stream(body: Generation, mode: str = "diffusion") -> None:
+    """Refuse what only means something for a stream, or a canvas.
+
+    Raises:
+        ApiError: ``stream_options`` or ``diffusing`` without ``stream``, or ``diffusing`` token by token.
+    """
+    for name in ("stream_options", "diffusing"):
+        if getattr(body, name) and not body.stream:
+            raise ApiError(400, f"{name} needs stream: true", name)
+    if body.diffusing and mode == "causal":
+        raise ApiError(400, "diffusing needs mode 'diffusion': token by token there is no canvas to show", "diffusing")
+
+
+def answer_options(served: Served, body: Answering, settings: Settings) -> dict[str, Any]:
+    """What ``DiffusionGemmaModel.requests`` takes, of what chats and completions have in common.
+
+    Raises:
+        ApiError: fields that do not go together, or are too large.
+    """
+    mode = body.mode or "diffusion"
+    check_stream(body, mode)
+    check_size(body, settings)
+    options = served.options(body, mode) | {"mode": mode, "n": body.n or 1, "max_tokens": body.max_tokens, "stop": body.stop}
+    if body.pins is not None:
+        options["pins"] = [(position, token) for position, token in body.pins]
+    if body.response_format is not None and body.response_format.type != "text":
+        options["response_format"] = body.response_format.model_dump(by_alias=True, exclude_none=True)
+    options |= {"regex": body.regex, "choices": body.choices, "grammar": body.grammar, "drafts": bool(body.diffusing)}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_size(body: Answering, settings: Settings) -> None:
+    """Refuse constraints that are larger than the server allows.
+
+    Raises:
+        ApiError: with the field's name and both sizes.
+    """
+    most = settings.max_constraint_bytes
+    for name in _constraints(body):
+        size = len(to_json(body.model_dump(include={name}, by_alias=True)))
+        if size > most:
+            raise ApiError(400, f"{name} has {size:,} bytes; this server takes {most:,}", name, "too_large")
+
+
+def constrained(body: Answering) -> bool:
+    """Whether the answer is held to anything."""
+    return bool(_constraints(body))
+
+
+def _constraints(body: Answering) -> list[str]:
+    """Names of the fields that hold the answer."""
+    names = ("tools", "regex", "choices", "grammar", "response_format")
+    return [name for name in names if getattr(body, name, None) is not None]
+
+
+@contextmanager
+def naming(body: Answering) -> Iterator[None]:
+    """Give errors of a constraint the name of the field that holds it.
+
+    Raises:
+        ApiError: instead of a ConstraintError.
+    """
+    try:
+        yield
+    except ConstraintError as error:
+        raise ApiError(400, str(error), next(iter(_constraints(body)), None)) from error
+
+
+async def answer(
+    http: HttpRequest, served: Served, body: Generation, requests: Sequence[Request], shape: Shape, each: int = 1
+) -> Response:
+    """Hand requests to the engine and spell what comes back.
+
+    Args:
+        http: to notice that the client goes away.
+        served: the model.
+        body: for ``stream``, ``diffusing`` and ``stream_options``.
+        requests: one an answer.
+        shape: how the endpoint spells answers.
+        each: answers a prompt.
+
+    Raises:
+        InputError, OptionError, OverloadedError: see ``SharedEngine.submit``.
+    """
+    feed = Feed.submit(served.engine, requests)
+    if body.stream:
+        return EventStream(_frames(feed, served, body, shape, len(requests), each), feed.close)
+    try:
+        return JSONAnswer(await unless_gone(http, _whole(feed, shape, len(requests), each)))
+    finally:
+        feed.close()
+
+
+async def _whole(feed: Feed, shape: Shape, count: int, each: int) -> dict[str, Any]:
+    logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
+    results: dict[int, Result] = {}
+    async for event in feed:
+        if isinstance(event, Commit):
+            logprobs[event.row] += event.logprobs or []
+        elif isinstance(event, Done):
+            results[event.row] = event.result
+    ordered = [results[row] for row in range(count)]
+    choices = [shape.choice(row, result, logprobs[row]) for row, result in enumerate(ordered)]
+    return shape.head | {"choices": choices, "usage": usage(ordered, each)}
+
+
+async def _frames(feed: Feed, served: Served, body: Generation, shape: Shape, count: int, each: int) -> AsyncIterator[bytes]:
+    with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    base = shape.chunk | ({"usage": None} if with_usage else {})
+    canvases, results = Canvases(served, shape.chunk["id"]), dict[int, Result]()
+
+    try:
+        for choice in (choice for row in range(count) for choice in shape.opening(row)):
+            yield frame(base | {"choices": [choice]})
+        async for event in feed:
+            assert not isinstance(event, Returned)
+            if body.diffusing:
+                yield frame(*canvases.show(event))
+            choices = []
+            if isinstance(event, Commit):
+                choices = shape.delta(event.row, event)
+            elif isinstance(event, Done):
+                results[event.row] = event.result
+                choices = shape.closing(event.row, event.result)
+            for choice in choices:
+                yield frame(base | {"choices": [choice]})
+        if with_usage:
+            yield frame(base | {"choices": [], "usage": usage([results[row] for row in range(count)], each)})
+        yield DONE
+    except Exception as error:
+        yield frame(from_exception(error).body)

@@ -1,0 +1,220 @@
+"""The application: paths, and what is the same for all of them."""
+
+import json
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import Response
+
+from diffusiongemma import __version__
+from diffusiongemma.errors import DiffusionGemmaError
+from diffusiongemma.server import chat, completions, decisions, fim
+from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, from_http, from_validation
+from diffusiongemma.server.metrics import Metrics
+from diffusiongemma.server.page import Page, docs
+from diffusiongemma.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DecisionsRequest,
+    EditRequest,
+    FimRequest,
+    Generation,
+)
+from diffusiongemma.server.security import Gate
+from diffusiongemma.server.served import Served
+from diffusiongemma.server.settings import Settings
+from diffusiongemma.server.state import State
+
+__all__ = ["create_app"]
+
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "the request is wrong; `param` names the field"},
+    401: {"description": "the API key is missing or wrong"},
+    404: {"description": "there is no such model"},
+    413: {"description": "the body is too large"},
+    429: {"description": "too much is under way; `Retry-After` says when to come back"},
+    503: {"description": "the server is about to end"},
+}
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        """The body as JSON, and only as JSON: no NaN, no name twice, no text that is not Unicode."""
+        if not hasattr(self, "_json"):
+            self._json = _parsed(await self.body())
+        return self._json
+
+
+class _StrictRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(_StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+def create_app(models: Mapping[str, Served], settings: Settings, state: State | None = None) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        models: by name, at least one; the first is the default.
+        settings: limits and the key.
+        state: to look into it from outside; None: a new one.
+    """
+    state = State(dict(models)) if state is None else state
+    metrics, page = Metrics(state.models), Page()
+    app = FastAPI(
+        title="diffusiongemma", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS,
+        description="DiffusionGemma models behind OpenAI's API. docs/api.md has every field.",
+    )  # fmt: skip
+    app.router.route_class = _StrictRoute
+    _add_errors(app, state)
+
+    def served(name: str | None) -> Served:
+        if name is None:
+            return next(iter(state.models.values()))
+        if name not in state.models:
+            raise ApiError(
+                404, f"there is no model {name[:100]!r}; there are {', '.join(state.models)}", "model", "model_not_found"
+            )
+        return state.models[name]
+
+    @app.get("/v1/models")
+    async def list_models() -> Response:
+        """All models; the first is the default."""
+        return JSONAnswer({"object": "list", "data": [one.entry() for one in state.models.values()]})
+
+    @app.get("/v1/models/{name:path}")
+    async def retrieve_model(name: str) -> Response:
+        """One model."""
+        return JSONAnswer(served(name).entry())
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation; OpenAI's shape."""
+        return await chat.chat(request, served(body.model), body, settings)
+
+    @app.post("/v1/completions")
+    async def text_completions(body: CompletionRequest, request: Request) -> Response:
+        """Go on with a text, or fill what is between it and a suffix; OpenAI's shape."""
+        return await completions.complete(request, served(body.model), body, settings)
+
+    @app.post("/v1/fim/completions")
+    async def fim_completions(body: FimRequest, request: Request) -> Response:
+        """Fill what is between two texts; Mercury's shape."""
+        return await completions.fim(request, served(body.model), body, settings)
+
+    @app.post("/v1/edit/completions")
+    async def edit_completions(body: EditRequest, request: Request) -> Response:
+        """Rewrite a text; Mercury's shape, or input and instruction."""
+        return await fim.edit(request, served(body.model), body)
+
+    @app.post("/v1/decisions")
+    async def decide(body: DecisionsRequest, request: Request) -> Response:
+        """Answer typed questions with probabilities; OpenAI's shape."""
+        return await decisions.decisions(request, served(body.model), body)
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether requests are taken, and what the engines do."""
+        engines = {name: vars(one.engine.stats) for name, one in state.models.items()}
+        status = "draining" if state.draining else "ok"
+        return JSONAnswer({"status": status, "active": state.active, "models": list(state.models), "engines": engines})
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        """Counts for Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/docs", include_in_schema=False)
+    async def description() -> Response:
+        return docs(app.openapi())
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return page.file("index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        return page.file(name)
+
+    _describe(app, settings.api_key is not None)
+    paths = [route.path for route in app.routes if isinstance(route, APIRoute)]
+    app.add_middleware(Gate, settings=settings, state=state, metrics=metrics, paths=[*paths, "/openapi.json"])
+    return app
+
+
+def _add_errors(app: FastAPI, state: State) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return from_validation(error).response()
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return from_http(error).response()
+
+    async def ours(request: Request, error: Exception) -> Response:
+        return from_exception(error, _FIELDS, state.draining).response()
+
+    for kind in (DiffusionGemmaError, RecursionError):
+        app.exception_handler(kind)(ours)
+
+
+_FIELDS = frozenset(
+    name for body in (Generation, ChatRequest, CompletionRequest, EditRequest, DecisionsRequest) for name in body.model_fields
+)
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        found = json.loads(body.decode(), parse_constant=_no_constant, object_pairs_hook=_no_twice)
+        if _HALF_PAIR.search(body):
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ApiError(400, "the body has half of a surrogate pair, which no text can hold", None, "invalid_json") from error
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}", None, "invalid_json") from error
+    except RecursionError as error:
+        raise ApiError(400, "the body is nested too deeply", None, "invalid_json") from error
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}", None, "invalid_json") from error
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _no_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return found
+
+
+def _describe(app: FastAPI, key: bool) -> None:
+    """Correct the framework's description: its own 422 for a wrong body is a 400 here, and it does not know of the key."""
+    made = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            description = made()
+            for methods in description["paths"].values():
+                for what in methods.values():
+                    what["responses"].pop("422", None)
+            if key:
+                description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                description["security"] = [{"key": []}]
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]

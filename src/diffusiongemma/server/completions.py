@@ -1,0 +1,97 @@
+"""``/v1/completions``: a plain text gone on with. With a suffix it is an infill (``server.fim``)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from starlette.responses import Response
+
+from diffusiongemma.engine.events import Commit, Result, TokenLogprob
+from diffusiongemma.engine.request import Request
+from diffusiongemma.server.answering import answer, answer_options, constrained, naming
+from diffusiongemma.server.answers import head, text_logprobs
+from diffusiongemma.server.errors import ApiError
+from diffusiongemma.server.fim import infill
+from diffusiongemma.server.protocol import CompletionRequest, FimRequest
+from diffusiongemma.server.served import Served
+from diffusiongemma.server.settings import Settings
+
+__all__ = ["TextShape", "complete", "fim"]
+_ANSWERING = ("mode", "pins", "response_format", "regex", "choices", "grammar", "logprobs")
+
+
+async def complete(http: HttpRequest, served: Served, body: CompletionRequest, settings: Settings) -> Response:
+    """Go on with a text, or fill what is between a text and its suffix."""
+    if body.suffix:
+        for name in _ANSWERING:
+            if getattr(body, name) is not None:
+                raise ApiError(400, f"{name} cannot be combined with a suffix; leave it out", name)
+        if not isinstance(body.prompt, str):
+            raise ApiError(400, "prompt is a list; with a suffix it is one string", "prompt")
+        return await infill(http, served, body, body.prompt, body.suffix)
+    prepare = served.compile if constrained(body) else served.prepare
+    requests = await prepare(_requests, served, body, settings)
+    return await answer(http, served, body, requests, TextShape(served, body.logprobs is not None), each=body.n or 1)
+
+
+async def fim(http: HttpRequest, served: Served, body: FimRequest, settings: Settings) -> Response:
+    """Mercury's shape of the same."""
+    given = body.model_dump(exclude_unset=True)
+    return await complete(http, served, CompletionRequest.model_validate(given), settings)
+
+
+def _requests(served: Served, body: CompletionRequest, settings: Settings) -> list[Request]:
+    options = answer_options(served, body, settings)
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if (count := len(prompts) * (body.n or 1)) > settings.max_choices:
+        raise ApiError(
+            400, f"{count} answers are asked for; this server gives at most {settings.max_choices}", "n", "invalid_value"
+        )
+    if body.logprobs is not None:
+        options["logprobs"] = body.logprobs
+    # The model's own way is a turn of a conversation; here the text stands alone, as infilling has it.
+    with naming(body):
+        found = [(prompt, served.model.requests(prompt, **options)) for prompt in prompts]
+    return [replace(request, prompt=served.plain(prompt)) for prompt, requests in found for request in requests]
+
+
+class TextShape:
+    """OpenAI's ``text_completion``.
+
+    Args:
+        served: the model.
+        logprobs: whether they were asked for.
+    """
+
+    def __init__(self, served: Served, logprobs: bool) -> None:
+        self._served = served
+        self._logprobs = logprobs
+        self._offsets: dict[int, int] = {}
+        self.head = self.chunk = head("text_completion", "cmpl", served)
+
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []
+
+    def delta(self, index: int, commit: Commit) -> list[dict[str, Any]]:
+        """New text."""
+        offset = self._offsets.get(index, 0)
+        logprobs = text_logprobs(self._served, commit.logprobs, offset) if self._logprobs else None
+        self._offsets[index] = offset + (sum(map(len, logprobs["tokens"])) if logprobs else 0)
+        shown = commit.text or (logprobs and logprobs["tokens"])
+        return [{"index": index, "text": commit.text, "logprobs": logprobs, "finish_reason": None}] if shown else []
+
+    def closing(self, index: int, result: Result) -> list[dict[str, Any]]:
+        """The reason why it ended."""
+        return [{"index": index, "text": "", "logprobs": None, "finish_reason": result.finish_reason}]
+
+    def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """A whole answer; ``token_ids`` is an extension."""
+        return {
+            "index": index,
+            "text": result.text,
+            "logprobs": text_logprobs(self._served, logprobs) if self._logprobs else None,
+            "finish_reason": result.finish_reason,
+            "token_ids": result.token_ids,
+        }

@@ -1,0 +1,140 @@
+"""Errors as OpenAI's clients read them: ``{"error": {"message", "type", "param", "code"}}``."""
+
+import json
+import logging
+import math
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from concurrent.futures import CancelledError
+from typing import Any
+
+from fastapi import HTTPException
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
+
+from diffusiongemma.errors import DiffusionGemmaError, OverloadedError, PromptTooLongError
+
+__all__ = ["ApiError", "JSONAnswer", "from_exception", "from_http", "from_validation", "to_json"]
+
+log = logging.getLogger(__name__)
+_TYPES = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error",
+    503: "server_error",
+}  # fmt: skip
+_WORD = re.compile(r"[a-z_]+")
+
+
+def to_json(content: Any) -> bytes:
+    """JSON as bytes; half a surrogate pair, which UTF-8 cannot hold, is written as an escape."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="backslashreplace")
+
+
+class JSONAnswer(Response):
+    """A JSON body."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """See ``to_json``."""
+        return to_json(content)
+
+
+class ApiError(HTTPException):
+    """A request that gets no answer.
+
+    Args:
+        status: HTTP status.
+        message: what was given, what is allowed, how to mend it.
+        param: the field it is about.
+        code: for programs; None: ``invalid_value`` where the status is 400.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        headers = None if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
+        super().__init__(status, message, headers)
+        self.param = param
+        self.code = "invalid_value" if code is None and status == 400 else code
+
+    def __str__(self) -> str:
+        return str(self.detail)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What is sent."""
+        kind = _TYPES.get(self.status_code, "invalid_request_error")
+        return {"error": {"message": str(self.detail), "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONAnswer:
+        """The answer."""
+        return JSONAnswer(self.body, self.status_code, self.headers)
+
+
+def from_validation(error: RequestValidationError) -> ApiError:
+    """What is wrong with a body, with its place."""
+    found = [(_place(each, error.body), each) for each in error.errors()]
+    # Of a union all kinds complain: the one that got furthest was meant.
+    of_first = [(place, each) for place, each in found if place[: len(found[0][0])] == found[0][0]]
+    place, first = max(of_first, key=lambda pair: len(pair[0]))
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".") or None
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"{param} is not a field of this request, or not supported here; leave it out", param, "unknown_field")
+    if first["type"] == "missing":
+        what = "the request has no body; send a JSON object as application/json" if param is None else f"{param} is missing"
+        return ApiError(400, what, param, "missing_field")
+    given = json.dumps(first.get("input"), default=str)[:80]
+    said = " or ".join(dict.fromkeys(str(each["msg"]) for at, each in of_first if at == place))
+    return ApiError(400, f"{param or 'the body'} is {given}: {said}", param)
+
+
+def _place(error: Mapping[str, Any], body: Any) -> list[str | int]:
+    """The way to a field. What pydantic puts between the names, the kinds of a union, is not in the body and so no part of it."""
+    place: list[str | int] = []
+    for part in error["loc"][1:]:
+        if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int) and part < len(body)):
+            place.append(part)
+            body = body[part]
+    return [*place, error["loc"][-1]] if error["type"] == "missing" and len(error["loc"]) > 1 else place
+
+
+def from_http(error: HTTPException) -> ApiError:
+    """An error of the framework: an unknown path, a method that is not allowed."""
+    if isinstance(error, ApiError):
+        return error
+    found = ApiError(error.status_code, str(error.detail))
+    found.headers = error.headers
+    return found
+
+
+def from_exception(error: BaseException, fields: Collection[str] = (), draining: bool = False) -> ApiError:
+    """Any error as an answer. What nobody expected is logged; its answer carries nothing but the number of the log entry.
+
+    Args:
+        error: what was raised.
+        fields: of the request; a message that begins with one is about it.
+        draining: whether the server is about to end.
+    """
+    if isinstance(error, HTTPException):
+        return from_http(error)
+    if isinstance(error, OverloadedError):
+        ending = draining or error.retry_after is None
+        return ApiError(503 if ending else 429, str(error), None, "draining" if ending else "overloaded", error.retry_after or 1.0)
+    if isinstance(error, PromptTooLongError):
+        return ApiError(400, str(error), None, "context_length_exceeded")
+    if isinstance(error, DiffusionGemmaError) and isinstance(error, ValueError):
+        return ApiError(400, str(error), _param(str(error), fields))
+    if isinstance(error, CancelledError):
+        return ApiError(503, "the server stopped before the answer was complete", None, "stopped", 1.0)
+    if isinstance(error, RecursionError):
+        return ApiError(400, "the request is nested too deeply", None)
+    number = secrets.token_hex(6)
+    log.error("error %s", number, exc_info=error)
+    return ApiError(500, f"something went wrong here; the server's log has it as error {number}", None, "internal_error")
+
+
+def _param(message: str, fields: Collection[str]) -> str | None:
+    word = _WORD.match(message)
+    return word[0] if word is not None and word[0] in fields else None

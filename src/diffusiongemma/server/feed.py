@@ -1,0 +1,148 @@
+"""From the engine's thread to the event loop."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from fastapi import Request as HttpRequest
+
+from diffusiongemma.engine.events import Draft, Event
+from diffusiongemma.engine.request import Request
+from diffusiongemma.engine.shared import SharedEngine, Tenant
+from diffusiongemma.errors import OverloadedError
+from diffusiongemma.server.errors import ApiError
+
+__all__ = ["Feed", "Returned", "unless_gone"]
+
+T = TypeVar("T")
+_DRAFTS_AHEAD = 256
+"""Drafts that may wait for a client that reads slowly; more are left out, so that it holds little memory."""
+Work = Callable[[Callable[[Event], None], Tenant], Any]
+"""Something that blocks: gets what to call with each event, and what runs its passes and can be told to give up."""
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The result of ``Work``, behind its last event."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None
+
+
+class Feed:
+    """The events of a piece of work, to be read with ``async for``; make it with ``submit`` or ``call``.
+
+    Every item may be taken by another task than the last. ``close`` gives the work up if it is not done.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Event | Returned | _End] = asyncio.Queue()
+        self._first: Event | Returned | _End | None = None
+        self._cancel: Callable[[], None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def submit(cls, engine: SharedEngine, requests: Sequence[Request]) -> "Feed":
+        """Hand requests to the engine.
+
+        Raises:
+            InputError, OptionError, OverloadedError: see ``SharedEngine.submit``.
+        """
+        feed = cls()
+        ticket = engine.submit(requests, feed._put, lambda error: feed._put(_End(error)))
+        feed._cancel = ticket.cancel
+        return feed
+
+    @classmethod
+    def call(cls, engine: SharedEngine, limiter: anyio.CapacityLimiter, work: Work) -> "Feed":
+        """Run work in a thread of its own.
+
+        Raises:
+            OverloadedError: all threads are taken.
+        """
+        feed, tenant = cls(), engine.tenant()
+        try:
+            limiter.acquire_on_behalf_of_nowait(feed)
+        except anyio.WouldBlock as error:
+            raise OverloadedError(f"{limiter.borrowed_tokens} rewrites and decisions run already; come back later", 1.0) from error
+
+        async def run() -> None:
+            try:
+                value = await anyio.to_thread.run_sync(work, feed._put, tenant, limiter=anyio.CapacityLimiter(1))
+                feed._put(Returned(value))
+                feed._put(_End(None))
+            except Exception as error:
+                feed._put(_End(error))
+            finally:
+                limiter.release_on_behalf_of(feed)
+
+        feed._cancel = tenant.cancel
+        feed._task = asyncio.create_task(run())  # the reference keeps it alive
+        return feed
+
+    async def begun(self) -> None:
+        """Wait for the first event; an error that comes instead of it is raised here, while a status can still be sent."""
+        if self._first is None:
+            self._first = await self._queue.get()
+        if isinstance(self._first, _End) and self._first.error is not None:
+            raise self._first.error
+
+    def __aiter__(self) -> "Feed":
+        return self
+
+    async def __anext__(self) -> Event | Returned:
+        item = self._first or await self._queue.get()
+        self._first = None
+        if not isinstance(item, _End):
+            return item
+        self._cancel = None
+        if item.error is not None:
+            raise item.error
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Give up what is not done; harmless twice."""
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+
+    def _put(self, item: Event | Returned | _End) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._take, item)
+        except RuntimeError:  # the loop has ended, and who waited with it
+            self.close()
+
+    def _take(self, item: Event | Returned | _End) -> None:
+        if isinstance(item, Draft) and self._queue.qsize() >= _DRAFTS_AHEAD:
+            return
+        self._queue.put_nowait(item)
+
+
+async def unless_gone(http: HttpRequest, work: Awaitable[T]) -> T:
+    """Wait for work; if the client goes away first, the work is cancelled.
+
+    Raises:
+        ApiError: the client is gone (nobody reads it, but it is counted).
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(499, "the client went away")
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

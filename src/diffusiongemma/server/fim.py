@@ -1,0 +1,159 @@
+"""Texts that are there already: infilling, and ``/v1/edit/completions``. Both run in a thread, through the shared engine."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from starlette.responses import Response
+
+from diffusiongemma.engine.events import Event, Result
+from diffusiongemma.engine.fill import Filled
+from diffusiongemma.engine.shared import Tenant
+from diffusiongemma.server.answering import check_stream
+from diffusiongemma.server.answers import Canvases, head, usage
+from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception
+from diffusiongemma.server.feed import Feed, Returned, Work, unless_gone
+from diffusiongemma.server.protocol import CompletionRequest, EditRequest, Generation, text_of
+from diffusiongemma.server.served import Served
+from diffusiongemma.server.sse import DONE, EventStream, frame
+
+__all__ = ["edit", "infill"]
+
+_CODE, _CODE_END, _CURSOR = "<|code_to_edit|>", "<|/code_to_edit|>", "<|cursor|>"
+OnEvent = Callable[[Event], None]
+Spelled = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+"""The choice of a whole answer, the same as a chunk's, and the usage."""
+
+
+async def infill(http: HttpRequest, served: Served, body: CompletionRequest, prompt: str, suffix: str) -> Response:
+    """Write what stands between two texts; ``max_tokens`` is the longest hole that is tried."""
+    options = _options(served, body) | ({} if body.stop is None else {"stop": body.stop})
+    if body.max_tokens is not None:
+        options["most"] = body.max_tokens
+
+    def work(on_event: OnEvent, tenant: Tenant) -> Filled:
+        model = served.model.served(tenant)
+        return model.infill(prompt, suffix, on_event=on_event if body.diffusing else None, **options)
+
+    def spell(filled: Filled) -> Spelled:
+        text = filled.holes["hole"]
+        tokens = served.model.tokenizer.encode(text)
+        given = len(served.plain(prompt)) + len(served.model.tokenizer.encode(suffix))
+        counts = {
+            "prompt_tokens": given,
+            "completion_tokens": len(tokens),
+            "total_tokens": given + len(tokens),
+            "diffusion": {"denoising_steps": filled.tried[0].steps, "fitting": len(filled.tried)},
+        }
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
+        return choice | {"token_ids": tokens}, choice, counts
+
+    return await _answer(http, served, body, work, spell, head("text_completion", "cmpl", served), None)
+
+
+async def edit(http: HttpRequest, served: Served, body: EditRequest) -> Response:
+    """Rewrite a text as an instruction says."""
+    text, instruction, in_prompt = _to_edit(body)
+    options = _options(served, body) | ({} if body.stop is None else {"stop": body.stop})
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise ApiError(400, "max_tokens and max_completion_tokens are the same; give one", "max_tokens")
+    options["max_tokens"] = body.max_tokens or body.max_completion_tokens
+
+    def work(on_event: OnEvent, tenant: Tenant) -> Result:
+        model = served.model.served(tenant)
+        shown = on_event if body.diffusing else None
+        return model.edit(text, instruction, in_prompt=in_prompt, on_event=shown, **options)
+
+    def spell(result: Result) -> Spelled:
+        message = {"role": "assistant", "content": result.text}
+        ended = {"logprobs": None, "finish_reason": result.finish_reason}
+        whole = {"index": 0, "message": message | {"refusal": None}, **ended, "token_ids": result.token_ids}
+        return whole, {"index": 0, "delta": message, **ended}, usage([result])
+
+    return await _answer(http, served, body, work, spell, head("chat.completion", "edit", served), "chat.completion.chunk")
+
+
+async def _answer(
+    http: HttpRequest,
+    served: Served,
+    body: Generation,
+    work: Work,
+    spell: Callable[[Any], Spelled],
+    first: dict[str, Any],
+    chunk: str | None,
+) -> Response:
+    """Run work and spell its result, whole or as a stream of one chunk behind the canvases.
+
+    Args:
+        http: to notice that the client goes away.
+        served: the model.
+        body: for ``stream``, ``diffusing`` and ``stream_options``.
+        work: see ``Work``.
+        spell: from its result to the answer.
+        first: first fields of the answer.
+        chunk: the object's name in a stream; None: the same.
+    """
+    feed = Feed.call(served.engine, served.rewriting, work)
+    try:
+        if body.stream:
+            await unless_gone(http, feed.begun())
+            base = first | ({} if chunk is None else {"object": chunk})
+            return EventStream(_frames(feed, served, body, spell, base), feed.close)
+        result = await unless_gone(http, _result(feed))
+    except BaseException:
+        feed.close()
+        raise
+    whole, _, counts = await served.prepare(spell, result)
+    return JSONAnswer(first | {"choices": [whole], "usage": counts})
+
+
+async def _result(feed: Feed) -> Any:
+    (value,) = [item.value async for item in feed if isinstance(item, Returned)]
+    return value
+
+
+async def _frames(
+    feed: Feed, served: Served, body: Generation, spell: Callable[[Any], Spelled], base: dict[str, Any]
+) -> AsyncIterator[bytes]:
+    with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    base |= {"usage": None} if with_usage else {}
+    canvases = Canvases(served, base["id"])
+    try:
+        async for item in feed:
+            if not isinstance(item, Returned):
+                yield frame(*canvases.show(item))
+                continue
+            _, chunk, counts = await served.prepare(spell, item.value)
+            yield frame(base | {"choices": [chunk]})
+            if with_usage:
+                yield frame(base | {"choices": [], "usage": counts})
+        yield DONE
+    except Exception as error:
+        yield frame(from_exception(error).body)
+
+
+def _options(served: Served, body: Generation) -> dict[str, Any]:
+    check_stream(body)
+    if body.n not in (None, 1):
+        raise ApiError(400, f"n is {body.n}; of a text that is there already there is one answer", "n")
+    return served.options(body)
+
+
+def _to_edit(body: EditRequest) -> tuple[str, str, bool]:
+    """The text, the instruction, and whether the text must still be put below it."""
+    if body.messages is None:
+        for name in ("input", "instruction"):
+            if not getattr(body, name):
+                raise ApiError(400, f"{name} is missing; give input and instruction, or messages", name, "missing_field")
+        return body.input or "", body.instruction or "", body.in_prompt is not False
+    for name in ("input", "instruction", "in_prompt"):
+        if getattr(body, name) is not None:
+            raise ApiError(400, f"{name} stands beside messages; give one or the other", name)
+    (message,) = body.messages
+    content = text_of(message.content)
+    _, opened, rest = content.partition(_CODE)
+    code, closed, behind = rest.partition(_CODE_END)
+    if not opened or not closed or _CODE in behind:
+        raise ApiError(400, f"messages[0] has no single text between {_CODE} and {_CODE_END}", "messages")
+    # Each mark has a line of its own.
+    return code.removeprefix("\n").removesuffix("\n").replace(_CURSOR, ""), content, False

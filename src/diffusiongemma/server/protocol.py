@@ -1,0 +1,325 @@
+"""Bodies of requests. A field that is not here is refused by name; one that may only have its neutral value says so by its type."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+__all__ = [
+    "AssistantMessage",
+    "Body",
+    "ChatRequest",
+    "CompletionRequest",
+    "DecisionsRequest",
+    "EditRequest",
+    "FimRequest",
+    "Generation",
+    "Message",
+    "Question",
+    "Tool",
+    "ToolCall",
+    "ToolMessage",
+    "text_of",
+]
+
+
+def _whole(value: Any) -> Any:
+    """5.0 is a whole number too, in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Text = Annotated[str, Strict()]
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Label = Annotated[Text, Field(min_length=1)]
+Positive = Annotated[Whole, Field(ge=1, le=1 << 24)]
+Stop = Text | Annotated[list[Annotated[Text, Field(min_length=1, max_length=256)]], Field(max_length=16)]
+
+
+class Body(BaseModel):
+    """A JSON object with these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class TextPart(Body):
+    """A part of a message; other kinds (images, audio, files) are refused."""
+
+    type: Literal["text"]
+    text: Text
+
+
+Content = Text | list[TextPart]
+
+
+class FunctionCall(Body):
+    """What a tool was called with."""
+
+    name: Text
+    arguments: Text
+
+
+class ToolCall(Body):
+    """A call that the model made earlier in the conversation."""
+
+    id: Text
+    type: Literal["function"]
+    function: FunctionCall
+    index: Whole | None = None
+
+
+class SystemMessage(Body):
+    """What the model is told beforehand."""
+
+    role: Literal["system", "developer"]
+    content: Content
+
+
+class UserMessage(Body):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: Content
+
+
+class AssistantMessage(Body):
+    """What the model said, or the calls it made. What other servers put beside it must be empty."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    tool_calls: list[ToolCall] | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+
+class ToolMessage(Body):
+    """The result of a call."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: Text
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class StreamOptions(Body):
+    """How to stream."""
+
+    include_usage: Flag | None = None
+
+
+class SchemaSpec(Body):
+    """A JSON schema; name and description are labels that the model does not see; the answer is held to it, strict or not."""
+
+    schema_: Annotated[dict[str, Any] | bool, Field(alias="schema")]
+    name: Text | None = None
+    description: Text | None = None
+    strict: Flag | None = None
+
+
+class ResponseFormat(Body):
+    """What the answer must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaSpec | None = None
+
+
+class FunctionSpec(Body):
+    """A function that the model may call."""
+
+    name: Annotated[Text, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Flag | None = None
+
+
+class Tool(Body):
+    """A tool; there are only functions."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class NamedFunction(Body):
+    """The name of a function."""
+
+    name: Text
+
+
+class NamedTool(Body):
+    """A call of one tool and no other."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class Generation(Body):
+    """What all generating requests take: the model, and fields of ``SamplingParams`` (docs/api.md has a line for each)."""
+
+    model: Text | None = None
+    stream: Flag | None = None
+    stream_options: StreamOptions | None = None
+    diffusing: Flag | None = None
+    max_tokens: Positive | None = None
+    seed: Annotated[Whole, Field(ge=0, le=2**63 - 1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    num_diffusion_steps: Annotated[Whole, Field(ge=1, le=100_000)] | None = None
+    canvas_length: Annotated[Whole, Field(ge=1, le=1 << 16)] | None = None
+    entropy_bound: Number | None = None
+    t_min: Number | None = None
+    t_max: Number | None = None
+    schedule: Text | None = None
+    self_conditioning: Flag | None = None
+    stability: Annotated[Whole, Field(ge=0, le=1000)] | None = None
+    confidence: Number | None = None
+    early_stop: Flag | None = None
+    stop_rule: Text | None = None
+    commit: Text | None = None
+    user: Text | None = None
+    # Only the values that change nothing: clients send them without being asked.
+    n: Annotated[Whole, Field(ge=1, le=128)] | None = None
+    top_p: Literal[1] | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    store: Literal[False] | None = None
+
+
+class Answering(Generation):
+    """What chat and completions take beyond that."""
+
+    stop: Stop | None = None
+    mode: Literal["diffusion", "causal"] | None = None
+    pins: Annotated[list[Annotated[list[Whole], Field(min_length=2, max_length=2)]], Field(max_length=1 << 16)] | None = None
+    response_format: ResponseFormat | None = None
+    regex: Text | None = None
+    choices: list[Text] | None = None
+    grammar: Text | None = None
+
+
+class ChatRequest(Answering):
+    """``/v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: Positive | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: Flag | None = None
+    logprobs: Flag | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    metadata: dict[str, Text] | None = None
+
+
+class CompletionRequest(Answering):
+    """``/v1/completions``."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1)]
+    suffix: Text | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+
+
+class FimRequest(Generation):
+    """``/v1/fim/completions``."""
+
+    prompt: Text
+    suffix: Text | None = None
+    stop: Stop | None = None
+
+
+class EditRequest(Generation):
+    """``/v1/edit/completions``: one user message in Mercury's shape, or ``input`` and ``instruction``."""
+
+    messages: Annotated[list[UserMessage], Field(min_length=1, max_length=1)] | None = None
+    input: Text | None = None
+    instruction: Text | None = None
+    in_prompt: Flag | None = None
+    stop: Stop | None = None
+    max_completion_tokens: Positive | None = None
+
+
+class InputPart(Body):
+    """A part of a decision's input."""
+
+    type: Literal["input_text"]
+    text: Text
+
+
+class OutputPart(Body):
+    """A part of what an assistant said."""
+
+    type: Literal["output_text"]
+    text: Text
+
+
+class DecisionMessage(Body):
+    """A turn of a decision's input."""
+
+    type: Literal["message"] | None = None
+    role: Literal["user", "developer", "system", "assistant"]
+    content: Text | list[InputPart | OutputPart]
+
+
+class ChoiceOption(Body):
+    """An option; its description is shown to the model."""
+
+    value: Label | Flag
+    description: Text | None = None
+
+
+class Level(Body):
+    """A level of a score, the lowest first; its description is shown to the model."""
+
+    label: Label
+    description: Text | None = None
+
+
+class Asked(Body):
+    """What every question has."""
+
+    instructions: Text | list[InputPart]
+    name: Text | None = None
+
+
+class PredicateQuestion(Asked):
+    """How likely it is that a statement holds."""
+
+    type: Literal["predicate"]
+
+
+class ChoiceQuestion(Asked):
+    """One of several options."""
+
+    type: Literal["choice"]
+    choices: Annotated[list[ChoiceOption], Field(min_length=2, max_length=255)]
+
+
+class ScoreQuestion(Asked):
+    """One of several levels, in order."""
+
+    type: Literal["score"]
+    levels: Annotated[list[Level], Field(min_length=2, max_length=255)]
+
+
+Question = Annotated[PredicateQuestion | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
+
+
+class DecisionsRequest(Body):
+    """``/v1/decisions``."""
+
+    model: Text | None = None
+    input: Text | Annotated[list[DecisionMessage], Field(min_length=1, max_length=4096)]
+    questions: Annotated[list[Question], Field(min_length=1, max_length=400)]
+    safety_identifier: Text | None = None
+    joint: Flag | None = None
+    threshold: Annotated[Number, Field(ge=0, le=1)] | None = None
+    draws: Annotated[Whole, Field(ge=1, le=64)] | None = None
+    seed: Annotated[Whole, Field(ge=0, le=2**63 - 1)] | None = None
+
+
+def text_of(content: str | list[Any] | None) -> str:
+    """Text of a message whose parts, if it has any, are texts."""
+    return content if isinstance(content, str) else "".join(part.text for part in content or ())

@@ -1,0 +1,117 @@
+"""A model with its engine, as the handlers use it."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.engine.shared import SharedEngine
+from diffusiongemma.errors import OptionError
+from diffusiongemma.server.errors import ApiError
+from diffusiongemma.server.protocol import Generation
+
+__all__ = ["Served", "public_name"]
+
+T = TypeVar("T")
+_COLDEST = 1e-4
+"""``t_max`` for temperature 0, which must be above 0: the most probable token everywhere."""
+_OPTIONS = (
+    "seed", "num_diffusion_steps", "canvas_length", "entropy_bound", "t_min", "t_max", "schedule", "self_conditioning", "stability",
+    "confidence", "early_stop", "stop_rule", "commit",
+)  # fmt: skip
+
+
+def public_name(name: str) -> str:
+    """What clients call a model: a built-in name or hub id as it is, of a folder only the last part."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.is_dir() else name
+
+
+class Served:
+    """A model that is served.
+
+    Args:
+        name: what clients call it.
+        model: for templates, tokens, grammars; it runs only through the engine.
+        engine: of this model.
+        rewrites: threads for infills, edits and decisions.
+    """
+
+    def __init__(self, name: str, model: DiffusionGemmaModel, engine: SharedEngine, rewrites: int = 16) -> None:
+        self.name = name
+        self.model = model
+        self.engine = engine
+        self.created = int(time.time())
+        self.rewriting = anyio.CapacityLimiter(rewrites)
+        self._preparing = anyio.CapacityLimiter(4)
+        self._compiling = anyio.CapacityLimiter(1)
+        self._texts: dict[int, str] = {}
+
+    async def prepare(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Run what needs no model pass, such as reading a long prompt, beside the event loop."""
+        return await anyio.to_thread.run_sync(partial(work, *args, **options), limiter=self._preparing)
+
+    async def compile(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
+        """The same where a grammar is compiled: one at a time, since the model's cache of grammars is made for one thread.
+
+        A large schema takes seconds; who asks for plain text does not wait for it.
+        """
+        return await anyio.to_thread.run_sync(partial(work, *args, **options), limiter=self._compiling)
+
+    def token_text(self, token: int) -> str:
+        """Text of a token alone, for drawing."""
+        if token not in self._texts:
+            self._texts[token] = self.model.tokenizer.token_text(token)
+        return self._texts[token]
+
+    def options(self, body: Generation, mode: str = "diffusion") -> dict[str, Any]:
+        """The sampling options of a request, as the model takes them.
+
+        Raises:
+            ApiError: temperature beside ``t_min`` or ``t_max``.
+        """
+        given = {name: value for name in _OPTIONS if (value := getattr(body, name)) is not None}
+        if body.temperature is None:
+            return given
+        if mode == "causal":
+            return given | {"temperature": body.temperature}
+        if "t_min" in given or "t_max" in given:
+            raise ApiError(400, "temperature scales t_min and t_max; give either it or them", "temperature")
+        defaults = self.model.defaults
+        heat = {"t_min": defaults.t_min * body.temperature, "t_max": max(defaults.t_max * body.temperature, _COLDEST)}
+        return given | heat
+
+    def plain(self, text: str) -> list[int]:
+        """Tokens of a text that is to be gone on with as it is, outside any conversation.
+
+        Raises:
+            InputError: the tokenizer cannot represent it.
+        """
+        bos = self.model.config.text.bos_token_id
+        ids = [*([] if bos is None else [bos]), *self.model.tokenizer.encode(text)]
+        if not ids:
+            raise OptionError("prompt is empty; give at least one character")
+        return ids
+
+    def entry(self) -> dict[str, Any]:
+        """The model's entry of ``/v1/models``."""
+        text, defaults = self.model.config.text, self.model.defaults
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "diffusiongemma",
+            "diffusiongemma": {
+                "canvas_length": self.model.config.canvas_length,
+                "max_positions": text.max_position_embeddings,
+                "vocab_size": text.vocab_size,
+                "chat": self.model.tokenizer.template is not None,
+                "sudoku": self.name == "sudoku",
+                "defaults": {name: list(v) if isinstance(v, tuple) else v for name, v in vars(defaults).items()},
+            },
+        }

@@ -1,0 +1,31 @@
+"""What whoever starts the server may choose."""
+
+from dataclasses import dataclass
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Limits and the key; the defaults suit one machine.
+
+    Attributes:
+        api_key: asked of every request but those for the page, its parts, ``/docs``, ``/openapi.json``, ``/health``; None: none.
+        hosts: names that a Host header may carry; None: any. Without a key it keeps out a web page whose own name was made to
+            point at this machine.
+        max_body_bytes: of a request.
+        body_seconds: that a body may take to come.
+        max_constraint_bytes: of a schema, regex, list of choices, grammar, or all tools together.
+        max_choices: answers one request may ask for (``n`` times its prompts).
+        max_requests: requests that are worked on or wait; more are told to come back.
+        max_rewrites: infills, edits and decisions at a time; each has a thread.
+    """
+
+    api_key: str | None = None
+    hosts: frozenset[str] | None = None
+    max_body_bytes: int = 1 << 20
+    body_seconds: float = 30.0
+    max_constraint_bytes: int = 1 << 15
+    max_choices: int = 16
+    max_requests: int = 256
+    max_rewrites: int = 16

@@ -1,0 +1,114 @@
+"""A real server on a free port, in a thread; and an engine that only does what a test says."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.engine.events import Commit, Done, Event, Result, Usage
+from diffusiongemma.engine.request import Request
+from diffusiongemma.engine.shared import EngineStats, SharedEngine, Tenant
+from diffusiongemma.errors import OverloadedError
+from diffusiongemma.server.app import create_app
+from diffusiongemma.server.run import Server, config
+from diffusiongemma.server.served import Served
+from diffusiongemma.server.settings import Settings
+from diffusiongemma.server.state import State
+
+
+class Running:
+    """A server that answers."""
+
+    def __init__(self, url: str, state: State, server: Server) -> None:
+        self.url = url
+        self.state = state
+        self.server = server
+        self.http = httpx.Client(base_url=url, timeout=60)
+
+    @property
+    def model(self) -> DiffusionGemmaModel:
+        return next(iter(self.state.models.values())).model
+
+
+@contextmanager
+def running(model: DiffusionGemmaModel, engine: Any = None, **settings: Any) -> Iterator[Running]:
+    """Serve a model as ``nano``; ``engine``: instead of a real one."""
+    own = SharedEngine(model.transformer, model.tokenizer, max_batch=4, max_waiting=16) if engine is None else engine
+    state, found = State({"nano": Served("nano", model, own)}), list[str]()
+    app = create_app(state.models, Settings(**settings), state)
+    ready = threading.Event()
+
+    def announce(url: str) -> None:
+        found.append(url)
+        ready.set()
+
+    server = Server(config(app, "127.0.0.1", 0), state, announce)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert ready.wait(20)
+    try:
+        started = Running(found[0], state, server)
+        with started.http:
+            yield started
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        own.stop()
+        assert not thread.is_alive()
+
+
+class Job:
+    """Requests that were handed to a ``StillEngine``."""
+
+    def __init__(self, requests: Sequence[Request], on_event: Callable[[Event], None], on_end: Callable[[Any], None]) -> None:
+        self.requests = requests
+        self.on_event = on_event
+        self.on_end = on_end
+        self.cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        self.on_end(CancelledError())
+
+    def say(self, text: str, row: int = 0) -> None:
+        self.on_event(Commit(row, text, [7]))
+
+    def finish(self, text: str, row: int = 0) -> None:
+        prompt = len(self.requests[row].prompt)
+        usage = Usage(prompt, 1, prompt + 1, 1, 0, 1.0, 1.0, 0.1)
+        self.on_event(Done(row, Result(text, [7], "stop", usage)))
+
+
+class StillEngine:
+    """Takes requests and does nothing by itself."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.most = most
+        self.jobs: list[Job] = []
+        self.came = threading.Semaphore(0)
+
+    def submit(self, requests: Sequence[Request], on_event: Callable[[Event], None], on_end: Callable[[Any], None]) -> Job:
+        if len(self.jobs) >= self.most:
+            raise OverloadedError(f"{len(self.jobs)} requests wait", 2.5)
+        self.jobs.append(Job(requests, on_event, on_end))
+        self.came.release()
+        return self.jobs[-1]
+
+    def next(self) -> Job:
+        """The newest job, once there is one more."""
+        assert self.came.acquire(timeout=10)
+        return self.jobs[-1]
+
+    def tenant(self) -> Tenant:
+        return Tenant(self)
+
+    def stop(self) -> None:
+        pass
+
+    @property
+    def stats(self) -> EngineStats:
+        return EngineStats(**dict.fromkeys(EngineStats.__dataclass_fields__, 0))
