@@ -1,6 +1,7 @@
 """A real server on a free port, in a thread; and an engine that only does what a test says."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -59,6 +60,14 @@ def running(model: DiffusionGemmaModel, engine: Any = None, **settings: Any) -> 
         thread.join(10)
         own.stop()
         assert not thread.is_alive()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if holds():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came true")
 
 
 class Job:

@@ -2,8 +2,7 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,7 @@ import pytest
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Draft
 from diffusiongemma.server.feed import _DRAFTS_AHEAD
-from tests.server.running import Job, Running, StillEngine, running
+from tests.server.running import Job, Running, StillEngine, running, until
 
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
 STREAM = BODY | {"stream": True}
@@ -26,14 +25,6 @@ def still(nano: DiffusionGemmaModel, most: int = 100, **settings: object) -> Ite
     engine = StillEngine(most)
     with running(nano, engine, **settings) as started:
         yield started, engine
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if holds():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came true")
 
 
 def chat(started: Running, **more: object) -> httpx.Response:
