@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from diffusiongemma import DiffusionGemmaModel
+from tests.server.running import running
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -11,8 +14,10 @@ def test_every_python_block_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)
     assert len(blocks) >= 3
     names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+    with running(DiffusionGemmaModel.from_pretrained("nano")) as server:
+        for block in blocks:
+            exec(compile(block.replace("http://127.0.0.1:8000", server.url), str(README), "exec"), names)
+    assert names["reply"].choices[0].finish_reason in ("stop", "length")
     from diffusiongemma.tasks.sudoku import grid_of_answer, solves
 
     assert solves(names["puzzle"], grid_of_answer(str(names["output"])))
@@ -21,8 +26,6 @@ def test_every_python_block_runs() -> None:
 
 def test_the_mission_runs_on_a_built_in_name() -> None:
     """The shape of the call everyone starts with: a name, a prompt, steps, max_tokens, print."""
-    from diffusiongemma import DiffusionGemmaModel
-
     model = DiffusionGemmaModel.from_pretrained("sudoku")
     output = model.generate(prompt="Solve this sudoku:", num_diffusion_steps=16, max_tokens=512)
     assert str(output) == output.text and 1 <= output.usage.completion_tokens <= 512

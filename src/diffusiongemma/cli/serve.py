@@ -42,6 +42,12 @@ def serve(
     max_constraint_bytes: Annotated[
         int, typer.Option(min=64, help="Most bytes of a schema, regex, list of choices, grammar or list of tools.")
     ] = 1 << 15,
+    kv_mib: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most MiB for keys and values, of all models together; unset: a quarter of the memory."),
+    ] = None,
+    prefix_mib: Annotated[int, typer.Option(min=0, help="MiB a model keeps of what prompts begin with; 0: nothing.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a pass; unset: as many as there are cores.")] = None,
     dtype: common.DtypeOption = None,
     device: common.DeviceOption = None,
 ) -> None:
@@ -49,6 +55,9 @@ def serve(
 
     The first SIGTERM or Ctrl-C finishes what is under way; the second stops at once.
     """
+    from diffusiongemma.engine.shared import SharedEngine, default_kv_bytes
+    from diffusiongemma.server.served import Served, public_name
+
     with common.reporting(False):
         key = None if api_key_file is None else _key(api_key_file)
         if key is None and not _is_loopback(host):
@@ -63,11 +72,22 @@ def serve(
             max_choices=min(16, max_batch + max_waiting),
             max_requests=4 * (max_batch + max_waiting),
         )
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
         models: dict[str, Served] = {}
         try:
             names = model or _DEFAULT
             for name in names:
-                served = _load(name, dtype, device, max_batch, max_waiting, len(names))
+                loaded = common.load(name, dtype, device)
+                # All models that are served share what one alone would take.
+                memory = (default_kv_bytes(loaded.device) if kv_mib is None else kv_mib << 20) // len(names)
+                engine = SharedEngine(
+                    loaded.transformer, loaded.tokenizer,
+                    max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory, prefix_bytes=prefix_mib << 20,
+                )  # fmt: skip
+                served = Served(public_name(name), loaded, engine)
                 if served.name in models:
                     served.engine.stop()
                     raise OptionError(f"two models have the name {served.name!r}; clients could not tell them apart")
@@ -86,17 +106,6 @@ def _run(models: "dict[str, Served]", settings: Settings, host: str, port: int) 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     state = State(models)
     Server(config(create_app(models, settings, state), host, port), state, _announce).run()
-
-
-def _load(name: str, dtype: str | None, device: str | None, max_batch: int, max_waiting: int, models: int) -> "Served":
-    from diffusiongemma.engine.shared import SharedEngine, default_kv_bytes
-    from diffusiongemma.server.served import Served, public_name
-
-    model = common.load(name, dtype, device)
-    # All models that are served share what one alone would take.
-    memory = default_kv_bytes(model.device) // models
-    engine = SharedEngine(model.transformer, model.tokenizer, max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory)
-    return Served(public_name(name), model, engine)
 
 
 def _announce(url: str) -> None:

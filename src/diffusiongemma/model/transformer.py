@@ -45,7 +45,8 @@ class Transformer(nn.Module):
         self.config = config
         self.kernels = kernels
         text = config.text
-        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
+        # Given its memory, it does not draw numbers that a checkpoint replaces (and on the meta device imports the compiler for).
+        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size, _weight=torch.empty(text.vocab_size, text.hidden_size))
         self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_hidden_layers))
         self.norm = RMSNorm(text.hidden_size, text.rms_norm_eps)
         self.self_conditioning = SelfConditioning(text)

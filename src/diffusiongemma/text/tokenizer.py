@@ -67,7 +67,8 @@ class Tokenizer:
             InputError: the text has words that this tokenizer cannot represent at all.
         """
         try:
-            encoding = self._backend.encode(text, add_special_tokens=False)
+            # A batch of one: it lets other threads run meanwhile, where ``encode`` does not.
+            encoding = self._backend.encode_batch([text], add_special_tokens=False)[0]
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"the tokenizer of this checkpoint cannot represent the text: {error}") from error
         if self._unknown is not None and self._unknown in encoding.ids:
