@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from diffusiongemma.tasks.sudoku import grid_of_answer, solves
+
 DOCS = Path(__file__).parent.parent / "docs" / "canvas.md"
 
 
 def test_every_python_block_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(DOCS), "exec"), names)
@@ -19,4 +21,5 @@ def test_every_python_block_runs() -> None:
         == '{"temperature": -1.8, "site": "' + filled.holes["hole"] + '", "humidity": 43, "time": "15:15", "sensor": "v87"}'
     )
     assert list(letter.holes) == ["site", "humidity", "sensor"]
+    assert solves(names["puzzle"], grid_of_answer(names["solved"].text))
     assert names["edited"].usage.denoising_steps >= 1

@@ -17,8 +17,9 @@ from diffusiongemma.engine.decide import Alternatives, decide
 from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.frame import Executor
+from diffusiongemma.engine.held import Rules
 from diffusiongemma.engine.pins import Pins, pins_by_row
-from diffusiongemma.engine.request import Mode, Request
+from diffusiongemma.engine.request import Mode, Request, check
 from diffusiongemma.engine.rewriting import Rewriting
 from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
 from diffusiongemma.model.cache import KVCache
@@ -32,11 +33,15 @@ from diffusiongemma.weights.load import fill, save, vision_tensors
 from diffusiongemma.weights.resolve import resolve
 from diffusiongemma.weights.stream import read_json, write_json
 
-__all__ = ["DiffusionGemmaModel", "Mode"]
+__all__ = ["DiffusionGemmaModel", "Mode", "held_params"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST_ANSWERS = 128
 """To one prompt at a time (as in OpenAI's API)."""
+HELD_CONFIDENCE = 2.5
+"""A held answer stops at the first canvas that is read to its end and whose mean entropy is below so many times the checkpoint's
+confidence, stable or not, unless ``stability`` or ``confidence`` are given: its skeleton cannot go wrong. nano, json-extract, 200
+examples: 93.3% in 3.1 steps; 94.7% in 4.5 with the stop rule of free answers; free answers 88.8% in 4.6."""
 _PROGRESS_FROM = 1 << 28
 """Bytes of weights from which loading shows a progress bar."""
 
@@ -276,6 +281,7 @@ class DiffusionGemmaModel(Rewriting):
         regex: str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
+        rules: Rules | Sequence[Rules] | None = None,
         logprobs: int | None = None,
         **options: Any,
     ) -> Iterator[Event]:
@@ -295,6 +301,8 @@ class DiffusionGemmaModel(Rewriting):
             regex: the answer matches it as a whole (syntax: ``constraints.regex``).
             choices: the answer is one of them.
             grammar: the answer is a text of this context-free grammar, in Lark's syntax as llguidance reads it.
+            rules: rules of another kind that the answer keeps (``tasks.sudoku_rules.SudokuRules``), one for all or one for each
+                prompt.
             drafts: False leaves out the Draft events, which cost a little at every step.
             logprobs: alternatives a token, 0 to 20: the commits carry the log-probabilities that the causal role gives the
                 answer's tokens; None: they do not.
@@ -311,11 +319,12 @@ class DiffusionGemmaModel(Rewriting):
             InputError: no prompt, an empty one, both prompt and messages, or text the tokenizer cannot represent.
             PromptTooLongError: prompt and answer exceed the model's positions.
             OptionError: an unknown option, or a value outside what is allowed.
-            ConstraintError: a schema, regex, list of choices or grammar that is wrong, impossible or cannot be expressed.
+            ConstraintError: a schema, regex, list of choices or grammar that is wrong, impossible or cannot be expressed, or that
+                the pins contradict.
         """
         asked = self.requests(
             prompt, messages=messages, mode=mode, pins=pins, seeds=seeds, drafts=drafts, response_format=response_format,
-            regex=regex, choices=choices, grammar=grammar, logprobs=logprobs, **options,
+            regex=regex, choices=choices, grammar=grammar, rules=rules, logprobs=logprobs, **options,
         )  # fmt: skip
         return self.engine.run(asked)
 
@@ -333,18 +342,19 @@ class DiffusionGemmaModel(Rewriting):
         regex: str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
+        rules: Rules | Sequence[Rules] | None = None,
         logprobs: int | None = None,
         **options: Any,
     ) -> list[Request]:
-        """What ``stream`` runs: one request a prompt, checked against all but the model's size.
+        """What ``stream`` runs: one request a prompt, or n, which the model can take.
 
         Args:
             n: answers to each prompt; those of one prompt follow each other and draw from seed, seed + 1, ...
-            prompt, messages, mode, pins, seeds, drafts, response_format, regex, choices, grammar, logprobs, **options: see
+            prompt, messages, mode, pins, seeds, drafts, response_format, regex, choices, grammar, rules, logprobs, **options: see
                 ``stream``.
 
         Raises:
-            InputError, OptionError, ConstraintError: see ``stream``.
+            InputError, PromptTooLongError, OptionError, ConstraintError: see ``stream``.
         """
         if mode not in get_args(Mode):
             raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
@@ -354,22 +364,27 @@ class DiffusionGemmaModel(Rewriting):
             raise OptionError(f"n is {n!r}; answers to a prompt may be 1 to {MOST_ANSWERS}")
         formats = [response_format] if response_format is None or isinstance(response_format, Mapping) else response_format
         constraints = [Constraint.of(each, regex, choices, grammar) for each in formats]
-        if mode == "causal" and any(constraints):
-            raise OptionError("a response format, regex, choices or grammar needs mode 'diffusion'")
+        if rules is not None and any(constraints):
+            raise InputError("an answer can be held to rules, or to a response format, regex, choices or grammar; give one")
+        if mode == "causal" and (rules is not None or any(constraints)):
+            raise OptionError("rules, a response format, regex, choices or grammar needs mode 'diffusion'")
         if options.get("seed") is None:
             options["seed"] = secrets.randbits(32)
         params = self.defaults.replaced(**options)
+        held = held_params(params, options)
         prompts = [self.tokenizer.encode(text) for text in self._prompt_texts(prompt, messages)]
         if not prompts:
             raise InputError("there is no prompt; give at least one")
         if seeds is not None and len(seeds) != len(prompts):
             raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one each, or seed for all")
         fixed = [None] * len(prompts) if pins is None else pins_by_row(pins, len(prompts), params.max_tokens)
-        grammars = self._grammars(constraints, len(prompts))
-        return [
+        grammars = self._grammars(constraints, len(prompts)) if rules is None else _each(rules, len(prompts))
+        asked = [
             Request(
                 prompt=ids,
-                params=params.replaced(seed=(params.seed if seeds is None else seeds[row]) + answer),
+                params=(held if constraints[row % len(constraints)] else params).replaced(
+                    seed=(params.seed if seeds is None else seeds[row]) + answer
+                ),
                 stop_ids=self.stop_ids,
                 mode=mode,
                 pins=fixed[row],
@@ -380,6 +395,9 @@ class DiffusionGemmaModel(Rewriting):
             for row, ids in enumerate(prompts)
             for answer in range(n)
         ]
+        for number, request in enumerate(asked):
+            check(self.transformer, request, number)
+        return asked
 
     def served(self, engine: Executor) -> "DiffusionGemmaModel":
         """The same model with its passes made by another engine: one that several callers share, say."""
@@ -387,7 +405,7 @@ class DiffusionGemmaModel(Rewriting):
         other.engine = engine
         return other
 
-    def _grammars(self, constraints: Sequence[Constraint | None], rows: int) -> list[Grammar | None] | None:
+    def _grammars(self, constraints: Sequence[Constraint | None], rows: int) -> Sequence[Grammar | Rules | None] | None:
         """A grammar a row; None where all rows are free."""
         if not any(constraints):
             return None
@@ -476,6 +494,21 @@ class DiffusionGemmaModel(Rewriting):
             )
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.text.vocab_size:
             raise InputError(f"there are token ids outside 0 to {self.config.text.vocab_size - 1}")
+
+
+def _each(rules: Rules | Sequence[Rules], rows: int) -> Sequence[Rules]:
+    """Rules a row."""
+    if not isinstance(rules, Sequence):
+        return [rules] * rows
+    if len(rules) != rows:
+        raise InputError(f"there are rules for {len(rules)} rows and {rows} prompts; give one for all, or one each")
+    return rules
+
+
+def held_params(params: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
+    """Sampling parameters of an answer held to a constraint: its own stop rule (``HELD_CONFIDENCE``), where none is given."""
+    sooner = {"stability": 0, "confidence": HELD_CONFIDENCE * params.confidence}
+    return params.replaced(**{name: value for name, value in sooner.items() if given.get(name) is None})
 
 
 def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Transformer:

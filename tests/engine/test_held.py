@@ -140,7 +140,7 @@ def test_errors_come_before_any_denoising(model: DiffusionGemmaModel) -> None:
                 list(broken.stream("x", **options))
         with pytest.raises(OptionError, match="diffusion"):
             broken.stream("x", regex="a", mode="causal")
-        with pytest.raises(InputError, match="pins"):
+        with pytest.raises(ConstraintError, match="row 0 pins token 3"):
             list(broken.stream("x", regex="a", pins=[3]))
         with pytest.raises(InputError, match="stop strings"):
             list(broken.stream("x", regex="a", stop="b"))
@@ -160,10 +160,10 @@ def test_the_head_is_asked_only_where_a_token_is_replaced(model: DiffusionGemmaM
         asked.append(at)
         return int(allowed.nonzero()[0])
 
-    row = HeldRow(grammar, 64, [1, 5])
-    assert row.read([*tokens, 1, 77, 78], [True] * 99, best_of) == ([*tokens, 1, 77, 78], [], True)
+    row = HeldRow(grammar.start(), 64, [1, 5])
+    assert row.read([*tokens, 1, 77, 78], [0.0] * 99, best_of) == ([*tokens, 1, 77, 78], [], True)
     assert not asked
-    mended, held, complete = row.read([*tokens[:-1], 1, 77, 78, 79], [True] * 99, best_of)
+    mended, held, complete = row.read([*tokens[:-1], 1, 77, 78, 79], [0.0] * 99, best_of)
     assert complete and asked == [held[0]] == [len(tokens) - 1] and mended[: len(tokens) - 1] == tokens[:-1]
 
 

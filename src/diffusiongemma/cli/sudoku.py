@@ -8,7 +8,7 @@ from rich.text import Text
 
 from diffusiongemma.cli import common
 from diffusiongemma.cli.display import LiveCanvas, entropy_colour, sudoku_grid
-from diffusiongemma.errors import InputError
+from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.tasks.sudoku import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, solves
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ def sudoku(
     seed: common.SeedOption = 0,
     mode: common.ModeOption = "diffusion",
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold the clues fixed on the canvas.")] = False,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            help="Hold the canvas to the rules, clues fixed: eliminate (no cell takes what surer ones forbid it), or solve (and "
+            "what comes out is a solution, always)."
+        ),
+    ] = None,
     pace: Annotated[float, typer.Option(help="Seconds each step stays on the screen, in a terminal.", min=0)] = 0.15,
     json: common.JsonOption = False,
 ) -> None:
@@ -42,13 +49,15 @@ def sudoku(
     A file holds one puzzle a line, or one puzzle over several lines. The status is 0 if every puzzle is solved, 1 if not.
     """
     with common.reporting(json):
+        if rules not in (None, "eliminate", "solve"):
+            raise OptionError(f"--rules is {rules!r}; it is eliminate or solve")
         puzzles = _read(puzzle)
         loaded = common.load(model)
         options = common.sampling_options(num_diffusion_steps=steps, seed=seed)
         reports = []
         for one in puzzles:
             live = common.out.is_terminal and not json and mode == "diffusion"
-            reports.append(_solve(loaded, one, mode, pin, pace if live else None, options))
+            reports.append(_solve(loaded, one, mode, pin, rules, pace if live else None, options))
             if not json and not live:
                 common.out.print(_plain(reports[-1]), markup=False, soft_wrap=True)
         if json:
@@ -75,12 +84,23 @@ def _read(source: str | None) -> list[Sudoku]:
 
 
 def _solve(
-    model: "DiffusionGemmaModel", puzzle: Sudoku, mode: str, pin: bool, pace: float | None, options: dict[str, Any]
+    model: "DiffusionGemmaModel",
+    puzzle: Sudoku,
+    mode: str,
+    pin: bool,
+    rules: str | None,
+    pace: float | None,
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     from diffusiongemma.engine.events import Done, Draft
 
-    pins = clue_pins(model.tokenizer.encode, puzzle) if pin else None
-    events = model.stream(prompt_text(puzzle), mode=mode, pins=pins, **options)  # type: ignore[arg-type]
+    options = {**options, "pins": clue_pins(model.tokenizer.encode, puzzle) if pin else None}
+    if rules is not None:
+        # Here, since it needs torch: the command line is to start without.
+        from diffusiongemma.tasks.sudoku_rules import SudokuRules
+
+        options["rules"] = SudokuRules(puzzle, model.tokenizer.encode, complete=rules == "solve")
+    events = model.stream(prompt_text(puzzle), mode=mode, **options)  # type: ignore[arg-type]
     if pace is None:
         done = next(event for event in events if isinstance(event, Done))
         return _report(puzzle, done, 0.0)

@@ -1,6 +1,6 @@
 """A place in a text that a grammar describes: what may follow, what must, and a short way to the end."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from llguidance import LLMatcher
 from torch import Tensor
 
 from diffusiongemma.constraints.search import Path
+from diffusiongemma.constraints.through import Effort, Guide, Way, way_through
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.errors import ConstraintError
 
@@ -23,16 +24,14 @@ class Cursor:
         vocabulary: of the grammar.
         tokens: the engine behind the tokens so far.
         path: the engine behind the same bytes, one by one; ``ending`` searches from it.
-        find: finds bytes that make the text whole.
+        guide: what is known of the grammar besides.
     """
 
-    def __init__(
-        self, vocabulary: Vocabulary, tokens: LLMatcher, path: Path, find: Callable[[Path, bytes, int], bytes | None]
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, tokens: LLMatcher, path: Path, guide: Guide) -> None:
         self._vocabulary = vocabulary
         self._tokens = tokens
         self._path = path  # its tail is the text up to where it was last brought along
-        self._find = find
+        self._guide = guide
         self._text = path.tail
         self._ending: bytes | None = None
         self._strayed = 0  # bytes taken since the ending was found that are not its own
@@ -55,7 +54,7 @@ class Cursor:
 
     def copy(self) -> "Cursor":
         """A cursor at the same place that goes its own way."""
-        other = Cursor(self._vocabulary, self._tokens.deep_copy(), self._path, self._find)
+        other = Cursor(self._vocabulary, self._tokens.deep_copy(), self._path, self._guide)
         other._text, other._stopped = self._text, self._stopped
         other._ending, other._strayed = self._ending, self._strayed
         return other
@@ -147,12 +146,25 @@ class Cursor:
             if tokens is not None and len(tokens) <= limit:
                 return tokens
         # The search stops at what cannot be written within the limit: few tokens have more than 16 bytes.
-        found = self._find(self._here(), self._text, 64 + 16 * limit)
+        found = self._guide.find(self._here(), self._text, 64 + 16 * limit)
         tokens = None if found is None else self._vocabulary.spell(found)
         if tokens is None or len(tokens) > limit:
             return None
         self._ending, self._strayed = found, 0
         return tokens
+
+    def through(self, given: Sequence[int], limit: int, effort: Effort) -> Way:
+        """A way through tokens that are given at their positions, and on to the end.
+
+        Args:
+            given: a token, or -1 where it is open, for each next position; the last is a token, and may be a stop token.
+            limit: tokens at most.
+            effort: how wide to search; a text that it does not find may exist all the same.
+        """
+        if self.finished and given:
+            stops = len(given) == 1 and given[0] in self._vocabulary.stop_ids and not self._stopped
+            return Way(list(given), True, 1) if stops else Way([], False, 0)
+        return way_through(self._here(), self._text, given, limit, self._vocabulary, self._guide, effort)
 
     def _known(self) -> Iterator[bytes]:
         """The last ending, if it still is one, after what was taken instead of its beginning, or as a whole."""

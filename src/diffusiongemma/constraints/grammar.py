@@ -14,6 +14,7 @@ from diffusiongemma.constraints.regex import emit, parse
 from diffusiongemma.constraints.scanner import Scanner
 from diffusiongemma.constraints.schema import prepare
 from diffusiongemma.constraints.search import Path, nearest
+from diffusiongemma.constraints.through import Guide
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.errors import ConstraintError
 
@@ -28,9 +29,6 @@ _TRIED = 64
 _SEPARATORS = {"spaced": (", ", ": "), "compact": (",", ":"), "either": (", ?", ": ?")}
 _META = set("\\.+*?()|[]{}^$#&-~/ ")
 
-Finder = Callable[[Path, bytes, int], bytes | None]
-"""From a state, the whole text so far and a limit to bytes that make it whole."""
-
 
 class Grammar:
     """A constraint compiled for a vocabulary; make it with ``compile_grammar``.
@@ -42,11 +40,10 @@ class Grammar:
     """
 
     def __init__(self, constraint: Constraint, vocabulary: Vocabulary) -> None:
-        source, find = _BUILDERS[constraint.kind](constraint)
+        source, self._guide = _BUILDERS[constraint.kind](constraint)
         self.constraint = constraint
         self.vocabulary = vocabulary
         self._json = constraint.kind.startswith("json")
-        self._find = find
         self._bytes = _matcher(vocabulary.byte_engine, source, constraint)
         self._tokens = _matcher(vocabulary.engine, source, constraint)
         self.shortest = self._shortest()
@@ -54,7 +51,7 @@ class Grammar:
 
     def start(self) -> Cursor:
         """A cursor at the beginning of a text."""
-        return Cursor(self.vocabulary, self._tokens.deep_copy(), self.start_path(), self._find)
+        return Cursor(self.vocabulary, self._tokens.deep_copy(), self.start_path(), self._guide)
 
     def start_path(self) -> Path:
         """The state at the beginning, byte by byte."""
@@ -62,7 +59,7 @@ class Grammar:
 
     def _shortest(self) -> list[int]:
         path = self.start_path()
-        found = b"" if path.matcher.is_accepting() else self._find(path, b"", _LONGEST)
+        found = b"" if path.matcher.is_accepting() else self._guide.find(path, b"", _LONGEST)
         tokens = None if found is None else self.vocabulary.spell(found)
         if tokens is not None and (not tokens or self._tokens.deep_copy().validate_tokens(tokens) == len(tokens)):
             return tokens
@@ -119,7 +116,7 @@ def _matcher(engine: LLTokenizer, source: str, constraint: Constraint) -> LLMatc
     raise ConstraintError(f"the {name} cannot be expressed: {message[:1000]}")
 
 
-def _schema(constraint: Constraint) -> tuple[str, Finder]:
+def _schema(constraint: Constraint) -> tuple[str, Guide]:
     ready = prepare(constraint.source)
     hints = Hints.of(ready.names, ready.required, map(Automaton, ready.patterns))
     item, key = _SEPARATORS[constraint.spacing]
@@ -135,12 +132,12 @@ def _schema(constraint: Constraint) -> tuple[str, Finder]:
         return close_json(path, limit, hints)
 
     try:
-        return LLMatcher.grammar_from_json_schema(ready.text, overrides=options), find
+        return LLMatcher.grammar_from_json_schema(ready.text, overrides=options), Guide(find, hints.patterns, hints.names)
     except ValueError as error:  # the engine's reader of JSON stops at 128 levels
         raise ConstraintError(f"the schema cannot be expressed: {error}") from error
 
 
-def _regex(constraint: Constraint) -> tuple[str, Finder]:
+def _regex(constraint: Constraint) -> tuple[str, Guide]:
     node = parse(constraint.source)
     automaton = Automaton(node)
 
@@ -153,10 +150,10 @@ def _regex(constraint: Constraint) -> tuple[str, Finder]:
             return found
         return _nearest(path, text, limit)
 
-    return LLMatcher.grammar_from_regex(emit(node)), find
+    return LLMatcher.grammar_from_regex(emit(node)), Guide(find, (automaton,))
 
 
-def _choices(constraint: Constraint) -> tuple[str, Finder]:
+def _choices(constraint: Constraint) -> tuple[str, Guide]:
     choices: Sequence[str] = json.loads(constraint.source)
     spelled = sorted((choice.encode() for choice in choices), key=len)
 
@@ -164,18 +161,18 @@ def _choices(constraint: Constraint) -> tuple[str, Finder]:
         return next((choice[len(text) :] for choice in spelled if choice.startswith(text)), None)
 
     pattern = "|".join("".join("\\" + c if c in _META else c for c in choice) for choice in choices)
-    return LLMatcher.grammar_from_regex(f"(?:{pattern})"), find
+    return LLMatcher.grammar_from_regex(f"(?:{pattern})"), Guide(find, texts=tuple(spelled))
 
 
-def _cfg(constraint: Constraint) -> tuple[str, Finder]:
-    return LLMatcher.grammar_from_lark(constraint.source), _nearest
+def _cfg(constraint: Constraint) -> tuple[str, Guide]:
+    return LLMatcher.grammar_from_lark(constraint.source), Guide(_nearest)
 
 
 def _nearest(path: Path, text: bytes, limit: int) -> bytes | None:
     return next(nearest(path, lambda at: at.matcher.is_accepting(), limit), None)
 
 
-_BUILDERS: dict[str, Callable[[Constraint], tuple[str, Finder]]] = {
+_BUILDERS: dict[str, Callable[[Constraint], tuple[str, Guide]]] = {
     "json_schema": _schema,
     "json_object": _schema,
     "regex": _regex,

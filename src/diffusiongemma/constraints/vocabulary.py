@@ -2,7 +2,9 @@
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +19,10 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNUSED = re.compile(r"<unused\d+>|<mask>|\[multimodal\]")
 """Added tokens of Gemma's vocabulary that stand for nothing but are not flagged as special."""
 _LONGEST = 64
-"""Bytes of the longest token that ``spell`` tries; longer ones (runs of blanks) save little."""
+"""Bytes of the longest token that a text is cut into; longer ones (runs of blanks) save little."""
+
+_FILLER, _FILLERS = (2, 4, 8, 16), 256
+"""Bytes of the tokens that a search takes to fill room; sets of bytes for which such tokens are kept."""
 
 
 class Vocabulary:
@@ -29,6 +34,7 @@ class Vocabulary:
         token_bytes: bytes of each token; empty for one that is never allowed inside a text (special tokens, rows without a
             token, a second spelling of the same bytes).
         alphabet: the bytes that are tokens by themselves.
+        longest: bytes of the longest token that a text is cut into.
         grammars: compiled for this vocabulary, the most recently used last.
     """
 
@@ -44,8 +50,9 @@ class Vocabulary:
             kept.append(text if new else b"")
         self.token_bytes = tuple(kept)
         self.alphabet = frozenset(text[0] for text in self._ids if len(text) == 1)
-        self._longest = min(_LONGEST, max(map(len, self._ids), default=1))
+        self.longest = min(_LONGEST, max(map(len, self._ids), default=1))
         self._backend = backend
+        self._fillers: dict[bytes, tuple[bytes, ...]] = {}
         self.grammars: dict[Any, Any] = {}
         self.engine = _engine(self.token_bytes, self.encode)
         self.byte_engine = _engine([bytes([i]) if i in self.alphabet else b"" for i in range(256)], list)
@@ -85,7 +92,7 @@ class Vocabulary:
         """The fewest tokens whose bytes are the text; None where the vocabulary cannot write it."""
         best: list[tuple[int, int]] = [(0, -1)] + [(len(text) + 1, -1)] * len(text)  # tokens so far, last token
         for end in range(1, len(text) + 1):
-            for start in range(max(0, end - self._longest), end):
+            for start in range(max(0, end - self.longest), end):
                 if best[start][0] + 1 < best[end][0] and (token := self._ids.get(text[start:end])) is not None:
                     best[end] = (best[start][0] + 1, token)
         ids: list[int] = []
@@ -97,6 +104,31 @@ class Vocabulary:
             ids.append(token)
             end -= len(self.token_bytes[token])
         return ids[::-1]
+
+    def id_of(self, text: bytes) -> int | None:
+        """The token with these bytes."""
+        return self._ids.get(text)
+
+    def begins(self, text: bytes) -> bool:
+        """Does a token begin with these bytes?"""
+        at = bisect_left(self._sorted, text)
+        return at < len(self._sorted) and self._sorted[at].startswith(text)
+
+    def fillers(self, allowed: bytes) -> tuple[bytes, ...]:
+        """Tokens of several of these bytes, one of each length: much text in few tokens."""
+        if allowed not in self._fillers:
+            found: dict[int, bytes] = {}
+            for text in self._sorted:
+                if len(text) in _FILLER and len(text) not in found and not text.translate(None, allowed):
+                    found[len(text)] = text
+            if len(self._fillers) >= _FILLERS:
+                self._fillers.clear()
+            self._fillers[allowed] = tuple(found.values())
+        return self._fillers[allowed]
+
+    @cached_property
+    def _sorted(self) -> list[bytes]:
+        return sorted(self._ids)
 
     def text(self, ids: Iterable[int]) -> bytes:
         """Bytes of tokens; those that cannot stand inside a text have none."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from diffusiongemma.engine.events import CanvasReport, Commit, FinishReason, Result, Usage
-from diffusiongemma.engine.held import HeldRow
+from diffusiongemma.engine.held import Held
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.tokenizer import TextDeltas, Tokenizer
 
@@ -39,7 +39,7 @@ class Answer:
         self.commit_passes = 0
         self.finish: FinishReason | None = None
 
-    def add(self, row: int, ids: Sequence[int], held: HeldRow | None = None) -> Commit:
+    def add(self, row: int, ids: Sequence[int], held: Held | None = None) -> Commit:
         """Take committed tokens up to the end of the answer; returns what became final.
 
         An answer that fills its last token and is a whole text of its grammar has stopped, not been cut.

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, TokenLogprob
-from diffusiongemma.engine.held import HeldRow, hold
+from diffusiongemma.engine.held import Held, hold
+from diffusiongemma.engine.pinned import held_row
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.engine.prefill import prefill_chunk
 from diffusiongemma.engine.prefix import PrefixCache
@@ -68,7 +69,7 @@ class _Row:
         request: what was asked.
         answer: what is there of it.
         cache: of one row.
-        held: its place in its grammar.
+        held: its place in its grammar or rules.
         pending: tokens to encode before anything else.
         likeness: rows for which it is equal step together.
         last_1D: hidden state of the last token encoded.
@@ -86,7 +87,7 @@ class _Row:
     request: Request
     answer: Answer
     cache: KVCache
-    held: HeldRow | None
+    held: Held | None
     pending: list[int]
     likeness: str
     last_1D: Tensor | None = None
@@ -204,9 +205,7 @@ class Engine:
         cache = KVCache(self.model.config.text, 1, slots, self.model.dtype, self.model.device)
         fixed = 0 if request.pins is None else last_set(request.pins)
         answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), fixed)
-        held = None
-        if request.grammar is not None:
-            held = HeldRow(request.grammar, request.params.max_tokens, request.stop_ids)
+        held = held_row(request.grammar, request.params.max_tokens, request.stop_ids, request.pins, number)
         found = self.prefix.load(request.prompt, cache)
         self.counts.prompt_tokens += len(request.prompt)
         return _Row(key, number, request, answer, cache, held, request.prompt[found:], self._likeness(request))

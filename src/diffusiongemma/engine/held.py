@@ -1,5 +1,6 @@
 """Rows held to a grammar: at each step the most probable canvas is read from the left and mended where it breaks the grammar.
 
+``Held`` is what the loop knows of such a row; ``HeldRow`` is one of a grammar, ``pinned.PinnedRow`` one of a grammar with pins.
 What the grammar has read and allows is the valid frontier; it moves right step by step. A token that the grammar forces, or that
 had to be replaced by the best allowed one, is held: it counts as certain, the next pass sees it, and the rest of the canvas
 settles around it. What is committed has been read to its end, so it is always valid.
@@ -8,15 +9,16 @@ Shapes: B rows, L canvas, V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from diffusiongemma.constraints import Cursor, Grammar
+from diffusiongemma.constraints import Cursor
 from diffusiongemma.kernels import Statistics
 from diffusiongemma.sampler import Canvas
 
-__all__ = ["HeldRow", "hold"]
+__all__ = ["BestOf", "Held", "HeldRow", "Rules", "hold", "read_on", "settled"]
 
 BestOf = Callable[[int, Tensor], int]
 """From a position and the allowed tokens ``[V]`` bool to the most probable of them."""
@@ -27,19 +29,61 @@ MENDED_A_STEP = 4
 """Choices replaced in one step: behind a replaced token the canvas is likely to shift, so later ones are often thrown away."""
 
 
+class Held(Protocol):
+    """The place of one answer in whatever it is held to. A canvas is ``[L]``."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether what was committed is a whole text of it."""
+
+    def forced(self, length: int) -> list[int]:
+        """Tokens that the next canvas has at their places from the first step, -1 where it is open: ``[L]``."""
+
+    def read(self, tokens: Sequence[int], entropy: Sequence[float], best_of: BestOf) -> tuple[list[int], list[int], bool]:
+        """Look at the most probable canvas of a step.
+
+        Args:
+            tokens: ``[L]``.
+            entropy: ``[L]`` nats, 0 where pinned.
+            best_of: chooses a token where one has to be replaced.
+
+        Returns:
+            The canvas as it should be, the positions that are held, and whether the row may stop with it.
+        """
+
+    def commit(self, tokens: Sequence[int], best_of: BestOf) -> list[int]:
+        """Take a canvas as part of the answer; returns what it becomes: ``[L]``."""
+
+
+class Rules(Protocol):
+    """What an answer may be held to besides a grammar."""
+
+    def row(self, max_tokens: int, stop_ids: Sequence[int], pins: Sequence[int]) -> Held:
+        """The place at the beginning of an answer.
+
+        Args:
+            max_tokens: of the answer.
+            stop_ids: tokens that end it.
+            pins: what is fixed from its start, -1 where it is open.
+
+        Raises:
+            InputError: nothing can be held to both, the rules and the pins.
+        """
+
+
 class HeldRow:
     """The grammar's place in one answer.
 
     Args:
-        grammar: what the answer must be.
-        max_tokens: of the answer.
+        cursor: where the answer stands.
+        left: tokens it may still have.
         stop_ids: tokens that end it.
+        plan: a way to a whole text in the tokens left; None: to be found.
     """
 
-    def __init__(self, grammar: Grammar, max_tokens: int, stop_ids: Sequence[int]) -> None:
-        self._cursor = grammar.start()
-        self._left = max_tokens
-        self._plan = self._cursor.ending(max_tokens)  # a way to a whole text in the tokens left
+    def __init__(self, cursor: Cursor, left: int, stop_ids: Sequence[int], plan: list[int] | None = None) -> None:
+        self._cursor, self._left = cursor, left
+        self._plan = cursor.ending(left) if plan is None else plan
         self._stop_ids = frozenset(stop_ids)
 
     @property
@@ -52,21 +96,9 @@ class HeldRow:
         known = self._cursor.forced()[: min(length, self._left)]
         return known + [-1] * (length - len(known))
 
-    def read(self, tokens: Sequence[int], sure: Sequence[bool], best_of: BestOf) -> tuple[list[int], list[int], bool]:
-        """Read a canvas as far as a few replacements lead.
-
-        Args:
-            tokens: ``[L]``.
-            sure: ``[L]``, positions that are not likely to change by themselves. Behind one that is, nothing is mended.
-            best_of: chooses a token where one has to be replaced.
-
-        Returns:
-            The mended canvas, the positions that are held, and whether it was read to its end.
-        """
-        reader = _Reader(self._cursor.copy(), list(tokens), min(len(tokens), self._left), best_of, self._stop_ids)
-        settled = next((at for at, known in enumerate(sure) if not known), len(tokens))
-        complete = reader.run(MENDED_A_STEP, settled)
-        return reader.tokens, reader.held, complete
+    def read(self, tokens: Sequence[int], entropy: Sequence[float], best_of: BestOf) -> tuple[list[int], list[int], bool]:
+        """Read a canvas as far as a few replacements lead; behind a position that is not sure nothing is mended."""
+        return read_on(self._cursor, tokens, self._left, entropy, best_of, self._stop_ids)
 
     def commit(self, tokens: Sequence[int], best_of: BestOf) -> list[int]:
         """Read a canvas to its end, with an eye on what the answer may still have, and go on behind it.
@@ -86,6 +118,20 @@ class HeldRow:
         return reader.tokens
 
 
+def read_on(
+    cursor: Cursor, tokens: Sequence[int], left: int, entropy: Sequence[float], best_of: BestOf, stop_ids: frozenset[int]
+) -> tuple[list[int], list[int], bool]:
+    """See ``Held.read``; from a cursor, which stays where it is, with so many tokens left."""
+    reader = _Reader(cursor.copy(), list(tokens), min(len(tokens), left), best_of, stop_ids)
+    complete = reader.run(MENDED_A_STEP, settled(entropy))
+    return reader.tokens, reader.held, complete
+
+
+def settled(entropy: Sequence[float]) -> int:
+    """The first position that is likely to change by itself."""
+    return next((at for at, nats in enumerate(entropy) if nats >= SURE), len(entropy))
+
+
 class _Reader:
     """One reading; ``cursor`` stands behind ``at`` tokens."""
 
@@ -100,13 +146,13 @@ class _Reader:
         """The canvas or the text has ended."""
         return self.at >= self.end or (self.at > 0 and self.tokens[self.at - 1] in self.stop_ids)
 
-    def run(self, choices: int, settled: int | None = None) -> bool:
-        """Read on; False where more choices would have to be replaced than ``choices``, or one behind ``settled``."""
+    def run(self, choices: int, sure: int | None = None) -> bool:
+        """Read on; False where more choices would have to be replaced than ``choices``, or one behind ``sure``."""
         while not self.over:
             self._take(self.cursor.validate(self.tokens[self.at : self.end]))
             if self.over:
                 break
-            if settled is not None and self.at > settled:
+            if sure is not None and self.at > sure:
                 return False
             if not self._write([min(self.stop_ids)] if self.cursor.finished else self.cursor.forced()):
                 if not choices:
@@ -163,14 +209,14 @@ class _Reader:
 
 
 def hold(
-    found: Statistics, canvas: Canvas, rows: Sequence[HeldRow | None], best_of: Callable[[int, int, Tensor], int]
+    found: Statistics, canvas: Canvas, rows: Sequence[Held | None], best_of: Callable[[int, int, Tensor], int]
 ) -> tuple[Statistics, Tensor, Tensor]:
-    """Let the grammars have their say between the statistics and the step.
+    """Let grammars and rules have their say between the statistics and the step.
 
     Args:
         found: of the model's distributions.
         canvas: the state they were computed from.
-        rows: a grammar's place a row; None: a row that is free.
+        rows: the place of each in what it is held to; None: a row that is free.
         best_of: the most probable of the allowed tokens ``[V]`` bool, of (row, position).
 
     Returns:
@@ -178,12 +224,12 @@ def hold(
         their end and must not stop.
     """
     best = torch.where(canvas.pinned_BL, canvas.tokens_BL, found.best_BL).tolist()
-    sure = (canvas.pinned_BL | (found.entropy_BL < SURE)).tolist()
+    entropy = found.entropy_BL.masked_fill(canvas.pinned_BL, 0.0).tolist()
     held = torch.zeros(canvas.tokens_BL.shape, dtype=torch.bool)
     broken = torch.zeros(len(rows), dtype=torch.bool)
     for place, row in enumerate(rows):
         if row is not None:
-            best[place], positions, complete = row.read(best[place], sure[place], partial(best_of, place))
+            best[place], positions, complete = row.read(best[place], entropy[place], partial(best_of, place))
             held[place, positions] = True
             broken[place] = not complete
     device = canvas.tokens_BL.device

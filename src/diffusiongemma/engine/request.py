@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from diffusiongemma.constraints import Grammar
+from diffusiongemma.engine.held import Rules
+from diffusiongemma.engine.pinned import held_row
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
 from diffusiongemma.model.transformer import Transformer
@@ -28,7 +30,7 @@ class Request:
         mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
         pins: token ids to hold fixed from the start of the answer over as many canvases as it takes, -1 where open.
         starts: token ids that the canvases begin with instead of noise, -1 where noise.
-        grammar: what the answer must be; None: it is free.
+        grammar: what the answer must be, or rules that it keeps; None: it is free.
         drafts: whether Draft events are wanted. Without them the host learns of a step only whether rows are done.
         logprobs: alternatives a token whose log-probabilities by the causal role come with the commits; None: no
             log-probabilities at all.
@@ -40,7 +42,7 @@ class Request:
     mode: Mode = "diffusion"
     pins: list[int] | None = None
     starts: list[int] | None = None
-    grammar: Grammar | None = None
+    grammar: Grammar | Rules | None = None
     drafts: bool = False
     logprobs: int | None = None
 
@@ -71,6 +73,7 @@ def check(model: Transformer, request: Request, row: int = 0) -> int:
 
     Raises:
         InputError: an empty prompt, an id outside the vocabulary, pins or starts that do not fit.
+        ConstraintError: pins and grammar contradict each other.
         PromptTooLongError: prompt and answer exceed the model's positions.
         OptionError: a canvas longer than the checkpoint's, or logprobs outside what is allowed.
     """
@@ -91,11 +94,13 @@ def check(model: Transformer, request: Request, row: int = 0) -> int:
         )
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise OptionError(f"logprobs is {request.logprobs}; alternatives a token may be 0 to {MAX_LOGPROBS}")
-    if request.grammar is not None and (request.pins is not None or params.stop or not request.stop_ids):
-        what = "pins" if request.pins is not None else "stop strings" if params.stop else "a checkpoint without stop tokens"
+    if request.grammar is not None and (params.stop or not request.stop_ids):
+        what = "stop strings" if params.stop else "a checkpoint without stop tokens"
         raise InputError(f"an answer cannot be held to a grammar and have {what}: which of the two should give way?")
     for what, given in (("pins", request.pins), ("starts", request.starts)):
         _check_fixed(what, given or [], row, params.max_tokens, config.text.vocab_size)
+    if request.pins is not None or not isinstance(request.grammar, Grammar | None):
+        held_row(request.grammar, params.max_tokens, request.stop_ids, request.pins, row)  # do they contradict each other?
     return len(ids) + room
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
-from diffusiongemma.api import DiffusionGemmaModel, Mode
+from diffusiongemma.api import DiffusionGemmaModel, Mode, held_params
 from diffusiongemma.engine.events import Done, Result
 from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
@@ -71,6 +71,7 @@ def evaluate(
         raise OptionError(f"batch_size is {batch_size}; it must be at least 1")
     given = {name: value for name, value in options.items() if value is not None}
     params = model.defaults.replaced(**{"max_tokens": task.max_tokens, **given, "seed": seed})
+    params = held_params(params, given) if held else params
     run = _Run(model, task, params, mode, pinned, held, batch_size or _batch_size(model))
     blank = run.blank(fingerprint(model) if results else "")
     blanks = [replace(blank, index=i, example=_example_key(example), group=example.group) for i, example in enumerate(examples)]
