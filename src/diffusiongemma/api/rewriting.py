@@ -4,33 +4,21 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffusiongemma.api.loaded import Loaded
 from diffusiongemma.engine.edit import edit_text
 from diffusiongemma.engine.events import Result
 from diffusiongemma.engine.fill import TRIES, Filled, Rank, fill_template
-from diffusiongemma.engine.frame import Executor, Frame, OnEvent
+from diffusiongemma.engine.frame import Frame, OnEvent
 from diffusiongemma.engine.template import DEFAULT_MOST, Template
 from diffusiongemma.engine.vary import check_vary, vary_text
 from diffusiongemma.errors import InputError, OptionError
-from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.chat import Message
-from diffusiongemma.text.tokenizer import Tokenizer
 
 __all__ = ["Rewriting"]
 
 
-class Rewriting:
-    """A part of ``DiffusionGemmaModel``, which sets the attributes."""
-
-    transformer: Transformer
-    engine: Executor
-    tokenizer: Tokenizer
-    defaults: SamplingParams
-    stop_ids: tuple[int, ...]
-
-    def _prompt_texts(self, prompt: str | Sequence[str] | None, messages: Sequence[Message] | None) -> list[str]:
-        """Prompts in the chat template."""
-        raise NotImplementedError
+class Rewriting(Loaded):
+    """The part of ``DiffusionGemmaModel`` that writes between, into and over texts."""
 
     def infill(
         self,
@@ -175,11 +163,3 @@ class Rewriting:
             (text,) = self._prompt_texts(prompt, messages)
             ids, ending = self.tokenizer.encode(text), self._turn_end()
         return Frame(self.transformer, self.engine, self.tokenizer, ids, ending[0] if ending else None, self.stop_ids, params)
-
-    def _turn_end(self) -> tuple[int, ...]:
-        """The stop token that the chat template puts behind an answer; the first there is where it puts none."""
-        if self.tokenizer.template is None:
-            return self.stop_ids[:1]
-        said = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
-        ids = self.tokenizer.encode(self.tokenizer.template.render(said))
-        return (*[token for token in reversed(ids) if token in self.stop_ids], *self.stop_ids)[:1]

@@ -1,0 +1,296 @@
+"""A checkpoint in memory: loading and saving, what it is, its passes, and how its prompts are written."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from torch import Tensor
+
+from diffusiongemma.constraints import Vocabulary
+from diffusiongemma.engine.engine import Local
+from diffusiongemma.engine.frame import Executor
+from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
+from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.text.chat import Message
+from diffusiongemma.text.tokenizer import Tokenizer
+from diffusiongemma.weights.load import fill, save, vision_tensors
+from diffusiongemma.weights.resolve import resolve
+from diffusiongemma.weights.stream import read_json, write_json
+
+__all__ = ["Loaded", "empty_transformer"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROGRESS_FROM = 1 << 28
+"""Bytes of weights from which loading shows a progress bar."""
+
+
+class Loaded:
+    """The part of ``DiffusionGemmaModel`` that generates nothing.
+
+    Args:
+        transformer: the stack of weights, in evaluation mode.
+        tokenizer: the checkpoint's tokenizer.
+        defaults: sampling defaults of the checkpoint.
+        stop_ids: token ids that end an answer.
+        folder: where the checkpoint came from; None for a model made in memory.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        tokenizer: Tokenizer,
+        defaults: SamplingParams,
+        stop_ids: Sequence[int],
+        folder: Path | None = None,
+    ) -> None:
+        self.transformer = transformer
+        self.tokenizer = tokenizer
+        self.defaults = defaults
+        self.stop_ids = tuple(stop_ids)
+        self.folder = folder
+        self.engine: Executor = Local(transformer, tokenizer)
+
+    # -- loading and saving ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Load a checkpoint.
+
+        Args:
+            name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, or a hub id.
+            dtype: of the weights: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
+                CPU float32 (in which a result depends on the batch by rounding only).
+            device: None: a CUDA device if there is one, else the CPU.
+            progress: show a bar while large weights load.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            CheckpointError: no such checkpoint, or its files are incomplete, damaged or of a format that is not read.
+            ConfigError: a config.json that this runtime does not follow.
+            OptionError: an unknown dtype or a device that is not there.
+        """
+        chosen_device = _device(device)
+        chosen_dtype = _dtype(dtype, chosen_device)
+        folder = resolve(name)
+        config = ModelConfig.from_dict(read_json(folder / "config.json"))
+        generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+        defaults = SamplingParams.from_generation_config(generation)
+        tokenizer = Tokenizer.from_folder(folder)
+        if tokenizer.vocab_size > config.text.vocab_size:
+            raise CheckpointError(
+                f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, config.json a vocabulary of {config.text.vocab_size}"
+            )
+        transformer = empty_transformer(config, chosen_dtype, chosen_device)
+        total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        with Progress(
+            TextColumn("loading"),
+            BarColumn(),
+            DownloadColumn(),
+            disable=not progress or total < _PROGRESS_FROM,
+            transient=True,
+        ) as bar:
+            task = bar.add_task("loading", total=total)
+            fill(transformer.state_dict(keep_vars=True), folder, lambda _, size: bar.advance(task, size))
+        return cls(transformer.eval().requires_grad_(False), tokenizer, defaults, _stop_ids(generation, config), folder)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that ``from_pretrained`` and transformers load.
+
+        Args:
+            folder: made if it is not there; a checkpoint in it is replaced.
+        """
+        target = Path(folder)
+        extra = vision_tensors(self.folder) if self.folder is not None else {}
+        save(target, self.transformer.state_dict(), self.config.to_dict(), extra)
+        write_json(
+            target / "generation_config.json",
+            {
+                "bos_token_id": self.config.text.bos_token_id,
+                "eos_token_id": list(self.stop_ids),
+                "pad_token_id": self.config.text.pad_token_id,
+                **self.defaults.to_generation_config(),
+            },
+        )
+        self.tokenizer.save(target)
+
+    # -- properties --------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> ModelConfig:
+        """The checkpoint's configuration."""
+        return self.transformer.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.transformer.device
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens as bytes, for grammars; made once."""
+        return Vocabulary.of(self.tokenizer, self.stop_ids, self.config.text.vocab_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.transformer.dtype
+
+    # -- the passes (B batch, T tokens, L canvas, D hidden, V vocabulary) ----------------------------------------------
+
+    def new_cache(self, batch_size: int = 1, max_length: int = 4096) -> KVCache:
+        """An empty cache.
+
+        Args:
+            batch_size: rows.
+            max_length: tokens a row can hold.
+
+        Raises:
+            OptionError: a size below 1.
+        """
+        if batch_size < 1 or max_length < 1:
+            raise OptionError(f"batch_size is {batch_size} and max_length is {max_length}; both must be at least 1")
+        return KVCache(self.config.text, batch_size, max_length, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def encode(self, token_ids: Tensor, cache: KVCache, lengths: Tensor | None = None) -> Tensor:
+        """Append tokens to the cache through the causal role.
+
+        Args:
+            token_ids: ``[B, T]`` int64, right-padded where rows differ.
+            cache: of B rows; each row goes on at its own length.
+            lengths: ``[B]`` int64, real tokens a row; None: T.
+
+        Returns:
+            ``[B, T, D]`` final hidden states in the model's dtype.
+
+        Raises:
+            InputError: wrong shape, ids outside the vocabulary, or no room in the cache.
+        """
+        self._check_ids(token_ids, cache)
+        if lengths is not None:
+            rows, tokens = token_ids.shape
+            if lengths.shape != (rows,) or lengths.dtype != torch.int64 or int(lengths.min()) < 0 or int(lengths.max()) > tokens:
+                raise InputError(
+                    f"lengths is {lengths.tolist()} of {lengths.dtype}; needed: {rows} of int64, each from 0 to {tokens}"
+                )
+        return self.transformer.encode(token_ids, cache, lengths)
+
+    @torch.inference_mode()
+    def denoise(self, canvas: Tensor, cache: KVCache, soft: Tensor | None = None) -> Tensor:
+        """One bidirectional pass over a canvas; the cache is only read.
+
+        Args:
+            canvas: ``[B, L]`` int64.
+            cache: of B rows.
+            soft: ``[B, L, D]``, ``soften`` of the last step's shaped logits; None at the first step.
+
+        Returns:
+            ``[B, L, D]`` final hidden states in the model's dtype.
+
+        Raises:
+            InputError: wrong shape or ids outside the vocabulary.
+        """
+        self._check_ids(canvas, cache)
+        expected = (*canvas.shape, self.config.text.hidden_size)
+        if soft is not None and soft.shape != expected:
+            raise InputError(f"soft has shape {list(soft.shape)}; the canvas needs {list(expected)}")
+        return self.transformer.denoise(canvas, cache, soft)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Soft-capped logits, float32 ``[B, T, V]``, of hidden states ``[B, T, D]``."""
+        return self.transformer.logits(hidden)
+
+    @torch.inference_mode()
+    def soften(self, shaped_logits: Tensor) -> Tensor:
+        """The expected embedding ``[B, L, D]`` under the softmax of ``[B, L, V]`` logits."""
+        return self.transformer.soften(shaped_logits)
+
+    # -- prompts -------------------------------------------------------------------------------------------------------
+
+    def _prompt_texts(self, prompt: str | Sequence[str] | None, messages: Sequence[Message] | None) -> list[str]:
+        if (prompt is None) == (messages is None):
+            raise InputError("give either prompt or messages, not both and not neither")
+        if messages is not None:
+            conversations: list[Sequence[Message]] = [messages]
+        else:
+            texts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
+            for i, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise InputError(f"prompt {i} is of type {type(text).__name__}; give a string, or a list of strings")
+                if not text.strip():
+                    raise InputError(f"prompt {i} is empty; give it at least one character that is not a space")
+            conversations = [[{"role": "user", "content": text}] for text in texts]
+        if self.tokenizer.template is None:
+            if messages is not None:
+                raise InputError("this checkpoint has no chat template; give prompt instead of messages")
+            return [conversation[0]["content"] for conversation in conversations]
+        return [self.tokenizer.template.render(conversation) for conversation in conversations]
+
+    def _turn_end(self) -> tuple[int, ...]:
+        """The stop token that the chat template puts behind an answer; the first there is where it puts none."""
+        if self.tokenizer.template is None:
+            return self.stop_ids[:1]
+        said = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+        ids = self.tokenizer.encode(self.tokenizer.template.render(said))
+        return (*[token for token in reversed(ids) if token in self.stop_ids], *self.stop_ids)[:1]
+
+    def _check_ids(self, ids: Tensor, cache: KVCache) -> None:
+        if ids.ndim != 2 or ids.shape[0] != cache.batch_size or ids.shape[1] < 1 or ids.dtype != torch.int64:
+            raise InputError(
+                f"token ids have shape {list(ids.shape)} and dtype {ids.dtype}; needed: [{cache.batch_size}, at least 1], int64"
+            )
+        if int(ids.min()) < 0 or int(ids.max()) >= self.config.text.vocab_size:
+            raise InputError(f"there are token ids outside 0 to {self.config.text.vocab_size - 1}")
+
+
+def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """A stack whose weights are allocated and not initialised: they must all be filled."""
+    with torch.device("meta"):
+        transformer = Transformer(config)
+    return transformer.to(dtype).to_empty(device=device)
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def _stop_ids(generation: Mapping[str, object], config: ModelConfig) -> tuple[int, ...]:
+    """Stop tokens: generation_config.json's where it names any, else config.json's."""
+    stop = generation.get("eos_token_id")
+    found = list(config.text.eos_token_id) if stop is None else stop if isinstance(stop, list) else [stop]
+    ids = tuple(token for token in found if isinstance(token, int) and 0 <= token < config.text.vocab_size)
+    if len(ids) != len(found):
+        raise ConfigError(f"eos_token_id is {stop!r}; it must hold token ids from 0 to {config.text.vocab_size - 1}")
+    return ids
+
+
+def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in _DTYPES.values():
+        raise OptionError(f"dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}")
+    return chosen
