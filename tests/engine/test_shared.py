@@ -192,6 +192,48 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_engine(
     assert told(run(shared, request)) == told(alone(model, request))
 
 
+class Broken:
+    """Rules that fail at one of their duties."""
+
+    whole = False
+
+    def __init__(self, duty: str) -> None:
+        self.duty = duty
+
+    def row(self, *_: Any) -> "Broken":
+        return self
+
+    def _try(self, duty: str, otherwise: Any) -> Any:
+        if duty == self.duty:
+            raise ArithmeticError(f"{duty} failed")
+        return otherwise
+
+    def forced(self, length: int) -> Any:
+        return self._try("forced", [-1] * length)
+
+    def read(self, tokens: Any, *_: Any) -> Any:
+        return self._try("read", (list(tokens), [], True))
+
+    def commit(self, tokens: Any, *_: Any) -> Any:
+        return self._try("commit", list(tokens))
+
+
+@pytest.mark.parametrize("duty", ["forced", "read", "commit"])
+def test_rules_that_fail_end_their_own_request_alone(model: DiffusionGemmaModel, shared: SharedEngine, duty: str) -> None:
+    stopping = DiffusionGemmaModel(model.transformer, model.tokenizer, model.defaults, (63,))
+    (broken,) = stopping.requests("abc", seed=1, rules=Broken(duty), **SHORT)
+    good = mixed(model)
+    expected = [told(alone(model, request)) for request in good]
+    with pytest.raises(ArithmeticError, match=f"{duty} failed"):
+        list(model.engine.run([broken]))
+    with ThreadPoolExecutor(8) as callers:
+        failing = [callers.submit(run, shared, broken) for _ in range(4)]
+        found = list(callers.map(lambda request: told(run(shared, request)), good))
+    assert found == expected
+    assert all(isinstance(one.exception(), ArithmeticError) for one in failing)
+    assert shared.drain(timeout=30) and shared.call(lambda: shared.stats.running).result() == 0
+
+
 def test_a_listener_that_fails_harms_nobody(model: DiffusionGemmaModel, shared: SharedEngine) -> None:
     (request,) = model.requests("abc", seed=1, **SHORT)
     ended = threading.Event()

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.engine.answer import Answer
-from diffusiongemma.engine.events import Commit, Done, Draft, Event, TokenLogprob
-from diffusiongemma.engine.held import Held, hold
+from diffusiongemma.engine.events import Commit, Done, Draft, Event, Failed, TokenLogprob
+from diffusiongemma.engine.held import Guarded, hold
 from diffusiongemma.engine.pinned import held_row
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.engine.prefill import prefill_chunk
@@ -87,7 +87,7 @@ class _Row:
     request: Request
     answer: Answer
     cache: KVCache
-    held: Held | None
+    held: Guarded | None
     pending: list[int]
     likeness: str
     last_1D: Tensor | None = None
@@ -98,6 +98,11 @@ class _Row:
     view: View | None = None
     began: float = 0.0
     commit: Commit | None = None
+
+    @property
+    def failed(self) -> Exception | None:
+        """What its grammar or rules failed with."""
+        return None if self.held is None else self.held.error
 
 
 class Engine:
@@ -164,7 +169,7 @@ class Engine:
         self.rows = [row for row in self.rows if row.key is not key]
 
     @torch.inference_mode()
-    def step(self) -> Iterator[tuple[object, Event]]:
+    def step(self) -> Iterator[tuple[object, Event | Failed]]:
         """Advance every row by one pass of each kind it needs.
 
         Steps:
@@ -174,7 +179,8 @@ class Engine:
             4. commit the canvases that stopped.
 
         Yields:
-            The key and the event: a Draft a row and step, a Commit a row and canvas (or token), a Done a row.
+            The key and the event: a Draft a row and step, a Commit a row and canvas (or token), a Done a row, or a Failed
+            instead, where what the row is held to failed.
         """
         # 1.
         while self.waiting and self._fits(self.waiting[0][3]):
@@ -191,7 +197,10 @@ class Engine:
             # 4.
             for row, event in self._advance(list(group)):
                 yield row.key, event
-        self.rows = [row for row in self.rows if row.answer.finish is None or row.commit is not None]
+        for row in self.rows:
+            if row.failed is not None:
+                yield row.key, Failed(row.number, row.failed)
+        self.rows = [row for row in self.rows if row.failed is None and (row.answer.finish is None or row.commit is not None)]
 
     # -- join --------------------------------------------------------------------------------------------------------
 
@@ -208,7 +217,8 @@ class Engine:
         held = held_row(request.grammar, request.params.max_tokens, request.stop_ids, request.pins, number)
         found = self.prefix.load(request.prompt, cache)
         self.counts.prompt_tokens += len(request.prompt)
-        return _Row(key, number, request, answer, cache, held, request.prompt[found:], self._likeness(request))
+        guarded = None if held is None else Guarded(held)
+        return _Row(key, number, request, answer, cache, guarded, request.prompt[found:], self._likeness(request))
 
     def _likeness(self, request: Request) -> str:
         length = canvas_length(self.model, request.params)
@@ -333,7 +343,8 @@ class Engine:
                 continue
             final = finals[at] if row.held is None else row.held.commit(finals[at], partial(self.model.best_of, hidden, at))
             row.canvas = row.soft_1LD = row.view = None
-            yield from self._commit(row, final, steps[at])
+            if row.failed is None:
+                yield from self._commit(row, final, steps[at])
 
     def _commit(self, row: _Row, final: list[int], steps: int) -> Iterator[tuple[_Row, Event]]:
         answer = row.answer
@@ -390,6 +401,8 @@ class Local:
             engine.add(request, number=number)
         while engine.busy:
             for _, event in engine.step():
+                if isinstance(event, Failed):
+                    raise event.error
                 yield event
 
     def call(self, work: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["CanvasReport", "Commit", "Done", "Draft", "Event", "FinishReason", "Result", "TokenLogprob", "Usage"]
+__all__ = ["CanvasReport", "Commit", "Done", "Draft", "Event", "Failed", "FinishReason", "Result", "TokenLogprob", "Usage"]
 
 FinishReason = Literal["stop", "length"]
 
@@ -139,6 +139,14 @@ class Done:
 
     row: int
     result: Result
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A row ended with an error of its own; the others go on. Callers get it raised, not told."""
+
+    row: int
+    error: Exception
 
 
 Event = Draft | Commit | Done

@@ -9,7 +9,7 @@ Shapes: B rows, L canvas, V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from diffusiongemma.constraints import Cursor
 from diffusiongemma.kernels import Statistics
 from diffusiongemma.sampler import Canvas
 
-__all__ = ["BestOf", "Held", "HeldRow", "Rules", "hold", "read_on", "settled"]
+__all__ = ["BestOf", "Guarded", "Held", "HeldRow", "Rules", "hold", "read_on", "settled"]
 
+T = TypeVar("T")
 BestOf = Callable[[int, Tensor], int]
 """From a position and the allowed tokens ``[V]`` bool to the most probable of them."""
 SURE = 0.5
@@ -69,6 +70,47 @@ class Rules(Protocol):
         Raises:
             InputError: nothing can be held to both, the rules and the pins.
         """
+
+
+class Guarded:
+    """What an answer is held to, so that its failure ends one request and not the step of all: from then on the answer is free.
+
+    Args:
+        held: what may fail.
+
+    Attributes:
+        error: what it failed with, if it did.
+    """
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self.error: Exception | None = None
+
+    @property
+    def whole(self) -> bool:
+        """See ``Held``."""
+        return self.error is None and self._held.whole
+
+    def forced(self, length: int) -> list[int]:
+        """See ``Held``."""
+        return self._tried(lambda: self._held.forced(length), [-1] * length)
+
+    def read(self, tokens: Sequence[int], entropy: Sequence[float], best_of: BestOf) -> tuple[list[int], list[int], bool]:
+        """See ``Held``."""
+        free: tuple[list[int], list[int], bool] = (list(tokens), [], True)
+        return self._tried(lambda: self._held.read(tokens, entropy, best_of), free)
+
+    def commit(self, tokens: Sequence[int], best_of: BestOf) -> list[int]:
+        """See ``Held``."""
+        return self._tried(lambda: self._held.commit(tokens, best_of), list(tokens))
+
+    def _tried(self, work: Callable[[], T], otherwise: T) -> T:
+        if self.error is None:
+            try:
+                return work()
+            except Exception as error:
+                self.error = error
+        return otherwise
 
 
 class HeldRow:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 
 from diffusiongemma.engine.engine import Engine
-from diffusiongemma.engine.events import Done, Event
+from diffusiongemma.engine.events import Done, Event, Failed
 from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import InputError, OptionError, OverloadedError
 from diffusiongemma.model.transformer import Transformer
@@ -245,8 +245,14 @@ class SharedEngine:
             self._end(ticket, CancelledError())
         self._cancelled.clear()
 
-    def _tell(self, ticket: Ticket, event: Event) -> None:
+    def _tell(self, ticket: Ticket, event: Event | Failed) -> None:
         if ticket.ended:
+            return
+        if isinstance(event, Failed):
+            log.error("a request ends with %r", event.error)
+            self._engine.cancel(ticket)
+            with self._changed:
+                self._end(ticket, event.error)
             return
         _told(ticket.on_event, event)
         if isinstance(event, Done):
