@@ -1,6 +1,5 @@
 """Which implementation of an op runs, decided in one place from shapes, device and mode."""
 
-from itertools import count
 from typing import Literal, NamedTuple
 
 import torch
@@ -160,16 +159,28 @@ def canvas_head(
         soft: whether the soft embedding is wanted.
         kernels: ``plain`` for the reference.
     """
-    if keys_BL.device.type == "cpu" and keys_BL.numel() % STEADY_ROWS:
-        # As many copies of the last row as make a steady number of positions.
-        rows = next(n for n in count(len(keys_BL)) if not n * keys_BL.shape[1] % STEADY_ROWS)
-        filled_B = torch.arange(rows).clamp(max=len(keys_BL) - 1)
-        given = (hidden_BLD[filled_B], table_VD, cap, temperature_B[filled_B], keys_BL[filled_B], likely_BL[filled_B])
-        best, drawn, entropy, soft_BLD = canvas_head(*given, soft=soft, kernels=kernels)
-        mine = slice(len(keys_BL))
-        return Statistics(best[mine], drawn[mine], entropy[mine], None if soft_BLD is None else soft_BLD[mine])
-    choice = canvas_head_choice(keys_BL.shape[1], table_VD.shape[0], kernels)
+    rows, length = keys_BL.shape
+    choice = canvas_head_choice(length, table_VD.shape[0], kernels)
+    given = (hidden_BLD, temperature_B, keys_BL, likely_BL)
+    if steady := keys_BL.device.type == "cpu" and bool(keys_BL.numel() % STEADY_ROWS):
+        given = _filled(*given)
+    hidden, heat, keys, likely = given
     if choice.name == "plain":
-        return reference.canvas_head(hidden_BLD, table_VD, cap, temperature_B, keys_BL, soft=soft)
-    compute = product_dtype(table_VD.dtype, table_VD.device)
-    return tiled.canvas_head(hidden_BLD, table_VD, cap, temperature_B, keys_BL, likely_BL, soft=soft, compute=compute)
+        found = reference.canvas_head(hidden, table_VD, cap, heat, keys, soft=soft)
+    else:
+        compute, width = product_dtype(table_VD.dtype, table_VD.device), tiled.tile_width(length)
+        found = tiled.canvas_head(hidden, table_VD, cap, heat, keys, likely, soft=soft, compute=compute, width=width)
+    if not steady:
+        return found
+    best, drawn, entropy = (one[: rows * length].view(rows, length) for one in found[:3])
+    return Statistics(best, drawn, entropy, None if found[3] is None else found[3][: rows * length].view(rows, length, -1))
+
+
+def _filled(hidden_BLD: Tensor, temperature_B: Tensor, keys_BL: Tensor, likely_BL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each position as a row of its own, the last repeated up to a multiple of STEADY_ROWS."""
+    count = keys_BL.numel()
+    place_N = torch.arange(count + -count % STEADY_ROWS).clamp(max=count - 1)
+    heat_N = temperature_B.repeat_interleave(keys_BL.shape[1])
+    flat = (hidden_BLD.flatten(0, 1), keys_BL.flatten(), likely_BL.flatten())
+    hidden_ND, keys_N, likely_N = (one[place_N].unsqueeze(1) for one in flat)
+    return hidden_ND, heat_N[place_N], keys_N, likely_N

@@ -60,6 +60,7 @@ def canvas_head(
     *,
     soft: bool,
     compute: torch.dtype,
+    width: int | None = None,
     counter: SoftProducts | None = None,
 ) -> Statistics:
     """As ``reference.canvas_head``, to rounding.
@@ -74,6 +75,7 @@ def canvas_head(
             be made. Any tokens give the same result.
         soft: whether the soft embedding is wanted.
         compute: dtype of the products; results are rounded to the table's dtype as the plain path's are.
+        width: tokens of a tile; None: ``tile_width`` of a canvas.
         counter: counts the soft products.
     """
     rows, length, _ = hidden_BLD.shape
@@ -85,7 +87,7 @@ def canvas_head(
     soft_ND = torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if soft else None
     best, drawn = _winner(likely_N1), _winner(likely_N1)
     hidden_ND = hidden_ND.to(compute)
-    width = tile_width(length)
+    width = tile_width(length) if width is None else width
     negligible = torch.finfo(table_VD.dtype).eps / (8 * (table_VD.shape[0] / width + 1))
     for start in range(0, table_VD.shape[0], width):
         # 1. The tile's logits over the temperature, and their groups.
