@@ -53,6 +53,8 @@ class OurSide:
         if spec.kind == "plain":
             self._model.kernels = "plain"
         self._mode: Mode = "causal" if spec.kind == "causal" else "diffusion"
+        # Token by token at its best: nothing is filled up for the sake of neighbours.
+        self._model.steady = self._mode == "diffusion"
         self._tokenizer = loaded.tokenizer
         self._defaults = loaded.defaults
         self._encode = self._model.encode_rows

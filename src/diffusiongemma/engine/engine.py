@@ -228,15 +228,15 @@ class Engine:
     # -- encode ------------------------------------------------------------------------------------------------------
 
     def _encode(self) -> Iterator[tuple[_Row, Event]]:
-        rows, prompts = [], 0
+        rows, chunks, prompts = [], [], 0
         for row in self.rows:
             in_prompt = row.cache.used < len(row.request.prompt)
             if row.pending and not (in_prompt and self._max_rows is not None and prompts >= PREFILL_ROWS):
                 rows.append(row)
+                chunks.append(row.pending[: self._chunk] if in_prompt else list(row.pending))
                 prompts += in_prompt
         if not rows:
             return
-        chunks = [row.pending[: self._chunk] for row in rows]
         self.counts.passes += 1
         for row, chunk, hidden_TD in zip(rows, chunks, self.model.encode_rows(chunks, [row.cache for row in rows]), strict=True):
             del row.pending[: len(chunk)]

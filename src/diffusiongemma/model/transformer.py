@@ -38,12 +38,17 @@ class Transformer(nn.Module):
     Args:
         config: the checkpoint's configuration.
         kernels: ``plain`` takes the reference of the canvas head, to compare with.
+
+    Attributes:
+        steady: whether short passes are filled up, so that on a CPU a row's float32 bits do not depend on its neighbours
+            (``kernels.STEADY_ROWS``). Without it a causal token alone costs less.
     """
 
     def __init__(self, config: ModelConfig, kernels: Kernels = "auto") -> None:
         super().__init__()
         self.config = config
         self.kernels = kernels
+        self.steady = True
         text = config.text
         # Given its memory, it does not draw numbers that a checkpoint replaces (and on the meta device imports the compiler for).
         self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size, _weight=torch.empty(text.vocab_size, text.hidden_size))
@@ -102,8 +107,8 @@ class Transformer(nn.Module):
         ]
         parts = [Part(cache, len(row), mask) for row, cache, mask in zip(ids, caches, masks, strict=True)]
         flat_1T = torch.tensor([[token for row in ids for token in row]], device=self.device)
-        tables = self.rotary(_filled(torch.cat(positions, dim=1)), self.dtype)
-        hidden = self._rows(self.embed(_filled(flat_1T)), Role.ENCODE, tables, parts)
+        tables = self.rotary(self._filled(torch.cat(positions, dim=1)), self.dtype)
+        hidden = self._rows(self.embed(self._filled(flat_1T)), Role.ENCODE, tables, parts)
         for row, cache in zip(ids, caches, strict=True):
             cache.advance(torch.full_like(cache.lengths, len(row)))
         return hidden
@@ -124,19 +129,19 @@ class Transformer(nn.Module):
         """
         if len(canvases) == 1 and not canvases[0].shape[1] % kernels.STEADY_ROWS:
             return [self.denoise(canvases[0], caches[0], softs[0], views[0])[0]]
-        embeds = self.embed(_filled(torch.cat(list(canvases), dim=1)))
+        embeds = self.embed(self._filled(torch.cat(list(canvases), dim=1)))
         soft = None
         if any(row is not None for row in softs):
             given = [
                 embeds.new_zeros(*canvas.shape, embeds.shape[-1]) if row is None else row
                 for row, canvas in zip(softs, canvases, strict=True)
             ]
-            soft = _filled(torch.cat(given, dim=1))
+            soft = self._filled(torch.cat(given, dim=1))
         x = self.self_conditioning.combine(embeds, torch.zeros_like(embeds) if soft is None else soft)
         tables = {
             kind: (
-                _filled(torch.cat([v.tables[kind][0] for v in views], 1)),
-                _filled(torch.cat([v.tables[kind][1] for v in views], 1)),
+                self._filled(torch.cat([v.tables[kind][0] for v in views], 1)),
+                self._filled(torch.cat([v.tables[kind][1] for v in views], 1)),
             )
             for kind in views[0].tables
         }
@@ -190,7 +195,7 @@ class Transformer(nn.Module):
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """The tied head: float32 ``[B, T, V]``, soft-capped."""
         flat_1TD = hidden_BTD.reshape(1, -1, hidden_BTD.shape[-1])
-        raw = F.linear(_filled(flat_1TD), self.embed_tokens.weight)[0, : flat_1TD.shape[1]].view(*hidden_BTD.shape[:-1], -1)
+        raw = F.linear(self._filled(flat_1TD), self.embed_tokens.weight)[0, : flat_1TD.shape[1]].view(*hidden_BTD.shape[:-1], -1)
         return kernels.soft_cap(raw, self.config.text.final_logit_softcapping)
 
     def canvas_head(
@@ -241,6 +246,13 @@ class Transformer(nn.Module):
             tables[kind] = (angles.cos().to(dtype), angles.sin().to(dtype))
         return tables
 
+    def _filled(self, x_1T: Tensor) -> Tensor:
+        """A sequence with its last entry repeated up to a multiple of ``kernels.STEADY_ROWS``."""
+        missing = -x_1T.shape[1] % kernels.STEADY_ROWS
+        if not missing or not self.steady or x_1T.device.type != "cpu":
+            return x_1T
+        return torch.cat((x_1T, x_1T[:, -1:].expand(1, missing, *x_1T.shape[2:])), dim=1)
+
     def _embed_scale(self) -> float:
         return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype).item()
 
@@ -255,11 +267,3 @@ def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
     exponents = torch.arange(0, 2 * turning, 2, dtype=torch.float32) / head_dim
     frequencies = torch.cat((1.0 / rope.rope_theta**exponents, torch.zeros(half - turning)))
     return frequencies / rope.factor
-
-
-def _filled(x_1T: Tensor) -> Tensor:
-    """A sequence with its last entry repeated up to a multiple of ``kernels.STEADY_ROWS``."""
-    missing = -x_1T.shape[1] % kernels.STEADY_ROWS
-    if not missing or x_1T.device.type != "cpu":
-        return x_1T
-    return torch.cat((x_1T, x_1T[:, -1:].expand(1, missing, *x_1T.shape[2:])), dim=1)
