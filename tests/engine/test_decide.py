@@ -236,7 +236,7 @@ def test_answers_are_tokens_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -
     model = DiffusionGemmaModel(stack, tokenizer, SamplingParams(), [1, 5])
     seen: list[Alternatives] = []
     monkeypatch.setattr(
-        "diffusiongemma.api.decide", lambda _, asked, **options: (seen.extend(asked), decide(_, asked, **options))[1]
+        "diffusiongemma.api.model.decide", lambda _, asked, **options: (seen.extend(asked), decide(_, asked, **options))[1]
     )
     model.decide("x", [Predicate("a", yes="true", no="false")], template='{"a": {{a}}}')
     whole = [tokenizer.encode(text) for text in ('{"a": true}', '{"a": false}')]
