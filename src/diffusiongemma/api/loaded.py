@@ -33,12 +33,7 @@ _PROGRESS_FROM = 1 << 28
 class Loaded:
     """The part of ``DiffusionGemmaModel`` that generates nothing.
 
-    Args:
-        transformer: the stack of weights, in evaluation mode.
-        tokenizer: the checkpoint's tokenizer.
-        defaults: sampling defaults of the checkpoint.
-        stop_ids: token ids that end an answer.
-        folder: where the checkpoint came from; None for a model made in memory.
+    Args: see ``DiffusionGemmaModel``.
     """
 
     def __init__(

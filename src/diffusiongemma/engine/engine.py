@@ -27,11 +27,12 @@ from diffusiongemma.engine.pins import last_set
 from diffusiongemma.engine.prefill import prefill_chunk
 from diffusiongemma.engine.prefix import PrefixCache
 from diffusiongemma.engine.request import Request, canvas_length, check
+from diffusiongemma.engine.row import Row, share
 from diffusiongemma.engine.score import alternatives
 from diffusiongemma.errors import PromptTooLongError
 from diffusiongemma.kernels import Stream, draw, position_keys
 from diffusiongemma.model.cache import KVCache
-from diffusiongemma.model.transformer import Transformer, View
+from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import Canvas, committed, new_canvas, step, temperature
 from diffusiongemma.text.tokenizer import Tokenizer
 
@@ -59,52 +60,6 @@ class Counts:
     passes: int = 0
 
 
-@dataclass(eq=False)
-class _Row:
-    """One request on its way.
-
-    Attributes:
-        key: whose it is.
-        number: the row number in its events.
-        request: what was asked.
-        answer: what is there of it.
-        cache: of one row.
-        held: its place in its grammar or rules.
-        pending: tokens to encode before anything else.
-        likeness: rows for which it is equal step together.
-        last_1D: hidden state of the last token encoded.
-        hidden_LD: of the canvas, from the last pass.
-        index: which canvas.
-        canvas: on which it denoises; None while it encodes.
-        soft_1LD: expected embedding of the last step.
-        view: of the canvas.
-        began: when the canvas began.
-        commit: an event that waits for its log-probabilities.
-    """
-
-    key: object
-    number: int
-    request: Request
-    answer: Answer
-    cache: KVCache
-    held: Guarded | None
-    pending: list[int]
-    likeness: str
-    last_1D: Tensor | None = None
-    hidden_LD: Tensor | None = None
-    index: int = 0
-    canvas: Canvas | None = None
-    soft_1LD: Tensor | None = None
-    view: View | None = None
-    began: float = 0.0
-    commit: Commit | None = None
-
-    @property
-    def failed(self) -> Exception | None:
-        """What its grammar or rules failed with."""
-        return None if self.held is None else self.held.error
-
-
 class Engine:
     """Rows of requests on one model.
 
@@ -130,7 +85,7 @@ class Engine:
         self._chunk = prefill_chunk(model.device)
         self.prefix = PrefixCache(self._chunk, prefix_bytes)
         self.waiting: deque[tuple[object, int, Request, int]] = deque()
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         self.counts = Counts()
 
     @property
@@ -210,7 +165,7 @@ class Engine:
         needed = KVCache.bytes_of(self.model.config.text, slots, self.model.dtype)
         return self._kv_bytes is None or self.kv_bytes + needed <= self._kv_bytes
 
-    def _join(self, key: object, number: int, request: Request, slots: int) -> _Row:
+    def _join(self, key: object, number: int, request: Request, slots: int) -> Row:
         cache = KVCache(self.model.config.text, 1, slots, self.model.dtype, self.model.device)
         fixed = 0 if request.pins is None else last_set(request.pins)
         answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), fixed)
@@ -218,7 +173,7 @@ class Engine:
         found = self.prefix.load(request.prompt, cache)
         self.counts.prompt_tokens += len(request.prompt)
         guarded = None if held is None else Guarded(held)
-        return _Row(key, number, request, answer, cache, guarded, request.prompt[found:], self._likeness(request))
+        return Row(key, number, request, answer, cache, guarded, request.prompt[found:], self._likeness(request))
 
     def _likeness(self, request: Request) -> str:
         length = canvas_length(self.model, request.params)
@@ -227,7 +182,7 @@ class Engine:
 
     # -- encode ------------------------------------------------------------------------------------------------------
 
-    def _encode(self) -> Iterator[tuple[_Row, Event]]:
+    def _encode(self) -> Iterator[tuple[Row, Event]]:
         rows, chunks, prompts = [], [], 0
         for row in self.rows:
             in_prompt = row.cache.used < len(row.request.prompt)
@@ -248,20 +203,21 @@ class Engine:
         ready = [row for row in rows if not row.pending]
         for row in ready:
             if row.commit is not None:
-                yield from self._committed(row)
+                commit, row.commit = row.commit, None
+                yield from self._emitted(row, commit)
         going = [row for row in ready if row.answer.finish is None]
         for row in going:
             if row.request.mode == "diffusion":
                 self._begin(row)
         yield from self._say([row for row in going if row.request.mode == "causal"])
 
-    def _logprobs(self, row: _Row, ids: Sequence[int], hidden_TD: Tensor) -> list[TokenLogprob]:
+    def _logprobs(self, row: Row, ids: Sequence[int], hidden_TD: Tensor) -> list[TokenLogprob]:
         """Of committed tokens; each is foretold by the state before it."""
         assert row.last_1D is not None and row.request.logprobs is not None
         before_TD = torch.cat((row.last_1D, hidden_TD[:-1]))
         return alternatives(self.model, before_TD, ids, row.request.logprobs)
 
-    def _say(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Event]]:
+    def _say(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Event]]:
         """The next token of causal rows: the most probable at temperature 0, else a draw."""
         if not rows:
             return
@@ -286,23 +242,23 @@ class Engine:
 
     # -- denoise -----------------------------------------------------------------------------------------------------
 
-    def _begin(self, row: _Row) -> None:
+    def _begin(self, row: Row) -> None:
         """The row's next canvas: noise, but for pins, what a grammar forces, and what there is to start from."""
         request, length = row.request, canvas_length(self.model, row.request.params)
         device = self.model.device
-        pins = _share(request.pins, row.index, length) if row.held is None else row.held.forced(length)
-        starts = _share(request.starts, row.index, length)
+        pins = share(request.pins, row.index, length) if row.held is None else row.held.forced(length)
+        starts = share(request.starts, row.index, length)
         row.canvas = new_canvas(
             torch.tensor([request.params.seed], device=device),
             torch.tensor([row.index], device=device),
             length,
             self.model.config.text.vocab_size,
             request.params.stability,
-            *(None if share is None else torch.tensor([share], device=device) for share in (pins, starts)),
+            *(None if given is None else torch.tensor([given], device=device) for given in (pins, starts)),
         )
         row.soft_1LD, row.view, row.began = None, self.model.view(row.cache, length), time.perf_counter()
 
-    def _denoise(self, rows: Sequence[_Row]) -> list[Tensor]:
+    def _denoise(self, rows: Sequence[Row]) -> list[Tensor]:
         """One pass over all canvases; final hidden states ``[L, D]`` of each."""
         if not rows:
             return []
@@ -314,7 +270,7 @@ class Engine:
             tokens, [row.cache for row in rows], [row.soft_1LD for row in rows], [view for view in views if view is not None]
         )
 
-    def _advance(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Event]]:
+    def _advance(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Event]]:
         """Step canvases of one length and one set of sampling parameters; commit those that stopped."""
         params, stop_ids = rows[0].request.params, rows[0].request.stop_ids
         canvas = Canvas.cat([row.canvas for row in rows if row.canvas is not None])
@@ -346,7 +302,7 @@ class Engine:
             if row.failed is None:
                 yield from self._commit(row, final, steps[at])
 
-    def _commit(self, row: _Row, final: list[int], steps: int) -> Iterator[tuple[_Row, Event]]:
+    def _commit(self, row: Row, final: list[int], steps: int) -> Iterator[tuple[Row, Event]]:
         answer = row.answer
         before = len(answer.ids)
         commit = answer.add(row.number, final, row.held)
@@ -361,18 +317,13 @@ class Engine:
             return
         yield from self._emitted(row, commit)
 
-    def _emitted(self, row: _Row, commit: Commit) -> Iterator[tuple[_Row, Event]]:
+    def _emitted(self, row: Row, commit: Commit) -> Iterator[tuple[Row, Event]]:
         yield row, commit
         if row.answer.finish is not None:
             self.counts.completion_tokens += len(row.answer.ids)
             yield row, Done(row.number, row.answer.result())
 
-    def _committed(self, row: _Row) -> Iterator[tuple[_Row, Event]]:
-        assert row.commit is not None
-        commit, row.commit = row.commit, None
-        yield from self._emitted(row, commit)
-
-    def _drafts(self, rows: Sequence[_Row], canvas: Canvas) -> Iterator[tuple[_Row, Event]]:
+    def _drafts(self, rows: Sequence[Row], canvas: Canvas) -> Iterator[tuple[Row, Event]]:
         wanted = [at for at, row in enumerate(rows) if row.request.drafts]
         if not wanted:
             return
@@ -408,11 +359,3 @@ class Local:
     def call(self, work: Callable[[], T]) -> T:
         """Do something with the model."""
         return work()
-
-
-def _share(given: Sequence[int] | None, index: int, length: int) -> list[int] | None:
-    """A canvas's share of what is given from the start of the answer, -1 where nothing is; None if nothing is at all."""
-    if given is None:
-        return None
-    here = list(given[index * length : (index + 1) * length])
-    return here + [-1] * (length - len(here))

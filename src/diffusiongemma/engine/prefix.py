@@ -4,10 +4,10 @@ A block is a fixed number of tokens; its name is a digest of all tokens up to it
 """
 
 import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from diffusiongemma.model.cache import KVCache
@@ -65,8 +65,8 @@ class PrefixCache:
     def _names(self, tokens: Sequence[int]) -> Iterator[bytes]:
         name = b""
         for start in range(0, len(tokens) - self._block + 1, self._block):
-            here = torch.tensor(tokens[start : start + self._block], dtype=torch.int64).numpy().tobytes()
-            name = hashlib.blake2b(name + here, digest_size=16).digest()
+            here = array("q", tokens[start : start + self._block])
+            name = hashlib.blake2b(name + here.tobytes(), digest_size=16).digest()
             yield name
 
     def _touch(self, names: Sequence[bytes]) -> None:

@@ -1,7 +1,7 @@
 """One prompt and all that is asked of its answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from diffusiongemma.constraints import Grammar
@@ -45,10 +45,6 @@ class Request:
     grammar: Grammar | Rules | None = None
     drafts: bool = False
     logprobs: int | None = None
-
-    def seeded(self, seed: int) -> "Request":
-        """The same with another seed."""
-        return replace(self, params=self.params.replaced(seed=seed))
 
 
 def canvas_length(model: Transformer, params: SamplingParams) -> int:

@@ -24,7 +24,7 @@ from diffusiongemma.errors import InputError, OptionError, OverloadedError
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["EngineStats", "OverloadedError", "SharedEngine", "Tenant", "Ticket", "default_kv_bytes"]
+__all__ = ["EngineStats", "SharedEngine", "Tenant", "Ticket", "default_kv_bytes"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -30,6 +30,14 @@ class Context(ABC):
     """What a layer's attention needs of the encoded tokens."""
 
     @abstractmethod
+    def attend(self, layer: int, role: Role, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of new tokens over the context and themselves, ``[B, T, N * H]``; encoding stores their keys and values."""
+
+
+class _Stored(Context):
+    """A context with keys and values of its own."""
+
+    @abstractmethod
     def append(self, layer: int, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' keys and values; return those of the whole context ``[B, S, K, H]``."""
 
@@ -38,12 +46,12 @@ class Context(ABC):
         """The context's keys and values with the canvas's behind them; nothing of it stays."""
 
     def attend(self, layer: int, role: Role, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of new tokens over the context and themselves, ``[B, T, N * H]``; encoding stores their keys and values."""
+        """See ``Context``."""
         k, v = (self.append if role is Role.ENCODE else self.beside)(layer, k_BTKH, v_BTKH)
         return kernels.attention(q_BTNH, k, v, mask)
 
 
-class KVCache(Context):
+class KVCache(_Stored):
     """Preallocated keys and values, one slot a token, each row with a length of its own.
 
     Rows of one batch may stand at different lengths; slots behind a row's length hold leftovers that masks hide and the
@@ -153,7 +161,7 @@ class KVCache(Context):
         self._used, self._even = max(lengths, default=0), len(set(lengths)) <= 1
 
 
-class SharedPrompt(Context):
+class SharedPrompt(_Stored):
     """The context of a training pass: keys and values that gradients flow through, one prompt for several canvases.
 
     Args:
@@ -206,14 +214,6 @@ class Rows(Context):
 
     def __init__(self, kinds: Sequence[str], parts: Sequence[Part]) -> None:
         self._kinds, self._parts = kinds, parts
-
-    def append(self, layer: int, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
-        """Not for several rows at once."""
-        raise NotImplementedError
-
-    def beside(self, layer: int, k_BLKH: Tensor, v_BLKH: Tensor) -> tuple[Tensor, Tensor]:
-        """Not for several rows at once."""
-        raise NotImplementedError
 
     def attend(self, layer: int, role: Role, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Tensor | None) -> Tensor:
         """Each row's own attention; ``mask`` is not used, the rows have their own."""

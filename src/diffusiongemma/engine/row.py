@@ -1,0 +1,73 @@
+"""One request on its way through the engine.
+
+Shapes: L canvas, D hidden.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diffusiongemma.engine.answer import Answer
+from diffusiongemma.engine.events import Commit
+from diffusiongemma.engine.held import Guarded
+from diffusiongemma.engine.request import Request
+from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.transformer import View
+from diffusiongemma.sampler import Canvas
+
+__all__ = ["Row", "share"]
+
+
+@dataclass(eq=False)
+class Row:
+    """One request on its way.
+
+    Attributes:
+        key: whose it is.
+        number: the row number in its events.
+        request: what was asked.
+        answer: what is there of it.
+        cache: of one row.
+        held: its place in its grammar or rules.
+        pending: tokens to encode before anything else.
+        likeness: rows for which it is equal step together.
+        last_1D: hidden state of the last token encoded.
+        hidden_LD: of the canvas, from the last pass.
+        index: which canvas.
+        canvas: on which it denoises; None while it encodes.
+        soft_1LD: expected embedding of the last step.
+        view: of the canvas.
+        began: when the canvas began.
+        commit: an event that waits for its log-probabilities.
+    """
+
+    key: object
+    number: int
+    request: Request
+    answer: Answer
+    cache: KVCache
+    held: Guarded | None
+    pending: list[int]
+    likeness: str
+    last_1D: Tensor | None = None
+    hidden_LD: Tensor | None = None
+    index: int = 0
+    canvas: Canvas | None = None
+    soft_1LD: Tensor | None = None
+    view: View | None = None
+    began: float = 0.0
+    commit: Commit | None = None
+
+    @property
+    def failed(self) -> Exception | None:
+        """What its grammar or rules failed with."""
+        return None if self.held is None else self.held.error
+
+
+def share(given: Sequence[int] | None, index: int, length: int) -> list[int] | None:
+    """A canvas's share of what is given from the start of the answer, -1 where nothing is; None if nothing is at all."""
+    if given is None:
+        return None
+    here = list(given[index * length : (index + 1) * length])
+    return here + [-1] * (length - len(here))
