@@ -7,6 +7,7 @@ from jinja2 import BaseLoader, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from diffusiongemma.errors import CheckpointError, InputError
+from diffusiongemma.text.variables import free_variables
 
 __all__ = ["ChatTemplate", "Message"]
 
@@ -20,6 +21,9 @@ class ChatTemplate:
     Args:
         source: the jinja text.
         special_tokens: names (``bos_token`` ...) and texts that the template may use.
+
+    Attributes:
+        variables: names that the template takes from outside, ``messages`` and special tokens among them.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -29,9 +33,15 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise
         try:
             self._template = environment.from_string(source)
+            self.variables = free_variables(environment.parse(source)) - set(environment.globals)
         except TemplateError as error:
             raise CheckpointError(f"the checkpoint's chat template cannot be compiled: {error}") from error
         self._special_tokens = dict(special_tokens)
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether declarations of tools reach the model through the template, in the markup it was trained with."""
+        return "tools" in self.variables
 
     def render(self, messages: Sequence[Message], **options: Any) -> str:
         """The prompt text, ready for the model's turn.
