@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.errors import CheckpointError, ConfigError
+from diffusiongemma.errors import CheckpointError
 from tests.tiny import tiny_model
 
 Q = "model.decoder.layers.0.self_attn.q_proj.weight"
@@ -102,8 +102,7 @@ def test_a_quantised_config(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "modelopt"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"quantised \(modelopt\)"):
-        DiffusionGemmaModel.from_pretrained(folder)
+    assert "quantised (modelopt)" in refusal(folder)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9, 0.001])

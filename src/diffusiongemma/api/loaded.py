@@ -19,7 +19,7 @@ from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.chat import Message
 from diffusiongemma.text.tokenizer import Tokenizer
-from diffusiongemma.weights.load import fill, save, vision_tensors
+from diffusiongemma.weights.load import fill, refuse_quantised, save, vision_tensors
 from diffusiongemma.weights.resolve import resolve
 from diffusiongemma.weights.stream import read_json, write_json
 
@@ -83,6 +83,7 @@ class Loaded:
         chosen_dtype = _dtype(dtype, chosen_device)
         folder = resolve(name)
         config = ModelConfig.from_dict(read_json(folder / "config.json"))
+        refuse_quantised(config.quantization, folder)
         generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
         defaults = SamplingParams.from_generation_config(generation)
         tokenizer = Tokenizer.from_folder(folder)
@@ -275,7 +276,7 @@ def _device(device: torch.device | str | None) -> torch.device:
 def _stop_ids(generation: Mapping[str, object], config: ModelConfig) -> tuple[int, ...]:
     """Stop tokens: generation_config.json's where it names any, else config.json's."""
     stop = generation.get("eos_token_id")
-    found = list(config.text.eos_token_id) if stop is None else stop if isinstance(stop, list) else [stop]
+    found = list(config.stop_ids) if stop is None else stop if isinstance(stop, list) else [stop]
     ids = tuple(token for token in found if isinstance(token, int) and 0 <= token < config.text.vocab_size)
     if len(ids) != len(found):
         raise ConfigError(f"eos_token_id is {stop!r}; it must hold token ids from 0 to {config.text.vocab_size - 1}")

@@ -3,42 +3,31 @@
 Field names and defaults are those of transformers 5.23 ``configuration_diffusion_gemma.py``.
 """
 
-import math
+import copy
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from diffusiongemma.errors import ConfigError
+from diffusiongemma.model.config_fields import (
+    FULL,
+    SLIDING,
+    is_number,
+    refuse_unfollowed,
+    refuse_unknown,
+    unknown_fields,
+    want_mapping,
+    want_positive,
+    want_size,
+    want_token,
+)
 
 __all__ = ["FULL", "SLIDING", "LayerConfig", "ModelConfig", "RopeConfig", "TextConfig"]
 
-SLIDING = "sliding_attention"
-FULL = "full_attention"
+log = logging.getLogger(__name__)
 _ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "silu", "relu")
-
-# Fields that transformers writes into any config and that say nothing about the computation.
-_BOOKKEEPING = frozenset(
-    {
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "chunk_size_feed_forward",
-        "dtype",
-        "id2label",
-        "is_encoder_decoder",
-        "label2id",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "problem_type",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    }
-)
+_MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +46,16 @@ class RopeConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> "RopeConfig":
         """Read one entry of ``rope_parameters``; an unknown type or field raises ConfigError."""
-        _want_mapping(where, data)
-        _refuse_unknown(data, {f.name for f in fields(cls)}, where, bookkeeping=frozenset())
-        rope = cls(**data)
+        want_mapping(where, data)
+        own = {f.name for f in fields(cls)}
+        # "type" is the older name of rope_type; the length before a stretch is used by types that are refused below.
+        refuse_unknown(data, own | {"type", "original_max_position_embeddings"}, where)
+        if data.get("type") not in (None, data.get("rope_type", cls.rope_type)):
+            raise ConfigError(f"{where}: type {data['type']!r} and rope_type {data.get('rope_type')!r} contradict each other")
+        rope = cls(**{name: value for name, value in data.items() if name in own and value is not None})
         for name in ("rope_theta", "factor"):
-            _want_positive(f"{where}: {name}", getattr(rope, name))
-        if not _is_number(rope.partial_rotary_factor) or not 0 <= rope.partial_rotary_factor <= 1:
+            want_positive(f"{where}: {name}", getattr(rope, name))
+        if not is_number(rope.partial_rotary_factor) or not 0 <= rope.partial_rotary_factor <= 1:
             raise ConfigError(f"{where}: partial_rotary_factor is {rope.partial_rotary_factor!r}; it must be a number from 0 to 1")
         if rope.rope_type not in ("default", "proportional", "linear"):
             raise ConfigError(f"{where}: rope_type {rope.rope_type!r} is not supported; allowed: default, proportional, linear")
@@ -145,53 +138,103 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A whole checkpoint: the text stack, the canvas, and the vision part as it was written."""
+    """A whole checkpoint: the text stack, the canvas, and the parts that only other readers use, as they were written.
+
+    Attributes:
+        text: the stack that both roles share.
+        canvas_length: positions of a canvas.
+        boi_token_id: begin of an image.
+        eoi_token_id: end of an image.
+        image_token_id: one soft token of an image.
+        eos_token_id: stop tokens named beside text_config; None where only text_config names them.
+        vision: vision_config.
+        quantization: quantization_config (mlx: quantization), how the weights are stored; None for plain weights.
+        source: the content this was read from; ``to_dict`` gives its fields back.
+    """
 
     text: TextConfig
     canvas_length: int = 256
     boi_token_id: int | None = 255_999
     eoi_token_id: int | None = 258_882
     image_token_id: int | None = 258_880
+    eos_token_id: tuple[int, ...] | None = None
     vision: Mapping[str, Any] | None = None
+    quantization: Mapping[str, Any] | None = None
+    source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The stop tokens of config.json: those at the top, which speak for the whole model, else those of text_config."""
+        return self.text.eos_token_id if self.eos_token_id is None else self.eos_token_id
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ModelConfig":
         """Read the content of a ``config.json``, flat or nested spelling.
 
+        A null stands for the default. Fields that nothing here knows are named in one warning and kept for saving.
+
         Raises:
-            ConfigError: another model type, an unknown field, a value of the wrong kind, sizes that do not fit together,
-                or untied embeddings.
+            ConfigError: another model type, a value of the wrong kind, sizes that do not fit together, or a value that changes
+                the computation and is not supported (untied embeddings, an unknown rope type, ...).
         """
+        config = cls._read(data)
+        own = {f.name for f in fields(TextConfig)} - {"layers", "rope"} | set(_TEXT_DEFAULTS)
+        if unknown := unknown_fields(data, {f.name for f in fields(cls)}, own):
+            log.warning("config.json: unknown, kept for saving and without effect: %s", ", ".join(unknown))
+        if nulls := [name for name in sorted(_NOT_NULL) if name in data["text_config"] and data["text_config"][name] is None]:
+            log.warning("config.json text_config: null, read as the default: %s", ", ".join(nulls))
+        return config
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any]) -> "ModelConfig":
         if data.get("model_type") != "diffusion_gemma":
             raise ConfigError(f"config.json has model_type {data.get('model_type')!r}; this runtime reads 'diffusion_gemma'")
-        if data.get("quantization_config") is not None:
-            quantisation = data["quantization_config"]
-            method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, Mapping) else quantisation
-            raise ConfigError(
-                f"the checkpoint is quantised ({method}); quantised checkpoints are not read yet. "
-                "Use the bfloat16 checkpoint, for example google/diffusiongemma-26B-A4B-it"
-            )
-        own = {"canvas_length", "boi_token_id", "eoi_token_id", "image_token_id"}
-        allowed = own | {"text_config", "vision_config", "tie_word_embeddings", "initializer_range", "quantization_config"}
-        _refuse_unknown(data, allowed, "config.json")
-        if not data.get("tie_word_embeddings", True):
-            raise ConfigError(
-                "config.json has tie_word_embeddings false; this runtime keeps one stack of weights for both roles "
-                "and reads only tied checkpoints"
-            )
+        _want_tied("config.json", data)
         if not isinstance(data.get("text_config"), Mapping):
             raise ConfigError("config.json has no text_config; it must hold the sizes of the text stack")
-        given = {key: data[key] for key in own if key in data}
-        if (vision := data.get("vision_config")) is not None:
-            _want_mapping("config.json vision_config", vision)
-        config = cls(text=_text_from_dict(data["text_config"]), vision=vision, **given)
-        _want_size("config.json: canvas_length", config.canvas_length)
+        given = {key: data[key] for key in ("canvas_length", "boi_token_id", "eoi_token_id", "image_token_id") if key in data}
+        for name in ("vision_config", "audio_config", "generation_config", "quantization_config", "quantization"):
+            if data.get(name) is not None:
+                want_mapping(f"config.json {name}", data[name])
+        data = copy.deepcopy(dict(data))
+        config = cls(
+            text=_text_from_dict(data["text_config"]),
+            eos_token_id=None if data.get("eos_token_id") is None else _tokens(data["eos_token_id"]),
+            vision=data.get("vision_config"),
+            quantization=data.get("quantization_config") or data.get("quantization") or None,
+            source=data,
+            **given,
+        )
+        want_size("config.json: canvas_length", config.canvas_length)
         for name in ("boi_token_id", "eoi_token_id", "image_token_id"):
-            _want_token(f"config.json: {name}", getattr(config, name))
+            want_token(f"config.json: {name}", getattr(config, name))
+        for name in ("pad_token_id", "bos_token_id", "video_token_id"):
+            want_token(f"config.json: {name}", data.get(name))
+        for token in config.eos_token_id or ():
+            want_token("config.json: eos_token_id", token)
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a ``config.json`` in the nested spelling, which transformers loads."""
+        """The content of a ``config.json``, which transformers loads.
+
+        As it was read where it still says the same; with every field that it does not know otherwise.
+        """
+        content = {**self._unread(), **self._canonical()}
+        if self.source and replace(self._read(self.source), quantization=None) == replace(self, quantization=None):
+            content = {"architectures": content["architectures"], **copy.deepcopy(dict(self.source))}
+            content["tie_word_embeddings"] = True
+            # transformers takes no null for these, and a null is_causal for false.
+            text = {name: value for name, value in content["text_config"].items() if name not in _NOT_NULL or value is not None}
+            content["text_config"] = text
+        content = {name: value for name, value in content.items() if name not in ("quantization_config", "quantization")}
+        return content if self.quantization is None else {**content, "quantization_config": copy.deepcopy(dict(self.quantization))}
+
+    def _unread(self) -> dict[str, Any]:
+        """What the source has and nothing here reads."""
+        return {name: copy.deepcopy(value) for name, value in self.source.items() if name not in ("eos_token_id", "vision_config")}
+
+    def _canonical(self) -> dict[str, Any]:
+        """The fields that are read, in the nested spelling."""
         text, first = self.text, self.text.layers[0]
         per_layer = {}
         for i, layer in enumerate(text.layers):
@@ -203,6 +246,8 @@ class ModelConfig:
             if override:
                 per_layer[str(i)] = override
         skip = {"layers", "rope", "eos_token_id"}
+        flat = {"global_head_dim", "num_global_key_value_heads"}
+        unread = {name: value for name, value in self.source.get("text_config", {}).items() if name not in flat}
         return {
             "architectures": ["DiffusionGemmaForBlockDiffusion"],
             "model_type": "diffusion_gemma",
@@ -210,8 +255,10 @@ class ModelConfig:
             "boi_token_id": self.boi_token_id,
             "eoi_token_id": self.eoi_token_id,
             "image_token_id": self.image_token_id,
+            **({"eos_token_id": list(self.eos_token_id)} if self.eos_token_id is not None else {}),
             "tie_word_embeddings": True,
             "text_config": {
+                **unread,
                 "model_type": "diffusion_gemma_text",
                 **{f.name: getattr(text, f.name) for f in fields(text) if f.name not in skip},
                 "eos_token_id": list(text.eos_token_id),
@@ -243,100 +290,92 @@ _TEXT_DEFAULTS: dict[str, Any] = {
     "top_k_experts": None,
     "moe_intermediate_size": None,
 }
-# Read, checked, and without effect on inference.
-_TEXT_PASSIVE = {"initializer_range", "attention_dropout", "tie_word_embeddings", "attention_k_eq_v"}
+# Fields of text_config that transformers refuses a null in, or takes one for something else than the default.
+_NOT_NULL = frozenset(
+    {
+        "attention_bias", "global_head_dim", "head_dim", "hidden_activation", "hidden_size", "initializer_range",
+        "intermediate_size", "is_causal", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
+        "num_key_value_heads", "rms_norm_eps", "sliding_window", "tie_word_embeddings", "vocab_size",
+    }
+)  # fmt: skip
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _tokens(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
 
 
-def _want_positive(what: str, value: Any) -> None:
-    if not _is_number(value) or value <= 0:
-        raise ConfigError(f"{what} is {value!r}; it must be a number > 0")
-
-
-def _want_size(what: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{what} is {value!r}; it must be an integer >= 1")
-
-
-def _want_token(what: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise ConfigError(f"{what} is {value!r}; it must be a token id or null")
-
-
-def _want_mapping(what: str, value: Any) -> None:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{what} is {value!r}; it must be an object")
-
-
-def _refuse_unknown(data: Mapping[str, Any], allowed: set[str], where: str, bookkeeping: frozenset[str] = _BOOKKEEPING) -> None:
-    unknown = sorted(set(data) - allowed - bookkeeping)
-    if unknown:
+def _want_tied(where: str, data: Mapping[str, Any]) -> None:
+    if data.get("tie_word_embeddings") not in (None, True):
         raise ConfigError(
-            f"{where} has the unknown field{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}; "
-            f"allowed: {', '.join(sorted(allowed))}"
+            f"{where} has tie_word_embeddings {str(data['tie_word_embeddings']).lower()}; this runtime keeps one stack of weights "
+            "for both roles and reads only tied checkpoints"
         )
 
 
 def _text_from_dict(data: Mapping[str, Any]) -> TextConfig:
     own = {f.name for f in fields(TextConfig)} - {"layers", "rope"}
-    _refuse_unknown(data, own | set(_TEXT_DEFAULTS) | _TEXT_PASSIVE, "config.json text_config")
+    data = {name: value for name, value in data.items() if name not in _NOT_NULL or value is not None}
+    refuse_unfollowed(data)
     shape = {**_TEXT_DEFAULTS, **{key: data[key] for key in _TEXT_DEFAULTS if key in data}}
     missing = [name for name in _REQUIRED if shape[name] is None]
     if missing:
         raise ConfigError(f"config.json text_config lacks {', '.join(missing)}: every layer has experts, so they are needed")
-    if data.get("attention_k_eq_v", True) is not True:
-        raise ConfigError("config.json text_config has attention_k_eq_v false; full layers take V from the keys here")
-    if not data.get("tie_word_embeddings", True):
-        raise ConfigError("config.json text_config has tie_word_embeddings false; only tied checkpoints are read")
+    _want_tied("config.json text_config", data)
+    if "final_logit_softcapping" in data and data["final_logit_softcapping"] is None:
+        raise ConfigError("config.json text_config: final_logit_softcapping is null, no cap; only capped logits are supported")
 
     given = {key: data[key] for key in own if key in data}
     eos = given.pop("eos_token_id", 1)
-    for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "global_head_dim"):
-        _want_size(f"config.json text_config: {name}", shape[name])
+    if given.get("use_bidirectional_attention") is False:  # as Gemma 3 writes it
+        given["use_bidirectional_attention"] = None
+    want_size("config.json text_config: num_hidden_layers", shape["num_hidden_layers"], _MAX_LAYERS)
+    for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "global_head_dim"):
+        want_size(f"config.json text_config: {name}", shape[name])
     text = TextConfig(
         **{key: value for key, value in shape.items() if key in own},
         **{key: value for key, value in given.items() if key not in shape},
-        eos_token_id=tuple(eos) if isinstance(eos, list | tuple) else () if eos is None else (eos,),
-        layers=_layers_from_dict(shape),
+        eos_token_id=_tokens(eos),
+        layers=_layers_from_dict(shape, data),
         rope=_rope_from_dict(shape["rope_parameters"]),
     )
     _check_text(text)
     return text
 
 
-def _layers_from_dict(shape: Mapping[str, Any]) -> tuple[LayerConfig, ...]:
+def _layers_from_dict(shape: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[LayerConfig, ...]:
     count = shape["num_hidden_layers"]
     named = shape["layer_types"]
     if named is not None and not (isinstance(named, list | tuple) and all(isinstance(kind, str) for kind in named)):
-        raise ConfigError(f"config.json layer_types is {named!r}; it must be a list of layer types")
+        raise ConfigError(f"config.json layer_types is {str(named)[:60]!r}; it must be a list of layer types")
     # Source: the default pattern is five sliding layers and one full layer; the last layer is always full.
     types = list(named or [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(count)])
     unknown = sorted(set(types) - {SLIDING, FULL})
     if unknown:
-        raise ConfigError(f"config.json layer_types has {', '.join(unknown)}; allowed: {SLIDING}, {FULL}")
+        raise ConfigError(f"config.json layer_types has {', '.join(unknown[:5])}; allowed: {SLIDING}, {FULL}")
     if len(types) != count:
         raise ConfigError(f"config.json layer_types has {len(types)} entries for num_hidden_layers {count}")
     types[-1] = FULL
     per_layer = shape["per_layer_config"]
+    # Source: transformers takes a null for "no overrides" whatever the flat fields say; where a file has those, they are meant.
+    flat = "global_head_dim" in given or "num_global_key_value_heads" in given
+    if per_layer is None and "per_layer_config" in given and not flat:
+        per_layer = {}
     if per_layer is None:
         override = {"head_dim": shape["global_head_dim"]}
         if shape["num_global_key_value_heads"] is not None:
             override["num_key_value_heads"] = shape["num_global_key_value_heads"]
         per_layer = {i: override for i, kind in enumerate(types) if kind == FULL}
-    _want_mapping("config.json per_layer_config", per_layer)
+    want_mapping("config.json per_layer_config", per_layer)
     overrides: dict[int, dict[str, Any]] = {}
     for key, entry in per_layer.items():
         if not str(key).isdecimal():
             raise ConfigError(f"config.json per_layer_config has the key {key!r}; keys are layer indices")
-        _want_mapping(f"config.json per_layer_config[{key}]", entry)
-        overrides[int(key)] = dict(entry)
+        want_mapping(f"config.json per_layer_config[{key}]", entry)
+        overrides[int(key)] = {name: value for name, value in entry.items() if value is not None}
     for i, entry in overrides.items():
         if not 0 <= i < count:
             raise ConfigError(f"config.json per_layer_config names layer {i}; the model has layers 0 to {count - 1}")
-        _refuse_unknown(entry, {"head_dim", "num_key_value_heads"}, f"config.json per_layer_config[{i}]")
+        refuse_unknown(entry, {"head_dim", "num_key_value_heads"}, f"config.json per_layer_config[{i}]")
     base = {"head_dim": shape["head_dim"], "num_key_value_heads": shape["num_key_value_heads"]}
     return tuple(LayerConfig(layer_type=kind, **{**base, **overrides.get(i, {})}) for i, kind in enumerate(types))
 
@@ -344,21 +383,21 @@ def _layers_from_dict(shape: Mapping[str, Any]) -> tuple[LayerConfig, ...]:
 def _rope_from_dict(data: Mapping[str, Any] | None) -> dict[str, RopeConfig]:
     if data is None:
         return _default_rope()
-    _want_mapping("config.json rope_parameters", data)
-    _refuse_unknown(data, {SLIDING, FULL}, "config.json rope_parameters")
+    want_mapping("config.json rope_parameters", data)
+    refuse_unknown(data, {SLIDING, FULL}, "config.json rope_parameters")
     return {kind: RopeConfig.from_dict(entry, f"config.json rope_parameters[{kind}]") for kind, entry in data.items()}
 
 
 def _check_text(text: TextConfig) -> None:
     for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
                  "num_experts", "top_k_experts", "moe_intermediate_size", "sliding_window", "max_position_embeddings"):  # fmt: skip
-        _want_size(f"config.json text_config: {name}", getattr(text, name))
+        want_size(f"config.json text_config: {name}", getattr(text, name))
     for name, token in (("pad_token_id", text.pad_token_id), ("bos_token_id", text.bos_token_id)):
-        _want_token(f"config.json text_config: {name}", token)
+        want_token(f"config.json text_config: {name}", token)
     for token in text.eos_token_id:
-        _want_token("config.json text_config: eos_token_id", token)
-    _want_positive("config.json text_config: rms_norm_eps", text.rms_norm_eps)
-    _want_positive("config.json text_config: final_logit_softcapping", text.final_logit_softcapping)
+        want_token("config.json text_config: eos_token_id", token)
+    want_positive("config.json text_config: rms_norm_eps", text.rms_norm_eps)
+    want_positive("config.json text_config: final_logit_softcapping", text.final_logit_softcapping)
     if not isinstance(text.attention_bias, bool):
         raise ConfigError(f"config.json text_config: attention_bias is {text.attention_bias!r}; it must be true or false")
     if text.top_k_experts > text.num_experts:
@@ -373,8 +412,8 @@ def _check_text(text: TextConfig) -> None:
             "encoder is no longer causal, so a prompt could not be cached in parts; allowed: null, 'vision'"
         )
     for i, layer in enumerate(text.layers):
-        _want_size(f"config.json: head_dim of layer {i}", layer.head_dim)
-        _want_size(f"config.json: num_key_value_heads of layer {i}", layer.num_key_value_heads)
+        want_size(f"config.json: head_dim of layer {i}", layer.head_dim)
+        want_size(f"config.json: num_key_value_heads of layer {i}", layer.num_key_value_heads)
         if layer.head_dim % 2:
             raise ConfigError(f"config.json: layer {i} has head_dim {layer.head_dim}; it must be even")
         if text.num_attention_heads % layer.num_key_value_heads:

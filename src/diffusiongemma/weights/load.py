@@ -11,7 +11,7 @@ from diffusiongemma.errors import CheckpointError, ConfigError
 from diffusiongemma.weights.names import ENCODER, VISION_PREFIXES, is_tied_copy, to_checkpoint, to_ours
 from diffusiongemma.weights.stream import remove_shards, stream_tensors, write_checkpoint, write_json
 
-__all__ = ["fill", "save", "vision_tensors"]
+__all__ = ["fill", "refuse_quantised", "save", "vision_tensors"]
 
 log = logging.getLogger(__name__)
 # Tensors that only a quantised checkpoint has.
@@ -81,6 +81,19 @@ def fill(targets: Mapping[str, Tensor], folder: Path, progress: Callable[[str, i
         )
     if skipped:
         log.info("%s: %d vision tensors are not loaded: images are not supported yet", folder, skipped)
+
+
+def refuse_quantised(quantization: Mapping[str, object] | None, folder: Path) -> None:
+    """Refuse a checkpoint whose config.json says that its weights are quantised, before anything is allocated.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if quantization is not None:
+        raise CheckpointError(
+            f"{folder} is quantised ({quantization.get('quant_method', 'unknown method')}); quantised checkpoints are not read "
+            "yet. Use the bfloat16 checkpoint, for example google/diffusiongemma-26B-A4B-it"
+        )
 
 
 def vision_tensors(folder: Path) -> dict[str, Tensor]:
