@@ -11,18 +11,33 @@ from diffusiongemma.kernels.dispatch import (
     experts,
     experts_choice,
     linear,
+    product_dtype,
     rms_norm,
 )
 from diffusiongemma.kernels.draws import Stream, position_keys, random_ids
-from diffusiongemma.kernels.reference import STEADY_ROWS, Statistics, attention, draw, entropy, rotate, soft_cap, statistics
+from diffusiongemma.kernels.reference import (
+    STEADY_ROWS,
+    Statistics,
+    attention,
+    by_expert,
+    draw,
+    entropy,
+    rotate,
+    soft_cap,
+    statistics,
+)
+from diffusiongemma.kernels.table import PackedRows, Table, table_rows, table_tile
 
 __all__ = [
     "STEADY_ROWS",
     "Choice",
     "Kernels",
+    "PackedRows",
     "Statistics",
     "Stream",
+    "Table",
     "attention",
+    "by_expert",
     "canvas_head",
     "canvas_head_choice",
     "draw",
@@ -31,9 +46,12 @@ __all__ = [
     "experts_choice",
     "linear",
     "position_keys",
+    "product_dtype",
     "random_ids",
     "rms_norm",
     "rotate",
     "soft_cap",
     "statistics",
+    "table_rows",
+    "table_tile",
 ]

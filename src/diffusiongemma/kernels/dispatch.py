@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from diffusiongemma.kernels import reference, tiled
 from diffusiongemma.kernels.reference import STEADY_ROWS, Activation, Statistics
+from diffusiongemma.kernels.table import Table
 
 __all__ = [
     "Choice",
@@ -25,6 +26,8 @@ Kernels = Literal["auto", "plain"]
 """``auto``: the fastest implementation that is proved equal; ``plain``: the reference of the canvas head."""
 WIDEN_FROM = 128
 """Tokens from which widening a bfloat16 matrix costs less than it saves (docs/lab-log.md)."""
+WIDEN_TILE = 1 << 19
+"""Values of a weight that are widened at once: 2 MiB of float32 stay in the cache until the product has read them."""
 PLAIN_HEAD_LIMIT = 1 << 16
 """Logits of a canvas up to which the plain head is taken: it makes fewer calls."""
 
@@ -93,12 +96,17 @@ def experts(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias``; many narrow rows on a CPU in float32, rounded once (``product_dtype``)."""
+    """``x @ weight.T + bias`` in x's dtype, whatever the weight's.
+
+    Many narrow rows on a CPU are computed in float32 and rounded once (``product_dtype``), and so is what meets a weight of
+    another dtype; the weight is widened a tile of rows at a time, so that it never stands twice in memory.
+    """
     compute = product_dtype(x.dtype, x.device)
-    if compute == x.dtype or x.numel() < WIDEN_FROM * x.shape[-1]:
+    if weight.dtype == x.dtype and (compute == x.dtype or x.numel() < WIDEN_FROM * x.shape[-1]):
         return F.linear(x, weight, bias)
-    wide = F.linear(x.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
-    return wide.to(x.dtype)
+    wide = x.to(compute)
+    out = torch.cat([F.linear(wide, tile.to(compute)) for tile in torch.split(weight, -(-WIDEN_TILE // weight.shape[1]))], dim=-1)
+    return (out if bias is None else out + bias).to(x.dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -138,7 +146,7 @@ def canvas_head_choice(positions: int, vocab_size: int, kernels: Kernels = "auto
 
 def canvas_head(
     hidden_BLD: Tensor,
-    table_VD: Tensor,
+    table_VD: Table,
     cap: float,
     temperature_B: Tensor,
     keys_BL: Tensor,
@@ -151,7 +159,7 @@ def canvas_head(
 
     Args:
         hidden_BLD: ``[B, L, D]`` final hidden states.
-        table_VD: ``[V, D]`` the tied head.
+        table_VD: ``[V, D]`` the tied head, of any dtype, or packed; results have the hidden states' dtype.
         cap: of the logits.
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64, of the draw.
@@ -168,7 +176,7 @@ def canvas_head(
     if choice.name == "plain":
         found = reference.canvas_head(hidden, table_VD, cap, heat, keys, soft=soft)
     else:
-        compute, width = product_dtype(table_VD.dtype, table_VD.device), tiled.tile_width(length)
+        compute, width = product_dtype(hidden.dtype, hidden.device), tiled.tile_width(length)
         found = tiled.canvas_head(hidden, table_VD, cap, heat, keys, likely, soft=soft, compute=compute, width=width)
     if not steady:
         return found

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusiongemma.kernels.draws import gumbel_at
+from diffusiongemma.kernels.table import Table, table_tile
 
 __all__ = [
     "GROUP",
     "STEADY_ROWS",
     "Statistics",
     "attention",
+    "by_expert",
     "canvas_head",
     "draw",
     "entropy",
@@ -80,7 +82,7 @@ def attention(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1TS: Tensor 
     return out.transpose(1, 2).flatten(2)
 
 
-def _by_expert(index_TX: Tensor) -> tuple[Tensor, Tensor]:
+def by_expert(index_TX: Tensor) -> tuple[Tensor, Tensor]:
     """The (token, choice) pairs in the order of their experts, and the token of each."""
     order = index_TX.reshape(-1).argsort(stable=True)
     return order, order.div(index_TX.shape[1], rounding_mode="floor")
@@ -90,7 +92,7 @@ def experts_grouped(
     x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
 ) -> Tensor:
     """Each token through its chosen experts: tokens sorted by expert, one product an expert that has any."""
-    order, source = _by_expert(index_TX)
+    order, source = by_expert(index_TX)
     counts = torch.bincount(index_TX.reshape(-1), minlength=gate_up_EID.shape[0]).tolist()
     rows = x_TD[source]
     parts = []
@@ -125,7 +127,7 @@ def experts_product(
     x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
 ) -> Tensor:
     """As ``experts_grouped``, with the library's grouped product: no loop over experts, and the counts stay on the device."""
-    order, source = _by_expert(index_TX)
+    order, source = by_expert(index_TX)
     ends = torch.bincount(index_TX.reshape(-1), minlength=gate_up_EID.shape[0]).cumsum(0).int()
     gate, up = F.grouped_mm(x_TD[source], gate_up_EID.transpose(1, 2), offs=ends).chunk(2, dim=-1)
     out = F.grouped_mm(act(gate) * up, down_EDI.transpose(1, 2), offs=ends)
@@ -193,17 +195,18 @@ def statistics(shaped_BLV: Tensor, keys_BL: Tensor, table_VD: Tensor | None) -> 
 
 
 def canvas_head(
-    hidden_BLD: Tensor, table_VD: Tensor, cap: float, temperature_B: Tensor, keys_BL: Tensor, *, soft: bool
+    hidden_BLD: Tensor, table_VD: Table, cap: float, temperature_B: Tensor, keys_BL: Tensor, *, soft: bool
 ) -> Statistics:
     """Head product, soft cap, temperature and statistics, with all logits in memory.
 
     Args:
         hidden_BLD: ``[B, L, D]`` final hidden states.
-        table_VD: ``[V, D]`` the tied head.
+        table_VD: ``[V, D]`` the tied head, of any dtype, or packed.
         cap: of the logits.
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64, of the draw.
         soft: whether the soft embedding is wanted.
     """
-    logits_BLV = soft_cap(F.linear(hidden_BLD, table_VD), cap)
-    return statistics(logits_BLV / temperature_B[:, None, None], keys_BL, table_VD if soft else None)
+    plain_VD = table_tile(table_VD, 0, table_VD.shape[0], hidden_BLD.dtype)
+    logits_BLV = soft_cap(F.linear(hidden_BLD, plain_VD), cap)
+    return statistics(logits_BLV / temperature_B[:, None, None], keys_BL, plain_VD if soft else None)

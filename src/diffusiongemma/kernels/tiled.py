@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from diffusiongemma.kernels.draws import gumbel_at
 from diffusiongemma.kernels.reference import GROUP, STEADY_ROWS, Statistics
+from diffusiongemma.kernels.table import Table, table_rows, table_tile
 
 __all__ = ["SoftProducts", "canvas_head"]
 
@@ -52,7 +53,7 @@ class _Winner:
 
 def canvas_head(
     hidden_BLD: Tensor,
-    table_VD: Tensor,
+    table_VD: Table,
     cap: float,
     temperature_B: Tensor,
     keys_BL: Tensor,
@@ -67,32 +68,34 @@ def canvas_head(
 
     Args:
         hidden_BLD: ``[B, L, D]``.
-        table_VD: ``[V, D]``.
+        table_VD: ``[V, D]``, of any dtype, or packed.
         cap: of the logits.
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64.
         likely_BL: ``[B, L]`` int64, tokens thought to be probable: the surer they are, the more of the soft products need not
             be made. Any tokens give the same result.
         soft: whether the soft embedding is wanted.
-        compute: dtype of the products; results are rounded to the table's dtype as the plain path's are.
+        compute: dtype of the products; results are rounded to the hidden states' dtype as the plain path's are.
         width: tokens of a tile; None: ``tile_width`` of a canvas.
         counter: counts the soft products.
     """
     rows, length, _ = hidden_BLD.shape
+    dtype = hidden_BLD.dtype
     hidden_ND, keys_N1 = hidden_BLD.flatten(0, 1), keys_BL.reshape(-1, 1)
     heat_N1 = temperature_B.repeat_interleave(length)[:, None]
-    likely_N1 = _shaped((hidden_ND * table_VD[likely_BL.flatten()]).sum(-1, keepdim=True).float(), cap, heat_N1)
+    guess_ND = table_rows(table_VD, likely_BL.flatten(), dtype)
+    likely_N1 = _shaped((hidden_ND * guess_ND).sum(-1, keepdim=True).float(), cap, heat_N1)
     # Everything is relative to the largest logit so far; a probable token is a good first guess of it.
     largest_N1, mass_N1, moment_N1 = likely_N1, torch.zeros_like(likely_N1), torch.zeros_like(likely_N1)
     soft_ND = torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if soft else None
     best, drawn = _winner(likely_N1), _winner(likely_N1)
     hidden_ND = hidden_ND.to(compute)
     width = tile_width(length) if width is None else width
-    negligible = torch.finfo(table_VD.dtype).eps / (8 * (table_VD.shape[0] / width + 1))
+    negligible = torch.finfo(dtype).eps / (8 * (table_VD.shape[0] / width + 1))
     for start in range(0, table_VD.shape[0], width):
         # 1. The tile's logits over the temperature, and their groups.
-        tile_TD = table_VD[start : start + width].to(compute)
-        z_NT = _shaped((hidden_ND @ tile_TD.T).to(table_VD.dtype).float(), cap, heat_N1)
+        tile_TD = table_tile(table_VD, start, start + width, compute)
+        z_NT = _shaped((hidden_ND @ tile_TD.T).to(dtype).float(), cap, heat_N1)
         missing = -z_NT.shape[1] % GROUP
         whole_NT = F.pad(z_NT, (0, missing), value=_NOTHING) if missing else z_NT
         groups_NGT = whole_NT.view(len(whole_NT), -1, GROUP)
@@ -123,7 +126,7 @@ def canvas_head(
         _token(best).view(shape),
         _token(drawn, keys_N1).view(shape),
         entropy_N1.view(shape),
-        None if soft_ND is None else (soft_ND / mass_N1).to(table_VD.dtype).view(*shape, -1),
+        None if soft_ND is None else (soft_ND / mass_N1).to(dtype).view(*shape, -1),
     )
 
 

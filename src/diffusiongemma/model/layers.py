@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusiongemma import kernels
+from diffusiongemma import kernels, quant
 from diffusiongemma.model.cache import Context, Role
 from diffusiongemma.model.config import LayerConfig, TextConfig
+from diffusiongemma.model.packable import Packable
 
-__all__ = ["Attention", "Experts", "GatedMLP", "Layer", "RMSNorm", "Router", "SelfConditioning", "activation"]
+__all__ = ["Attention", "Embedding", "Experts", "GatedMLP", "Layer", "RMSNorm", "Router", "SelfConditioning", "activation"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
@@ -43,12 +44,28 @@ class RMSNorm(nn.Module):
         return kernels.rms_norm(x, self.weight, self.eps)
 
 
-class Linear(nn.Linear):
-    """``nn.Linear`` through the dispatch."""
+class Linear(Packable, nn.Linear):
+    """``nn.Linear`` whose weight may be packed; computes in the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in] -> [..., out]``."""
-        return kernels.linear(x, self.weight, self.bias)
+        return quant.linear(x, self.matrix("weight"), self.bias)
+
+
+class Embedding(Packable, nn.Embedding):
+    """The table of tokens, which is the head too; it may be packed."""
+
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows by number in a dtype: ``[...] -> [..., D]``."""
+        return kernels.table_rows(self.matrix("weight"), ids, dtype)
+
+    def head(self, x: Tensor) -> Tensor:
+        """``x @ table.T``: ``[..., D] -> [..., V]``."""
+        return quant.linear(x, self.matrix("weight"))
+
+    def mix(self, probs: Tensor) -> Tensor:
+        """``probs @ table``: ``[..., V] -> [..., D]``."""
+        return quant.mix_rows(probs, self.matrix("weight"))
 
 
 class GatedMLP(nn.Module):
@@ -131,8 +148,8 @@ class Router(nn.Module):
         return index, weight * self.per_expert_scale[index]
 
 
-class Experts(nn.Module):
-    """The experts' weights, gate rows before up rows."""
+class Experts(Packable, nn.Module):
+    """The experts' weights, gate rows before up rows; either stack may be packed."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -143,7 +160,8 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor) -> Tensor:
         """``[T, D] -> [T, D]``."""
-        return kernels.experts(x_TD, index_TX, weight_TX, self.gate_up_proj, self.down_proj, self.act)
+        gate_up, down = self.matrix("gate_up_proj"), self.matrix("down_proj")
+        return quant.experts(x_TD, index_TX, weight_TX, gate_up, down, self.act)
 
 
 class Layer(nn.Module):

@@ -3,19 +3,20 @@
 Shapes: B batch, T tokens, L canvas, D hidden, V vocabulary, H head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffusiongemma import kernels
 from diffusiongemma.kernels import Kernels, Statistics
 from diffusiongemma.model.cache import Context, KVCache, Part, Role, Rows
 from diffusiongemma.model.config import ModelConfig, RopeConfig
-from diffusiongemma.model.layers import Layer, RMSNorm, SelfConditioning
+from diffusiongemma.model.layers import Embedding, Layer, RMSNorm, SelfConditioning
 from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
+from diffusiongemma.model.packable import Packable
+from diffusiongemma.quant import PackedWeight
 
 __all__ = ["Transformer", "View"]
 
@@ -42,6 +43,7 @@ class Transformer(nn.Module):
     Attributes:
         steady: whether short passes are filled up, so that on a CPU a row's float32 bits do not depend on its neighbours
             (``kernels.STEADY_ROWS``). Without it a causal token alone costs less.
+        compute_dtype: of hidden states and of the cache, where it is not that of the weights; None: theirs.
     """
 
     def __init__(self, config: ModelConfig, kernels: Kernels = "auto") -> None:
@@ -49,9 +51,10 @@ class Transformer(nn.Module):
         self.config = config
         self.kernels = kernels
         self.steady = True
+        self.compute_dtype: torch.dtype | None = None
         text = config.text
         # Given its memory, it does not draw numbers that a checkpoint replaces (and on the meta device imports the compiler for).
-        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size, _weight=torch.empty(text.vocab_size, text.hidden_size))
+        self.embed_tokens = Embedding(text.vocab_size, text.hidden_size, _weight=torch.empty(text.vocab_size, text.hidden_size))
         self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_hidden_layers))
         self.norm = RMSNorm(text.hidden_size, text.rms_norm_eps)
         self.self_conditioning = SelfConditioning(text)
@@ -59,12 +62,18 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embed_tokens.weight.device
+        return self.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return self.embed_tokens.weight.dtype
+        """The dtype of hidden states and of the cache."""
+        return self.compute_dtype or self.norm.weight.dtype
+
+    def packed(self) -> Iterator[tuple[str, PackedWeight]]:
+        """The packed weights, each with the name that its parameter would have."""
+        for prefix, module in self.named_modules():
+            if isinstance(module, Packable):
+                yield from ((f"{prefix}.{name}", record) for name, record in module.packed.items())
 
     def encode(self, ids_BT: Tensor, cache: KVCache, lengths_B: Tensor | None = None) -> Tensor:
         """Run the causal role over new tokens and append them to the cache.
@@ -184,8 +193,7 @@ class Transformer(nn.Module):
 
     def embed(self, ids_BT: Tensor) -> Tensor:
         """Embedding rows times ``sqrt(D)``, the factor rounded to the weights' dtype first, as in the reference."""
-        out: Tensor = self.embed_tokens(ids_BT)
-        return out * self._embed_scale()
+        return self.embed_tokens.rows(ids_BT, self.dtype) * self._embed_scale()
 
     def canvas_embeds(self, canvas_BL: Tensor, soft_BLD: Tensor | None) -> Tensor:
         """The canvas's embeddings passed through the self-conditioning block."""
@@ -195,7 +203,7 @@ class Transformer(nn.Module):
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """The tied head: float32 ``[B, T, V]``, soft-capped."""
         flat_1TD = hidden_BTD.reshape(1, -1, hidden_BTD.shape[-1])
-        raw = F.linear(self._filled(flat_1TD), self.embed_tokens.weight)[0, : flat_1TD.shape[1]].view(*hidden_BTD.shape[:-1], -1)
+        raw = self.embed_tokens.head(self._filled(flat_1TD))[0, : flat_1TD.shape[1]].view(*hidden_BTD.shape[:-1], -1)
         return kernels.soft_cap(raw, self.config.text.final_logit_softcapping)
 
     def canvas_head(
@@ -210,7 +218,7 @@ class Transformer(nn.Module):
             likely_BL: ``[B, L]`` int64, tokens thought to be probable: those now on the canvas, say.
             soft: whether the next pass is conditioned on this one.
         """
-        cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.weight
+        cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.matrix("weight")
         found = kernels.canvas_head(hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, kernels=self.kernels)
         return found._replace(soft_BLD=None if found.soft_BLD is None else found.soft_BLD * self._embed_scale())
 
@@ -223,17 +231,15 @@ class Transformer(nn.Module):
             at: which position.
             allowed_V: ``[V]`` bool, one at least.
         """
-        table = self.embed_tokens.weight
-        ids = allowed_V.nonzero().squeeze(1).to(table.device)
-        few = 8 * len(ids) < len(table)
-        scores = F.linear(hidden_BLD[row, at], table[ids] if few else table)
-        return int(ids[(scores if few else scores[ids]).argmax()])
+        hidden_D, ids = hidden_BLD[row, at], allowed_V.nonzero().squeeze(1).to(hidden_BLD.device)
+        few = 8 * len(ids) < self.embed_tokens.num_embeddings
+        scores = self.embed_tokens.rows(ids, hidden_D.dtype) @ hidden_D if few else self.embed_tokens.head(hidden_D)[ids]
+        return int(ids[scores.argmax()])
 
     def soften(self, shaped_BLV: Tensor) -> Tensor:
         """The expected embedding ``[B, L, D]`` under the softmax of (temperature-shaped) logits ``[B, L, V]``."""
-        weight = self.embed_tokens.weight
-        probs = shaped_BLV.softmax(dim=-1, dtype=torch.float32).to(weight.dtype)
-        return (probs @ weight) * self._embed_scale()
+        probs = shaped_BLV.softmax(dim=-1, dtype=torch.float32).to(self.dtype)
+        return self.embed_tokens.mix(probs) * self._embed_scale()
 
     def rotary(self, positions_BT: Tensor, dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
         """Cosine and sine tables ``[B, T, H]`` for each layer type; angles are computed in float32."""

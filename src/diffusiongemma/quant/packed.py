@@ -1,0 +1,77 @@
+"""The record of a quantised matrix, or of a stack of them: codes and scales as they are stored, and what they stand for.
+
+Shapes: N rows (outputs), K columns (inputs), E experts, T tokens.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["PackedWeight"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PackedWeight(ABC):
+    """A matrix ``[N, K]``, or experts stacked as ``[E, N, K]``, whose codes stay packed.
+
+    A format is a subclass that adds tensors as fields (those of a stack all begin with E; None where the format leaves one out)
+    and ``values``. Codes may be a view of a mapped file: nothing here writes to them.
+
+    Attributes:
+        shape: of the values.
+        kind: name of the format, as reports show it.
+    """
+
+    shape: tuple[int, ...]
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def values(self, rows: slice | Tensor) -> Tensor:
+        """Float32 ``[rows, K]`` of a matrix ``[N, K]``: exactly the published values.
+
+        Args:
+            rows: a slice with both ends, or ``[R]`` int64 row numbers.
+        """
+
+    def dequantize(self, start: int = 0, end: int | None = None) -> Tensor:
+        """Rows ``start .. end`` of a matrix as float32 ``[end - start, K]``; exactly the published values."""
+        return self.values(slice(start, self.shape[-2] if end is None else end))
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Rows by number: ``[...]`` int64 to float32 ``[..., K]``."""
+        return self.values(ids.flatten()).view(*ids.shape, self.shape[-1])
+
+    def product(self, x_TK: Tensor, start: int, end: int) -> Tensor:
+        """``x @ W[start:end].T`` in x's dtype: ``[T, K]`` to ``[T, end - start]``; a format may know a shorter way."""
+        return x_TK @ self.dequantize(start, end).to(x_TK.dtype).T
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Codes, scales and whatever else is stored, by field name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes of codes and scales."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return next(iter(self.tensors().values())).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same record on another device."""
+        return self._each(lambda tensor: tensor.to(device), self.shape)
+
+    def expert(self, index: int) -> Self:
+        """One matrix of a stack, as a view."""
+        return self._each(lambda tensor: tensor[index], self.shape[1:])
+
+    def _each(self, change: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Self:
+        changed = {name: change(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, shape=shape, **changed)
