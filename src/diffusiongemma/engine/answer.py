@@ -1,12 +1,15 @@
-"""The growing answer of one row: where it ends, what of it is text, what it cost."""
+"""The growing answer of one row: where it ends, what of it is thought, call and content, what it cost."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from diffusiongemma.engine.events import CanvasReport, Commit, FinishReason, Result, Usage
 from diffusiongemma.engine.held import Held
 from diffusiongemma.sampler import SamplingParams
-from diffusiongemma.text.tokenizer import TextDeltas, Tokenizer
+from diffusiongemma.text.deltas import StopStrings
+from diffusiongemma.text.replies import Part, ReplyParts, ToolCall
+from diffusiongemma.text.tokenizer import Tokenizer
 
 __all__ = ["Answer"]
 
@@ -14,7 +17,8 @@ __all__ = ["Answer"]
 class Answer:
     """Collects committed tokens of a row until a stop token, a stop string or max_tokens ends it.
 
-    Nothing ends it before its last pin: a stop token there is left out of the text, a stop string is text.
+    Nothing ends it before its last pin: a stop token there is left out of the text, a stop string is text. Stop strings are looked
+    for in the content alone, not in thoughts and calls.
 
     Args:
         tokenizer: for the text.
@@ -22,18 +26,28 @@ class Answer:
         stop_ids: token ids that end the answer.
         prompt_tokens: for the usage.
         fixed: tokens up to and with the last pin.
+        opening: what of the prompt belongs to the answer: see ``Markup.opening``.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, stop_ids: Sequence[int], prompt_tokens: int, fixed: int = 0
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        stop_ids: Sequence[int],
+        prompt_tokens: int,
+        fixed: int = 0,
+        opening: Sequence[int] = (),
     ) -> None:
-        self._deltas = TextDeltas(tokenizer)
+        self._parts = ReplyParts(tokenizer, opening)
+        self._stops = StopStrings(params.stop)
         self._params = params
         self._stop_ids = frozenset(stop_ids)
         self._prompt_tokens = prompt_tokens
-        self._fixed, self._fixed_text = fixed, 0
+        self._fixed = fixed
         self._began = time.perf_counter()
-        self._sent = ""
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._calls: list[ToolCall] = []
         self.ids: list[int] = []
         self.canvases: list[CanvasReport] = []
         self.commit_passes = 0
@@ -55,11 +69,37 @@ class Answer:
                 break
         first = max(0, self._fixed - len(self.ids))
         self.ids.extend(taken)
-        if first:
-            self._deltas.push(self._shown(taken[:first]))
-            self._fixed_text = len(self._deltas.text)
-        self._deltas.push(self._shown(taken[first:]), last=self.finish is not None)
-        return Commit(row=row, text=self._release(), token_ids=taken)
+        commit = Commit(row=row, text="", token_ids=taken)
+        pinned = self._parts.push(self._shown(taken[:first]))
+        # Up to the last pin a stop string is text, and it is not the beginning of one either.
+        commit = self._said(commit, [Part("markup", part.text) if part.kind == "text" else part for part in pinned])
+        commit = self._said(commit, self._parts.push(self._shown(taken[first:]), last=self.finish is not None))
+        if self.finish:
+            commit = replace(commit, text=commit.text + self._stops.push("", last=True))
+            self.finish = "stop" if self._stops.found else self.finish
+        self._text.append(commit.text)
+        self._thinking.append(commit.thinking)
+        self._calls.extend(commit.tool_calls)
+        return commit
+
+    def _said(self, commit: Commit, parts: Sequence[Part]) -> Commit:
+        """What parts add to a commit, up to the first stop string."""
+        text, thinking, calls = [commit.text], [commit.thinking], [*commit.tool_calls]
+        for part in parts:
+            if self._stops.found:
+                break
+            if part.kind == "text":
+                text.append(self._stops.push(part.text))
+            elif part.kind == "markup":
+                text.append(self._stops.push("", last=True))
+                text.append("" if self._stops.found else part.text)
+            elif part.call is not None:
+                calls.append(part.call)
+            else:
+                thinking.append(part.text)
+        if self._stops.found:
+            self.finish = "stop"
+        return replace(commit, text="".join(text), thinking="".join(thinking), tool_calls=calls)
 
     def report(self, steps: int, tokens: int, seconds: float) -> None:
         """Note a finished canvas."""
@@ -70,7 +110,7 @@ class Answer:
         assert self.finish is not None
         tokens, steps = len(self.ids), sum(canvas.steps for canvas in self.canvases)
         return Result(
-            text=self._sent,
+            text="".join(self._text),
             token_ids=self.ids,
             finish_reason=self.finish,
             usage=Usage(
@@ -82,28 +122,12 @@ class Answer:
                 tokens_per_forward=tokens / (steps or max(self.commit_passes, 1)),
                 tokens_per_forward_with_commits=tokens / max(steps + self.commit_passes, 1),
                 seconds=time.perf_counter() - self._began,
+                thinking_tokens=self._parts.thinking_tokens,
             ),
             canvases=self.canvases,
+            thinking="".join(self._thinking) or None,
+            tool_calls=self._calls,
         )
 
     def _shown(self, ids: Sequence[int]) -> list[int]:
         return [token for token in ids if token not in self._stop_ids]
-
-    def _release(self) -> str:
-        """Text that no stop string can take back any more."""
-        text = self._deltas.text
-        stops = self._params.stop if len(self.ids) >= self._fixed else ()
-        found = [at for stop in stops if (at := text.find(stop, self._fixed_text)) >= 0]
-        if found:
-            self.finish = "stop"
-            end = min(found)
-        elif self.finish:
-            end = len(text)
-        else:
-            # A stop string may have begun at the end of the text: hold back as much of it as could be its start.
-            tail = text[self._fixed_text :]
-            held = max((n for stop in stops for n in range(1, len(stop)) if tail.endswith(stop[:n])), default=0)
-            end = len(text) - held
-        delta = text[len(self._sent) : end]
-        self._sent += delta
-        return delta

@@ -168,7 +168,8 @@ class Engine:
     def _join(self, key: object, number: int, request: Request, slots: int) -> Row:
         cache = KVCache(self.model.config.text, 1, slots, self.model.dtype, self.model.device)
         fixed = 0 if request.pins is None else last_set(request.pins)
-        answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), fixed)
+        opening = self._tokenizer.markup.opening(request.prompt)
+        answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), fixed, opening)
         held = held_row(request.grammar, request.params.max_tokens, request.stop_ids, request.pins, number)
         found = self.prefix.load(request.prompt, cache)
         self.counts.prompt_tokens += len(request.prompt)

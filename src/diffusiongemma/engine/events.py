@@ -3,7 +3,21 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["CanvasReport", "Commit", "Done", "Draft", "Event", "Failed", "FinishReason", "Result", "TokenLogprob", "Usage"]
+from diffusiongemma.text.replies import ToolCall
+
+__all__ = [
+    "CanvasReport",
+    "Commit",
+    "Done",
+    "Draft",
+    "Event",
+    "Failed",
+    "FinishReason",
+    "Result",
+    "TokenLogprob",
+    "ToolCall",
+    "Usage",
+]
 
 FinishReason = Literal["stop", "length"]
 
@@ -38,6 +52,7 @@ class Usage:
         tokens_per_forward: completion tokens / denoising passes (causal mode: / commit passes).
         tokens_per_forward_with_commits: completion tokens / all passes after the prompt.
         seconds: wall time, prompt included.
+        thinking_tokens: completion tokens that are thoughts, with their marks.
     """
 
     prompt_tokens: int
@@ -48,6 +63,7 @@ class Usage:
     tokens_per_forward: float
     tokens_per_forward_with_commits: float
     seconds: float
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,11 +71,14 @@ class Result:
     """A finished generation; printing it prints the text.
 
     Attributes:
-        text: the answer, without special tokens and without the stop string.
+        text: the answer's content, without thoughts, calls, special tokens and the stop string. A call that was cut, or that is
+            none, stands in it as it was written.
         token_ids: the answer's tokens up to and with the first stop token.
         finish_reason: ``stop``: a stop token or stop string; ``length``: max_tokens.
         usage: counts.
         canvases: one report a canvas, in order (causal mode: none).
+        thinking: the thoughts, where the checkpoint marks them; None where there are none.
+        tool_calls: the calls, where the checkpoint marks them.
     """
 
     text: str
@@ -67,6 +86,8 @@ class Result:
     finish_reason: FinishReason
     usage: Usage
     canvases: list[CanvasReport] = field(default_factory=list)
+    thinking: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.text
@@ -118,19 +139,23 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Commit:
-    """Text of a row that is final.
+    """What is new and final of a row.
 
     Attributes:
         row: which prompt of the batch.
-        text: what is new.
+        text: what it adds to the content.
         token_ids: its tokens.
         logprobs: of its tokens, where they were asked for.
+        thinking: what it adds to the thoughts.
+        tool_calls: the calls that end in it.
     """
 
     row: int
     text: str
     token_ids: list[int]
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    thinking: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
-"""String <-> ids, and ids -> text deltas that never cut a character in two."""
+"""String <-> ids."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from diffusiongemma.errors import CheckpointError, InputError
 from diffusiongemma.text.chat import ChatTemplate
+from diffusiongemma.text.markup import Markup
 
-__all__ = ["TextDeltas", "Tokenizer"]
+__all__ = ["Tokenizer"]
 
 
 class Tokenizer:
@@ -19,13 +21,22 @@ class Tokenizer:
         backend: the loaded ``tokenizers.Tokenizer``.
         template: the chat template, or None where the checkpoint has none.
         folder: where both came from; copied by ``save``.
+        settings: content of ``tokenizer_config.json``.
+
+    Attributes:
+        markup: the tokens that mark the parts of a reply.
+        special_ids: tokens that are no text.
     """
 
-    def __init__(self, backend: Backend, template: ChatTemplate | None, folder: Path) -> None:
+    def __init__(
+        self, backend: Backend, template: ChatTemplate | None, folder: Path, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self._backend = backend
         self.template = template
         self._folder = folder
         self._unknown = backend.token_to_id("<unk>")
+        self.markup = Markup.of(backend, settings or {})
+        self.special_ids = frozenset(index for index, token in backend.get_added_tokens_decoder().items() if token.special)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
@@ -53,7 +64,7 @@ class Tokenizer:
         if (jinja := folder / "chat_template.jinja").is_file():
             source = jinja.read_text("utf-8")
         template = ChatTemplate(source, _special_tokens(settings)) if isinstance(source, str) else None
-        return cls(backend, template, folder)
+        return cls(backend, template, folder, settings)
 
     @property
     def vocab_size(self) -> int:
@@ -85,6 +96,10 @@ class Tokenizer:
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
+    def content(self, token_id: int) -> str:
+        """How the vocabulary spells a token; empty where there is none."""
+        return self._backend.id_to_token(token_id) or ""
+
     def token_text(self, token_id: int) -> str:
         """What one token looks like alone, for drawing a canvas."""
         text = self.decode([token_id], skip_special=False)
@@ -95,25 +110,6 @@ class Tokenizer:
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
             if (source := self._folder / name).is_file() and source.resolve() != (folder / name).resolve():
                 (folder / name).write_bytes(source.read_bytes())
-
-
-class TextDeltas:
-    """Turns growing ids into growing text: each delta is final, a character cut at the end waits for its rest."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self.text = ""
-
-    def push(self, ids: Sequence[int], last: bool = False) -> str:
-        """Add ids; returns the text that became certain with them."""
-        self._ids.extend(ids)
-        whole = self._tokenizer.decode(self._ids)
-        if not last:
-            whole = whole.rstrip("\ufffd")
-        delta = whole[len(self.text) :]
-        self.text = whole if len(whole) >= len(self.text) else self.text
-        return delta
 
 
 def _special_tokens(settings: dict[str, object]) -> dict[str, str]:
