@@ -11,6 +11,7 @@
     ├── OptionError          an option with a value outside what is allowed, or an unknown option
     ├── TrainingError        a run that cannot start, go on or be resumed
     ├── BenchError           a side of a benchmark that died, or did something else than what is compared
+    ├── EngineError          numbers that are not finite, a native library that failed, an engine that cannot go on
     └── OverloadedError      a shared engine that has too much to do, or shuts down
 
 Every message says what was given, what is allowed, and how to mend it. ``InputError`` and ``OptionError`` are
@@ -23,11 +24,13 @@ __all__ = [
     "ConfigError",
     "ConstraintError",
     "DiffusionGemmaError",
+    "EngineError",
     "InputError",
     "OptionError",
     "OverloadedError",
     "PromptTooLongError",
     "TrainingError",
+    "as_error",
 ]
 
 
@@ -67,6 +70,10 @@ class BenchError(DiffusionGemmaError):
     """One side of a benchmark died, or did other work than the side it is compared with."""
 
 
+class EngineError(DiffusionGemmaError):
+    """A model computed numbers that are not finite, a native library failed, or an engine cannot go on."""
+
+
 class OverloadedError(DiffusionGemmaError):
     """A shared engine takes no more requests now.
 
@@ -78,3 +85,12 @@ class OverloadedError(DiffusionGemmaError):
     def __init__(self, message: str, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+def as_error(error: BaseException) -> Exception:
+    """What was raised as an error that ``except Exception`` catches: a native library's panic is not one."""
+    if isinstance(error, Exception):
+        return error
+    wrapped = EngineError(f"a native library failed ({type(error).__name__}); the request cannot be done as it is")
+    wrapped.__cause__ = error
+    return wrapped

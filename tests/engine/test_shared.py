@@ -5,6 +5,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, Result
 from diffusiongemma.engine.request import Request
 from diffusiongemma.engine.shared import SharedEngine, default_kv_bytes
-from diffusiongemma.errors import InputError, OptionError, OverloadedError, PromptTooLongError
+from diffusiongemma.errors import EngineError, InputError, OptionError, OverloadedError, PromptTooLongError
 from diffusiongemma.model.cache import KVCache
 from tests.tiny import tiny_model, tiny_transformer
 
@@ -190,6 +191,107 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_engine(
         with pytest.raises(ZeroDivisionError):
             run(shared, request)
     assert told(run(shared, request)) == told(alone(model, request))
+
+
+class PanicError(BaseException):
+    """As a native library's panic comes to Python (pyo3_runtime.PanicException is no Exception)."""
+
+
+def _raises(error: BaseException) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), PanicError("a panic"), SystemExit(3)])
+@pytest.mark.parametrize("place", ["taken in", "joining", "a step", "an event", "a call"])
+def test_whatever_fails_the_engine_goes_on(
+    model: DiffusionGemmaModel, shared: SharedEngine, monkeypatch: pytest.MonkeyPatch, error: BaseException, place: str
+) -> None:
+    (request,) = model.requests("abc", seed=1, **SHORT)
+    with monkeypatch.context() as broken, pytest.raises((ValueError, EngineError)) as raised:
+        if place == "taken in":
+            broken.setattr(shared._engine, "add", _raises(error))
+        elif place == "joining":
+            broken.setattr(shared._engine, "_likeness", _raises(error))
+        elif place == "a step":
+            broken.setattr(model.transformer, "denoise_rows", _raises(error))
+        elif place == "an event":
+            broken.setattr("diffusiongemma.engine.answer.Answer.add", _raises(error))
+        if place == "a call":
+            shared.call(_raises(error)).result(30)
+        run(shared, request)
+    assert error in (raised.value, raised.value.__cause__)
+    assert shared.failure is None
+    assert told(run(shared, request)) == told(alone(model, request))
+
+
+def test_an_error_of_one_row_is_not_that_of_the_step(model: DiffusionGemmaModel, shared: SharedEngine) -> None:
+    """A decoder that panics at one answer; the rows beside it go on."""
+    good = mixed(model)
+    expected = [told(alone(model, request)) for request in good]
+    (bad,) = model.requests("abc", seed=1, **SHORT)
+    join = shared._engine._join
+
+    def joined(one: Any) -> Any:
+        row = join(one)
+        if one.request is bad:
+            row.answer.add = _raises(PanicError("a panic"))  # type: ignore[method-assign]
+        return row
+
+    shared._engine._join = joined  # type: ignore[method-assign]
+    with ThreadPoolExecutor(12) as callers:
+        failing = [callers.submit(run, shared, bad) for _ in range(3)]
+        assert list(callers.map(lambda request: told(run(shared, request)), good)) == expected
+    assert all(isinstance(one.exception(), EngineError) for one in failing)
+
+
+def test_a_step_that_fails_leaves_those_that_wait(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedEngine(model.transformer, model.tokenizer, max_batch=1)
+    (request,) = model.requests("abc", seed=1, num_diffusion_steps=30, early_stop=False, max_tokens=8)
+    ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
+    denoise, failed = model.transformer.denoise_rows, threading.Event()
+
+    def once(*args: Any) -> Any:
+        if not failed.is_set() and shared.stats.waiting == 2:
+            failed.set()
+            raise PanicError("once")
+        return denoise(*args)
+
+    monkeypatch.setattr(model.transformer, "denoise_rows", once)
+    for number in range(3):
+        shared.submit([request], lambda _: None, lambda error, number=number: ended.put((number, error)))
+    found = dict(ended.get(timeout=30) for _ in range(3))
+    assert failed.is_set() and isinstance(found[0], EngineError) and found[1] is found[2] is None
+    shared.stop()
+
+
+def test_an_engine_that_cannot_go_on_says_so_to_everyone(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedEngine(model.transformer, model.tokenizer, max_batch=1)
+    (request,) = model.requests("abc", seed=1, num_diffusion_steps=100_000, early_stop=False, max_tokens=8)
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    for _ in range(3):
+        shared.submit([request], lambda _: None, ended.put)
+    monkeypatch.setattr(model.transformer, "denoise_rows", _raises(PanicError("the device is gone")))
+    monkeypatch.setattr(model.transformer, "encode_rows", _raises(PanicError("the device is gone")))
+    assert all(isinstance(ended.get(timeout=30), EngineError) for _ in range(3))
+    assert shared.drain(30) and shared.failure is not None and "PanicError" in shared.failure
+    for use in (lambda: run(shared, request), lambda: shared.call(lambda: 1)):
+        with pytest.raises(EngineError, match="takes no more requests"):
+            use()
+    shared.stop()
+
+
+def test_numbers_that_are_not_finite_are_no_answer(tmp_path: Path) -> None:
+    stack = tiny_transformer(scale=0.4)
+    model = tiny_model(tmp_path, stack)
+    stack.embed_tokens.weight.data[7, 3] = float("nan")
+    for mode in ("diffusion", "causal"):
+        with pytest.raises(EngineError, match=r"not finite at .*weights are damaged"):
+            model.generate("abc", seed=1, mode=mode, **SHORT)
+    with pytest.raises(EngineError, match="not finite at step 1 of canvas 0"):
+        list(model.stream("abc", seed=1, drafts=True, **SHORT))
 
 
 class Broken:

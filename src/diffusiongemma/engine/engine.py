@@ -29,7 +29,8 @@ from diffusiongemma.engine.prefix import PrefixCache
 from diffusiongemma.engine.request import Request, canvas_length, check
 from diffusiongemma.engine.row import Row, share
 from diffusiongemma.engine.score import alternatives
-from diffusiongemma.errors import PromptTooLongError
+from diffusiongemma.engine.turns import Waiting, displaced, first_in_turn
+from diffusiongemma.errors import EngineError, PromptTooLongError, as_error
 from diffusiongemma.kernels import Stream, draw, position_keys
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
@@ -84,19 +85,19 @@ class Engine:
         self._max_rows, self._kv_bytes = max_rows, kv_bytes
         self._chunk = prefill_chunk(model.device)
         self.prefix = PrefixCache(self._chunk, prefix_bytes)
-        self.waiting: deque[tuple[object, int, Request, int]] = deque()
+        self.line: deque[Waiting | Row] = deque()
         self.rows: list[Row] = []
         self.counts = Counts()
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.rows or self.waiting)
+        return bool(self.rows or self.line)
 
     @property
     def kv_bytes(self) -> int:
-        """Memory of the rows' caches."""
-        return sum(row.cache.bytes for row in self.rows)
+        """Memory of the rows' caches, with those of the parked ones."""
+        return sum(row.cache.bytes for row in (*self.rows, *self.line) if isinstance(row, Row))
 
     def check(self, request: Request, number: int = 0) -> int:
         """Refuse what can never run; returns the cache slots it needs.
@@ -114,13 +115,22 @@ class Engine:
             )
         return slots
 
-    def add(self, request: Request, key: object = None, number: int = 0) -> None:
-        """Let a request wait for a row; raises what ``check`` does."""
-        self.waiting.append((key, number, request, self.check(request, number)))
+    def add(self, request: Request, key: object = None, number: int = 0, slots: int | None = None) -> None:
+        """Let a request wait for a row; raises what ``check`` does, unless its result is given.
+
+        Args:
+            request: what is asked.
+            key: comes back with its events; hashable.
+            number: the row number in them.
+            slots: what ``check`` returned for it; None: it is checked here.
+        """
+        slots = self.check(request, number) if slots is None else slots
+        kv_bytes = KVCache.bytes_of(self.model.config.text, slots, self.model.dtype)
+        self.line.append(Waiting(key, number, request, slots, kv_bytes))
 
     def cancel(self, key: object) -> None:
         """Drop all requests of a key; their rows are free at once."""
-        self.waiting = deque(item for item in self.waiting if item[0] is not key)
+        self.line = deque(one for one in self.line if one.key is not key)
         self.rows = [row for row in self.rows if row.key is not key]
 
     @torch.inference_mode()
@@ -128,18 +138,17 @@ class Engine:
         """Advance every row by one pass of each kind it needs.
 
         Steps:
-            1. requests that wait take the rows and the memory that are free, in order;
+            1. requests that wait take the rows and the memory that are free, in fair turns (``engine.turns``);
             2. encode: a chunk of a prompt, a committed canvas, a token of a causal row;
             3. denoise the rows that stand on a canvas, and step;
             4. commit the canvases that stopped.
 
         Yields:
             The key and the event: a Draft a row and step, a Commit a row and canvas (or token), a Done a row, or a Failed
-            instead, where what the row is held to failed.
+            instead, where the row could not join, or what it is held to failed.
         """
         # 1.
-        while self.waiting and self._fits(self.waiting[0][3]):
-            self.rows.append(self._join(*self.waiting.popleft()))
+        yield from self._place()
         # 2.
         for row, event in self._encode():
             yield row.key, event
@@ -159,14 +168,40 @@ class Engine:
 
     # -- join --------------------------------------------------------------------------------------------------------
 
-    def _fits(self, slots: int) -> bool:
-        if self._max_rows is not None and len(self.rows) >= self._max_rows:
-            return False
-        needed = KVCache.bytes_of(self.model.config.text, slots, self.model.dtype)
-        return self._kv_bytes is None or self.kv_bytes + needed <= self._kv_bytes
+    def _place(self) -> Iterator[tuple[object, Failed]]:
+        """Give places to those that wait; a request that cannot join fails alone."""
+        now = time.perf_counter()  # one for all: nobody loses a place that was given here
+        while self.line:
+            one = first_in_turn(self._able(), self.rows)
+            if one is None:
+                return
+            if self._max_rows is not None and len(self.rows) >= self._max_rows:
+                gives = displaced(one, self.rows, now)
+                if gives is None:
+                    return
+                self.rows.remove(gives)
+                self.line.append(gives)
+            self.line.remove(one)
+            try:
+                row = one if isinstance(one, Row) else self._join(one)
+            except BaseException as error:  # a native library's panic too
+                yield one.key, Failed(one.number, as_error(error))
+                continue
+            row.placed = now
+            self.rows.append(row)
 
-    def _join(self, key: object, number: int, request: Request, slots: int) -> Row:
-        cache = KVCache(self.model.config.text, 1, slots, self.model.dtype, self.model.device)
+    def _able(self) -> Iterator[Waiting | Row]:
+        """Those that wait and have memory, or get it; where it is short, requests get it in order."""
+        free = None if self._kv_bytes is None else self._kv_bytes - self.kv_bytes
+        for one in self.line:
+            if isinstance(one, Waiting) and free is not None and one.kv_bytes > free:
+                free = -1
+                continue
+            yield one
+
+    def _join(self, one: Waiting) -> Row:
+        key, number, request = one.key, one.number, one.request
+        cache = KVCache(self.model.config.text, 1, one.slots, self.model.dtype, self.model.device)
         fixed = 0 if request.pins is None else last_set(request.pins)
         opening = self._tokenizer.markup.opening(request.prompt)
         answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), fixed, opening)
@@ -205,7 +240,7 @@ class Engine:
         for row in ready:
             if row.commit is not None:
                 commit, row.commit = row.commit, None
-                yield from self._emitted(row, commit)
+                yield from _alone(row, self._emitted(row, commit))
         going = [row for row in ready if row.answer.finish is None]
         for row in going:
             if row.request.mode == "diffusion":
@@ -224,7 +259,7 @@ class Engine:
             return
         hidden_BD = torch.cat([row.last_1D for row in rows if row.last_1D is not None])
         logits_BV = self.model.logits(hidden_BD)
-        chosen_B = logits_BV.argmax(-1)
+        chosen_B, finite_B = logits_BV.argmax(-1), logits_BV.isfinite().all(-1).tolist()
         heat_B = torch.tensor([row.request.params.temperature for row in rows], device=logits_BV.device)
         if bool((heat_B > 0).any()):
             seeds = torch.tensor([row.request.params.seed for row in rows], device=logits_BV.device)
@@ -233,13 +268,16 @@ class Engine:
             drawn_B = draw(logits_BV / heat_B.masked_fill(heat_B == 0, 1.0)[:, None], keys[:, 0])
             chosen_B = torch.where(heat_B > 0, drawn_B, chosen_B)
         for place, (row, token) in enumerate(zip(rows, chosen_B.tolist(), strict=True)):
+            if not finite_B[place]:
+                row.error = _not_finite(f"token {len(row.answer.ids)} of the answer")
+                continue
             row.answer.commit_passes += 1
             commit = row.answer.add(row.number, [token])
             if row.request.logprobs is not None:
                 foretold = alternatives(self.model, hidden_BD[place : place + 1], [token], row.request.logprobs)
                 commit.logprobs.extend(foretold)
             row.pending = [token] if row.answer.finish is None else []
-            yield from self._emitted(row, commit)
+            yield from _alone(row, self._emitted(row, commit))
 
     # -- denoise -----------------------------------------------------------------------------------------------------
 
@@ -279,7 +317,7 @@ class Engine:
         vocab_size = self.model.config.text.vocab_size
         heat, keys = temperature(canvas.step_B, params), canvas.keys(Stream.DRAW)
         found = self.model.canvas_head(hidden, heat, keys, canvas.tokens_BL, soft=params.self_conditioning)
-        certain_BL, soft = canvas.pinned_BL, found.soft_BLD
+        finite_B, certain_BL, soft = found.entropy_BL.isfinite().all(-1), canvas.pinned_BL, found.soft_BLD
         if any(row.held is not None for row in rows):
             found, held_BL, broken_B = hold(found, canvas, [row.held for row in rows], partial(self.model.best_of, hidden))
             canvas = step(canvas, found, params, vocab_size, stop_ids)
@@ -289,19 +327,25 @@ class Engine:
             canvas = step(canvas, found, params, vocab_size, stop_ids)
         if soft is not None and any(row.held is not None or row.request.pins is not None for row in rows):
             soft = torch.where(certain_BL[..., None], self.model.embed(canvas.tokens_BL), soft)
-        yield from self._drafts(rows, canvas)
+        canvas = replace(canvas, done_B=canvas.done_B | ~finite_B)
         done = canvas.done_B.tolist()
         finals = committed(canvas, params).tolist() if any(done) else []
         steps = canvas.step_B.tolist() if any(done) else []
+        for at, finite in enumerate(finite_B.tolist() if any(done) else []):
+            if not finite:
+                rows[at].error = _not_finite(f"step {steps[at]} of canvas {rows[at].index}")
+        yield from self._drafts(rows, canvas)
         for at, row in enumerate(rows):
             if not done[at]:
                 row.canvas = canvas if len(rows) == 1 else canvas.select([at])
                 row.soft_1LD = None if soft is None else soft[at : at + 1]
                 continue
+            if row.failed is not None:
+                continue
             final = finals[at] if row.held is None else row.held.commit(finals[at], partial(self.model.best_of, hidden, at))
             row.canvas = row.soft_1LD = row.view = None
             if row.failed is None:
-                yield from self._commit(row, final, steps[at])
+                yield from _alone(row, self._commit(row, final, steps[at]))
 
     def _commit(self, row: Row, final: list[int], steps: int) -> Iterator[tuple[Row, Event]]:
         answer = row.answer
@@ -325,14 +369,35 @@ class Engine:
             yield row, Done(row.number, row.answer.result())
 
     def _drafts(self, rows: Sequence[Row], canvas: Canvas) -> Iterator[tuple[Row, Event]]:
-        wanted = [at for at, row in enumerate(rows) if row.request.drafts]
+        wanted = [at for at, row in enumerate(rows) if row.request.drafts and row.error is None]
         if not wanted:
             return
         states = (canvas.step_B, canvas.best_BL, canvas.entropy_BL, canvas.accepted_BL, canvas.pinned_BL)
         shown = zip(*(state[wanted].tolist() for state in states), strict=True)
-        for at, (taken, best, entropy, accepted, pinned) in zip(wanted, shown, strict=True):
-            row = rows[at]
-            yield row, Draft(row.number, row.index, taken, best, entropy, accepted, self._tokenizer.decode(best), pinned)
+        for at, state in zip(wanted, shown, strict=True):
+            yield from _alone(rows[at], self._draft(rows[at], *state))
+
+    def _draft(
+        self, row: Row, taken: int, best: list[int], entropy: list[float], accepted: list[bool], pinned: list[bool]
+    ) -> Iterator[tuple[Row, Event]]:
+        yield row, Draft(row.number, row.index, taken, best, entropy, accepted, self._tokenizer.decode(best), pinned)
+
+
+def _alone(row: Row, events: Iterator[T]) -> Iterator[T]:
+    """Events of one row; what fails here, a native library's panic too, ends the row and not the step of all."""
+    try:
+        yield from events
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        row.error = as_error(error)
+
+
+def _not_finite(where: str) -> EngineError:
+    return EngineError(
+        f"the model computed numbers that are not finite at {where}; its weights are damaged, or too large for its dtype: load it "
+        "with dtype float32"
+    )
 
 
 class Local:

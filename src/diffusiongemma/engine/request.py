@@ -12,7 +12,7 @@ from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
 
-__all__ = ["MAX_LOGPROBS", "Mode", "Request", "canvas_length", "check"]
+__all__ = ["MAX_LOGPROBS", "Mode", "Request", "canvas_length", "check", "most_steps"]
 
 Mode = Literal["diffusion", "causal"]
 MAX_LOGPROBS = 20
@@ -34,6 +34,8 @@ class Request:
         drafts: whether Draft events are wanted. Without them the host learns of a step only whether rows are done.
         logprobs: alternatives a token whose log-probabilities by the causal role come with the commits; None: no
             log-probabilities at all.
+        client: who asks: on a shared engine clients take turns (``engine.turns``), and each has bounds; None: a caller without
+            bounds.
     """
 
     prompt: list[int]
@@ -45,6 +47,7 @@ class Request:
     grammar: Grammar | Rules | None = None
     drafts: bool = False
     logprobs: int | None = None
+    client: str | None = None
 
 
 def canvas_length(model: Transformer, params: SamplingParams) -> int:
@@ -57,6 +60,14 @@ def canvas_length(model: Transformer, params: SamplingParams) -> int:
     if params.canvas_length is not None and params.canvas_length > most:
         raise OptionError(f"canvas_length is {params.canvas_length}; this checkpoint's is {most}, and fewer are allowed")
     return params.canvas_length or most
+
+
+def most_steps(model: Transformer, request: Request) -> int:
+    """Passes that a request takes at most: denoising steps of all its canvases, or tokens of a causal answer."""
+    params = request.params
+    if request.mode == "causal":
+        return params.max_tokens
+    return -(-params.max_tokens // canvas_length(model, params)) * params.num_diffusion_steps
 
 
 def check(model: Transformer, request: Request, row: int = 0) -> int:

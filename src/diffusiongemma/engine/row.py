@@ -40,6 +40,8 @@ class Row:
         view: of the canvas.
         began: when the canvas began.
         commit: an event that waits for its log-probabilities.
+        placed: since when it has a place among the rows that step.
+        error: what it failed with, its grammar or rules aside.
     """
 
     key: object
@@ -58,11 +60,13 @@ class Row:
     view: View | None = None
     began: float = 0.0
     commit: Commit | None = None
+    placed: float = 0.0
+    error: Exception | None = None
 
     @property
     def failed(self) -> Exception | None:
-        """What its grammar or rules failed with."""
-        return None if self.held is None else self.held.error
+        """What it failed with."""
+        return self.error if self.error is not None or self.held is None else self.held.error
 
 
 def share(given: Sequence[int] | None, index: int, length: int) -> list[int] | None:

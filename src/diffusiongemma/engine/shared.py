@@ -12,15 +12,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Done, Event, Failed
-from diffusiongemma.engine.request import Request
-from diffusiongemma.errors import InputError, OptionError, OverloadedError
+from diffusiongemma.engine.request import Request, most_steps
+from diffusiongemma.errors import EngineError, InputError, OptionError, OverloadedError, as_error
+from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.text.tokenizer import Tokenizer
 
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 OnEnd = Callable[[BaseException | None], None]
 USUAL_SECONDS = 1.0
 """What a request is taken to last before the first has ended."""
+CLIENT_STEPS = 1 << 19
+"""Steps a client may ask for at a time, unless told otherwise: 16 default answers of ``nano`` are 3,072, a single one may take
+100,000 steps a canvas."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,15 @@ class Ticket:
     """Requests that were handed in together, and whom to tell of them."""
 
     def __init__(
-        self, shared: "SharedEngine", requests: Sequence[Request], on_event: Callable[[Event], None], on_end: OnEnd
+        self,
+        shared: "SharedEngine",
+        requests: Sequence[tuple[Request, int]],
+        steps: int,
+        on_event: Callable[[Event], None],
+        on_end: OnEnd,
     ) -> None:
         self.requests, self.on_event, self._on_end = list(requests), on_event, on_end
+        self.client, self.steps = requests[0][0].client, steps
         self.left = len(self.requests)
         self.ended = False
         self.began = time.perf_counter()
@@ -94,6 +104,8 @@ class SharedEngine:
         max_waiting: most requests that wait for a row.
         kv_bytes: most memory of the rows' caches together; None: ``default_kv_bytes``.
         prefix_bytes: most memory of the prefix cache; 0: none.
+        client_rows: most requests of a client that run or wait; None: all but ``max_batch``, which are kept for others.
+        client_steps: most steps that the requests of a client may take together (``request.most_steps``).
 
     Raises:
         OptionError: a bound outside what is allowed.
@@ -108,7 +120,11 @@ class SharedEngine:
         max_waiting: int = 64,
         kv_bytes: int | None = None,
         prefix_bytes: int = 64 << 20,
+        client_rows: int | None = None,
+        client_steps: int = CLIENT_STEPS,
     ) -> None:
+        if min(client_steps, 1 if client_rows is None else client_rows) < 1:
+            raise OptionError(f"client_rows is {client_rows} and client_steps {client_steps}; at least 1 of each is needed")
         if max_batch < 1 or max_waiting < 0 or prefix_bytes < 0 or (kv_bytes is not None and kv_bytes < 1):
             raise OptionError(
                 f"max_batch is {max_batch}, max_waiting {max_waiting}, kv_bytes {kv_bytes}, prefix_bytes {prefix_bytes}; "
@@ -116,6 +132,7 @@ class SharedEngine:
             )
         self._most_bytes = kv_bytes or default_kv_bytes(model.device)
         self._max_batch, self._bound = max_batch, max_batch + max_waiting
+        self._client_rows, self._client_steps = client_rows or max(max_batch, max_waiting), client_steps
         self._engine = Engine(model, tokenizer, max_rows=max_batch, kv_bytes=self._most_bytes, prefix_bytes=prefix_bytes)
         self._changed = threading.Condition()
         self._incoming: deque[Ticket] = deque()
@@ -123,6 +140,7 @@ class SharedEngine:
         self._calls: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._live: dict[Ticket, None] = {}
         self._draining = self._stopped = False
+        self._failure: str | None = None
         self._busy_seconds, self._usual_seconds = 0.0, USUAL_SECONDS
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
@@ -131,38 +149,68 @@ class SharedEngine:
         """Hand in requests, all or none.
 
         Args:
-            requests: at least one.
+            requests: at least one, all of one client.
             on_event: called on the engine's thread with each event; ``row`` is the request's index.
             on_end: called once after the last event, with None, or with what ended them: ``CancelledError`` after ``cancel`` or
                 ``stop``, else the error.
 
         Raises:
-            InputError, PromptTooLongError, OptionError: see ``request.check``; more requests than the engine ever takes at once.
-            OverloadedError: too many requests wait, or the engine is draining.
+            InputError, PromptTooLongError, OptionError: see ``request.check``; more requests or steps than a client ever gets at
+                once.
+            OverloadedError: too many requests wait, or too many of this client, or the engine is draining.
+            EngineError: the engine cannot go on.
         """
-        if not 1 <= len(requests) <= self._bound:
-            raise InputError(f"there are {len(requests)} rows to run; this server takes 1 to {self._bound} at a time")
-        for number, request in enumerate(requests):
-            self._engine.check(request, number)
-        ticket = Ticket(self, requests, on_event, on_end)
+        client = requests[0].client if requests else None
+        most = self._bound if client is None else min(self._bound, self._client_rows)
+        if not 1 <= len(requests) <= most:
+            raise InputError(f"there are {len(requests)} rows to run; this server takes 1 to {most} at a time")
+        checked = [(request, self._engine.check(request, number)) for number, request in enumerate(requests)]
+        steps = sum(most_steps(self._engine.model, request) for request in requests)
+        if client is not None and steps > self._client_steps:
+            raise OptionError(
+                f"num_diffusion_steps, max_tokens and the number of answers allow {steps:,} steps together; this server gives a "
+                f"client {self._client_steps:,}. Lower one of them"
+            )
+        ticket = Ticket(self, checked, steps, on_event, on_end)
         with self._changed:
+            if self._failure is not None:
+                raise EngineError(self._failure)
             if self._draining:
                 raise OverloadedError("the server is shutting down; ask another one", retry_after=None)
-            there = sum(held.left for held in self._live)
-            if there + len(requests) > self._bound:
-                wait = self._usual_seconds * max(1.0, (there - self._max_batch) / self._max_batch)
-                raise OverloadedError(
-                    f"{there} requests run or wait, of at most {self._bound}; try again in {wait:.0f} seconds", retry_after=wait
-                )
+            self._admit(ticket)
             self._live[ticket] = None
             self._incoming.append(ticket)
             self._changed.notify()
         return ticket
 
+    def _admit(self, ticket: Ticket) -> None:
+        """With the lock held: refuse what is too much now."""
+        there, rows = sum(held.left for held in self._live), ticket.left
+        own = [held for held in self._live if held.client == ticket.client]
+        own_rows, own_steps = sum(held.left for held in own), sum(held.steps for held in own)
+        wait = self._usual_seconds * max(1.0, (there - self._max_batch) / self._max_batch)
+        later = f"try again in {wait:.0f} seconds"
+        if there + rows > self._bound:
+            raise OverloadedError(f"{there} requests run or wait, of at most {self._bound}; {later}", retry_after=wait)
+        if ticket.client is None:
+            return
+        if own_rows + rows > self._client_rows:
+            said = f"{own_rows} requests of this client run or wait, of at most {self._client_rows}; {later}"
+            raise OverloadedError(said, retry_after=wait)
+        if own_steps + ticket.steps > self._client_steps:
+            said = f"requests of this client may take {own_steps:,} steps, of at most {self._client_steps:,}; {later}"
+            raise OverloadedError(said, retry_after=wait)
+
     def call(self, work: Callable[[], T]) -> "Future[T]":
-        """Run something that uses the model between two steps."""
+        """Run something that uses the model between two steps.
+
+        Raises:
+            OverloadedError, EngineError: the engine has ended.
+        """
         future: Future[T] = Future()
         with self._changed:
+            if self._failure is not None:
+                raise EngineError(self._failure)
             if self._stopped:
                 raise OverloadedError("the server is shutting down; ask another one", retry_after=None)
             self._calls.append((work, future))  # type: ignore[arg-type]
@@ -189,6 +237,11 @@ class SharedEngine:
         return self._draining
 
     @property
+    def failure(self) -> str | None:
+        """Why the engine cannot go on; None: it can."""
+        return self._failure
+
+    @property
     def stats(self) -> EngineStats:
         """Counts of this moment."""
         engine = self._engine
@@ -208,28 +261,42 @@ class SharedEngine:
     # -- the engine's thread -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(self._anything)
-                if self._stopped:
-                    break
-                self._take()
-                calls = list(self._calls)
-                self._calls.clear()
-            for work, future in calls:
-                _answered(work, future)
-            began = time.perf_counter()
-            try:
-                for key, event in self._engine.step():
-                    assert isinstance(key, Ticket)
-                    self._tell(key, event)
-            except Exception as error:
-                log.exception("a step of the engine failed; all its requests end")
-                self._fail(error)
-            self._busy_seconds += time.perf_counter() - began
-        self._fail(CancelledError())
-        for _, future in self._calls:
-            future.cancel()
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            log.critical("the engine cannot go on", exc_info=error)
+            self._failure = f"the engine has ended ({type(error).__name__}) and takes no more requests; the server's log says why"
+        with self._changed:
+            self._draining = self._stopped = True
+            for ticket in list(self._live):
+                self._end(ticket, CancelledError() if self._failure is None else EngineError(self._failure))
+            for _, future in self._calls:
+                future.cancel()
+            self._changed.notify_all()
+
+    def _turn(self) -> bool:
+        """Take what callers asked for, and one step; False at the end."""
+        with self._changed:
+            self._changed.wait_for(self._anything)
+            if self._stopped:
+                return False
+            self._take()
+            calls = list(self._calls)
+            self._calls.clear()
+        for work, future in calls:
+            _answered(work, future)
+        began = time.perf_counter()
+        try:
+            for key, event in self._engine.step():
+                assert isinstance(key, Ticket)
+                self._tell(key, event)
+        except BaseException as error:
+            log.exception("a step of the engine failed; the requests in it end")
+            self._fail(as_error(error))
+            self._probe()
+        self._busy_seconds += time.perf_counter() - began
+        return True
 
     def _anything(self) -> bool:
         return self._stopped or self._engine.busy or bool(self._incoming or self._cancelled or self._calls)
@@ -238,8 +305,13 @@ class SharedEngine:
         """What callers have asked for since the last step."""
         while self._incoming:
             ticket = self._incoming.popleft()
-            for number, request in enumerate(ticket.requests):
-                self._engine.add(request, ticket, number)
+            try:
+                for number, (request, slots) in enumerate(ticket.requests):
+                    self._engine.add(request, ticket, number, slots)
+            except BaseException as error:
+                log.exception("a request could not be taken in")
+                self._engine.cancel(ticket)
+                self._end(ticket, as_error(error))
         for ticket in self._cancelled:
             self._engine.cancel(ticket)
             self._end(ticket, CancelledError())
@@ -269,12 +341,20 @@ class SharedEngine:
         ticket.end(error)
         self._changed.notify_all()
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: Exception) -> None:
+        """End the requests that were in a step; those that only wait go on."""
         with self._changed:
-            for ticket in list(self._live):
+            for ticket in dict.fromkeys(row.key for row in self._engine.rows):
+                assert isinstance(ticket, Ticket)
                 self._engine.cancel(ticket)
                 self._end(ticket, error)
-            self._incoming.clear()
+
+    def _probe(self) -> None:
+        """After a failure: whether the model computes at all; raises what it does instead."""
+        model = self._engine.model
+        with torch.inference_mode():
+            cache = KVCache(model.config.text, 1, 1, model.dtype, model.device)
+            model.logits(model.encode_rows([[0]], [cache])[0]).argmax(-1).tolist()
 
     def _cancel(self, ticket: Ticket) -> None:
         with self._changed:
@@ -288,9 +368,14 @@ class SharedEngine:
 
 
 class Tenant:
-    """Runs requests on a shared engine and waits for them; ``cancel`` may be called from any thread."""
+    """Runs requests on a shared engine and waits for them; ``cancel`` may be called from any thread.
+
+    Attributes:
+        client: whose requests they are; see ``Request``.
+    """
 
     def __init__(self, shared: SharedEngine) -> None:
+        self.client: str | None = None
         self._shared = shared
         self._ticket: Ticket | None = None
         self._cancelled = threading.Event()
@@ -309,6 +394,8 @@ class Tenant:
             InputError, OptionError, OverloadedError: see ``SharedEngine.submit``.
         """
         events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        if self.client is not None:
+            requests = [replace(request, client=self.client) for request in requests]
         ticket = self._ticket = self._shared.submit(requests, events.put, events.put)
         try:
             if self._cancelled.is_set():
@@ -338,7 +425,7 @@ def _told(listener: Callable[[T], None], what: T) -> None:
     """A listener's mistake must not end the others' requests."""
     try:
         listener(what)
-    except Exception:
+    except BaseException:
         log.exception("a listener of the engine failed")
 
 
@@ -347,4 +434,4 @@ def _answered(work: Callable[[], object], future: "Future[object]") -> None:
         try:
             future.set_result(work())
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(as_error(error))

@@ -1,0 +1,77 @@
+"""Whose turn it is: requests that wait for a place among the rows that step, and rows that have given theirs up for a while.
+
+A place goes to the client with the fewest, of its requests to the one with the fewest, then to whoever has waited longest. Who has
+had a place for ``TURN_SECONDS`` gives it up to one that has fewer, and gets it back in its turn; nothing of a parked row changes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from diffusiongemma.engine.request import Request
+from diffusiongemma.engine.row import Row
+
+__all__ = ["TURN_SECONDS", "Waiting", "displaced", "first_in_turn"]
+
+TURN_SECONDS = 1.0
+"""Most answers of a small model are shorter than that: only long ones are interrupted, and only where others wait."""
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """A request that has no row yet.
+
+    Attributes:
+        key: whose it is; requests of one key were handed in together.
+        number: the row number in its events.
+        request: what was asked.
+        slots: of the cache, that it needs.
+        kv_bytes: memory of them.
+    """
+
+    key: object
+    number: int
+    request: Request
+    slots: int
+    kv_bytes: int
+
+
+class _Places:
+    """How many places each client, and each request of it, has."""
+
+    def __init__(self, placed: Sequence[Row]) -> None:
+        self._clients = Counter(row.request.client for row in placed)
+        self._keys = Counter(row.key for row in placed)
+
+    def of(self, one: Row | Waiting) -> tuple[int, int]:
+        return self._clients[one.request.client], self._keys[one.key]
+
+
+def first_in_turn(line: Iterable[Row | Waiting], placed: Sequence[Row]) -> Row | Waiting | None:
+    """Who gets the next place.
+
+    Args:
+        line: those without one, who has waited longest first.
+        placed: rows that have one.
+    """
+    places = _Places(placed)
+    return min(line, key=places.of, default=None)
+
+
+def displaced(one: Row | Waiting, placed: Sequence[Row], now: float) -> Row | None:
+    """The row that gives its place to one that waits; None: nobody has to.
+
+    Args:
+        one: who waits.
+        placed: rows that have a place.
+        now: seconds, on the clock of ``Row.placed``.
+    """
+    places = _Places(placed)
+    clients, rows = places.of(one)
+
+    def has_more(row: Row) -> bool:
+        theirs, its = places.of(row)
+        return its > rows if row.request.client == one.request.client else theirs > clients
+
+    over = [row for row in placed if now - row.placed > TURN_SECONDS and has_more(row)]
+    return max(over, key=lambda row: (*places.of(row), now - row.placed), default=None)
