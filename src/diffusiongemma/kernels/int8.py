@@ -1,0 +1,144 @@
+"""Products of float rows with an int8 matrix: rows are rounded to 8 bits each by its own largest value, sums are exact integers.
+
+What a row gives does not depend on its neighbours: its scale is its own and integer sums have no rounding to share.
+Shapes: T rows, N outputs, K inputs.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["PreparedInt8", "int8_backend", "int8_product", "prepare_int8", "quantize_rows"]
+
+log = logging.getLogger(__name__)
+LARGEST = 127
+"""Codes are -127 to 127: symmetric, as published INT8 files have them."""
+LARGEST_WITHOUT_VNNI = 63
+"""Of the rows, where a processor adds pairs of products in 16 bits: 2 x 127 x 127 is the most that fits."""
+
+
+def quantize_rows(x: Tensor, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
+    """Rows as int8 codes and one float32 scale each, from the largest absolute value.
+
+    Args:
+        x: ``[..., K]`` float.
+        largest: code of a row's largest value.
+
+    Returns:
+        Codes ``[..., K]`` int8 and scales ``[..., 1]`` float32; a row of zeros has scale 1.
+    """
+    wide = x.float()
+    scale = wide.abs().amax(-1, keepdim=True) / largest
+    scale = torch.where(scale > 0, scale, 1.0)
+    return (wide / scale).round_().to(torch.int8), scale
+
+
+class PreparedInt8(NamedTuple):
+    """An int8 matrix ``[N, K]`` in the layout of one backend.
+
+    Attributes:
+        backend: its name.
+        matrix: the codes, in the backend's own layout.
+        scale_N: ``[N]`` float32.
+    """
+
+    backend: str
+    matrix: Tensor
+    scale_N: Tensor
+
+    def codes(self) -> Tensor:
+        """The codes ``[N, K]`` int8."""
+        return self.matrix.to_dense().T if self.matrix.is_mkldnn else self.matrix
+
+
+def prepare_int8(codes_NK: Tensor, scale_N: Tensor, backend: str | None = None) -> PreparedInt8:
+    """Lay a matrix out for the backend of this machine.
+
+    Args:
+        codes_NK: ``[N, K]`` int8.
+        scale_N: ``[N]`` float32.
+        backend: its name; None: the fastest here.
+    """
+    name = int8_backend() if backend is None else backend
+    return PreparedInt8(name, _BACKENDS[name].prepare(codes_NK), scale_N)
+
+
+def int8_product(x_TK: Tensor, prepared: PreparedInt8) -> Tensor:
+    """``x @ W.T``: ``[T, K]`` float to ``[T, N]`` float32, x rounded to 8 bits a row."""
+    backend = _BACKENDS[prepared.backend]
+    codes, scale = quantize_rows(x_TK, backend.largest())
+    return backend.product(codes, prepared.matrix, prepared.scale_N).mul_(scale)
+
+
+# -- backends ----------------------------------------------------------------------------------------------------------
+
+
+class _Backend(NamedTuple):
+    """How codes are laid out, the largest code of a row, and the product of int8 rows with them, times the matrix's scales."""
+
+    prepare: Callable[[Tensor], Tensor]
+    largest: Callable[[], int]
+    product: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _onednn_prepare(codes_NK: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(codes_NK, None)
+    return packed
+
+
+def _onednn_product(codes_TK: Tensor, packed: Tensor, scale_N: Tensor) -> Tensor:
+    # Rows are unsigned with a zero point there.
+    zero = _onednn_largest() + 1
+    shifted = codes_TK.to(torch.int16).add_(zero).to(torch.uint8)
+    out: Tensor = torch.ops.onednn.qlinear_pointwise(
+        shifted, 1.0, zero, packed, scale_N, torch.zeros(len(scale_N), dtype=torch.int32),
+        None, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
+    return out
+
+
+def _onednn_largest() -> int:
+    return LARGEST if torch.cpu._is_vnni_supported() else LARGEST_WITHOUT_VNNI
+
+
+def _int_mm_product(codes_TK: Tensor, codes_NK: Tensor, scale_N: Tensor) -> Tensor:
+    return torch._int_mm(codes_TK, codes_NK.T).float().mul_(scale_N)
+
+
+def _float_product(codes_TK: Tensor, codes_NK: Tensor, scale_N: Tensor) -> Tensor:
+    return (codes_TK.float() @ codes_NK.float().T).mul_(scale_N)
+
+
+_BACKENDS = {
+    "onednn": _Backend(_onednn_prepare, _onednn_largest, _onednn_product),
+    "int_mm": _Backend(lambda codes: codes, lambda: LARGEST, _int_mm_product),
+    "float": _Backend(lambda codes: codes, lambda: LARGEST, _float_product),
+}
+
+
+@cache
+def int8_backend() -> str:
+    """The fastest of the backends that run here, by one product of 64 x 1024 x 1024 each; measured once."""
+    codes = torch.arange(1024 * 1024).remainder_(251).sub_(125).to(torch.int8).view(1024, 1024)
+    rows, scale = codes[:64].clone(), torch.ones(1024)
+    seconds: dict[str, float] = {}
+    for name, backend in _BACKENDS.items():
+        try:
+            prepared = backend.prepare(codes)
+            backend.product(rows, prepared, scale)
+        except (RuntimeError, AttributeError, NotImplementedError) as error:
+            log.info("int8 products by %s do not run here: %s", name, str(error).splitlines()[0])
+            continue
+        began = time.perf_counter()
+        for _ in range(3):
+            backend.product(rows, prepared, scale)
+        seconds[name] = (time.perf_counter() - began) / 3
+    best = min(seconds, key=seconds.__getitem__)
+    rates = ", ".join(f"{name} {2 * 64 * 1024**2 / spent / 1e9:.0f}" for name, spent in seconds.items())
+    log.info("int8 products by %s (GFLOP/s here: %s)", best, rates)
+    return best
