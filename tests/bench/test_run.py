@@ -18,7 +18,8 @@ QUICK: dict[str, Any] = {"model": "tiny", "threads": 1, "steps": 3, "prompt": 8,
 
 
 def spec(tmp_path: Path, **changes: Any) -> SideSpec:
-    fields = {"name": "ours", "kind": "ours", "setting": "", "folder": "sudoku", "device": "cpu", "dtype": None, "threads": 1}
+    fields = {"name": "ours", "kind": "ours", "setting": "", "folder": "sudoku", "device": "cpu", "dtype": None,
+              "quantize": None, "threads": 1}  # fmt: skip
     return SideSpec(**{**fields, "log": str(tmp_path / "log"), **changes})
 
 

@@ -85,7 +85,8 @@ def run(settings: Settings, watch: Watch = lambda doing: None) -> Outcome:
         preset = PRESETS.get(settings.model)
         ours = SideSpec(
             name="diffusiongemma", kind="ours", setting="", folder=str(folder), device=settings.device,
-            dtype=settings.dtype or (preset.dtype if preset else None), threads=settings.threads, log=str(logs / "ours"),
+            dtype=settings.dtype or (preset.dtype if preset else None), quantize=settings.quantize, threads=settings.threads,
+            log=str(logs / "ours"),
         )  # fmt: skip
         watch("loading diffusiongemma")
         worker = stack.enter_context(Worker(ours))
@@ -98,6 +99,7 @@ def run(settings: Settings, watch: Watch = lambda doing: None) -> Outcome:
         for kind, setting in _rivals(settings):
             name = f"{kind} {setting}".strip()
             spec = replace(ours, name=name, kind=kind, setting=setting, log=str(logs / name))
+            spec = spec if kind != "exact" else replace(spec, quantize=None)
             spec = replace(spec, device=facts[ours.name]["device"], dtype=facts[ours.name]["dtype"])
             watch(f"loading {name}")
             with Worker(spec) as rival:

@@ -8,7 +8,7 @@ from diffusiongemma.errors import InputError, OptionError
 
 __all__ = ["AGAINST", "Case", "Settings", "SideSpec", "threads_here"]
 
-AGAINST = ("transformers", "causal", "plain")
+AGAINST = ("transformers", "causal", "plain", "exact")
 CACHES = ("dynamic", "static", "compile")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
 """Names of transformers 5.23 for ways to run experts; unset it takes grouped_mm."""
@@ -30,6 +30,7 @@ class Settings:
             each with ``+eager``, ``+batched_mm`` or ``+grouped_mm`` for another way to run the experts than its default.
         device: None: a GPU if there is one.
         dtype: None: the preset's own, else bfloat16 on a GPU and float32 on a CPU.
+        quantize: None: weights as stored; ``int8``: our side's rounded and multiplied in int8 (docs/quantisation.md).
         threads: of each side; None: torch's own choice.
         batches: rows a generation, one measurement each.
         steps: denoising steps of each canvas, on both sides; nothing stops early.
@@ -46,6 +47,7 @@ class Settings:
     their_settings: tuple[str, ...] = ("dynamic", "static")
     device: str | None = None
     dtype: str | None = None
+    quantize: str | None = None
     threads: int | None = None
     batches: tuple[int, ...] = (1,)
     steps: int = 8
@@ -59,6 +61,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.against is not None and self.against not in AGAINST:
             raise OptionError(f"against is {self.against!r}; allowed: {', '.join(AGAINST)}, or nothing for our side alone")
+        if self.quantize not in (None, "int8"):
+            raise OptionError(f"quantize is {self.quantize!r}; allowed: int8, or nothing for the weights as they are stored")
+        if self.against == "exact" and not self.quantize:
+            raise OptionError("against is 'exact', which is our side without quantize; give quantize too")
         for name in ("steps", "canvases", "prompt", "repeat", "layers", "threads"):
             _at_least(name, getattr(self, name), 1)
         _at_least("warmup", self.warmup, 0)
@@ -114,11 +120,12 @@ class SideSpec:
 
     Attributes:
         name: for reports and messages.
-        kind: ``ours``, ``plain``, ``causal`` or ``transformers``.
+        kind: ``ours``, ``plain``, ``exact``, ``causal`` or ``transformers``.
         setting: one of ``Settings.their_settings`` for transformers, else empty.
         folder: the checkpoint.
         device: as torch spells it; None: a GPU if there is one.
         dtype: of the weights; None: by the device.
+        quantize: of our side; see ``Settings``.
         threads: None: torch's own choice.
         log: file that takes what the process prints.
     """
@@ -129,6 +136,7 @@ class SideSpec:
     folder: str
     device: str | None
     dtype: str | None
+    quantize: str | None
     threads: int | None
     log: str
 

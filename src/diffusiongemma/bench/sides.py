@@ -18,6 +18,7 @@ from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.events import Commit, Draft
 from diffusiongemma.engine.request import Mode, Request
 from diffusiongemma.errors import BenchError
+from diffusiongemma.model.transformer import Transformer
 
 __all__ = ["LoadedSide", "Side"]
 
@@ -44,11 +45,14 @@ class OurSide:
     """``engine`` as ``generate`` and ``stream`` use it, told by its events.
 
     Args:
-        spec: kind ``ours``, ``plain`` (our plain canvas head) or ``causal`` (token by token with the encoder role).
+        spec: kind ``ours``, ``exact`` (not quantised), ``plain`` (our plain canvas head) or ``causal`` (token by token with the
+            encoder role).
     """
 
     def __init__(self, spec: SideSpec) -> None:
-        loaded = DiffusionGemmaModel.from_pretrained(spec.folder, dtype=spec.dtype, device=spec.device, progress=False)
+        loaded = DiffusionGemmaModel.from_pretrained(
+            spec.folder, dtype=spec.dtype, device=spec.device, quantize=spec.quantize, progress=False
+        )
         self._model = loaded.transformer
         if spec.kind == "plain":
             self._model.kernels = "plain"
@@ -200,7 +204,7 @@ class LoadedSide:
             "device": str(self._device),
             "dtype": str(self._dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
-            "weight_bytes": sum(tensor.nbytes for tensor in tensors.values()),
+            "weight_bytes": sum(tensor.nbytes for tensor in tensors.values()) + _packed_bytes(self._side.model),
             "loaded_bytes": self._loaded,
             "memory_method": self._peak.method,
             "gpu": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else None,
@@ -226,3 +230,8 @@ class LoadedSide:
         wait()
         ended = time.perf_counter()
         return sample_of(recorder, case, began, ended, max(0, self._peak.stop() - self._loaded))
+
+
+def _packed_bytes(model: nn.Module) -> int:
+    """Of quantised weights, which are no parameters."""
+    return sum(record.nbytes for _, record in model.packed()) if isinstance(model, Transformer) else 0

@@ -37,7 +37,8 @@ def bench(
         str | None,
         typer.Option(
             "--against",
-            help="transformers, causal (token by token, same weights) or plain (our plain canvas head); unset: ours.",
+            help="transformers, causal (token by token, same weights), plain (our plain canvas head) or exact (without "
+            "--quantize); unset: ours.",
         ),
     ] = None,
     their_settings: Annotated[
@@ -51,6 +52,7 @@ def bench(
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; unset: the preset's, else by the device.")
     ] = None,
+    quantize: common.QuantizeOption = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each side; unset: torch's choice.")] = None,
     batch: Annotated[str, typer.Option(help="Rows a generation, or several sizes: 1,2,4,8.")] = "1",
     steps: Annotated[int, typer.Option("--steps", "-n", help="Denoising steps a canvas; both sides take them all.")] = 8,
@@ -73,8 +75,9 @@ def bench(
         if their_settings is not None and against != "transformers":
             raise OptionError(f"--their-settings are those of transformers; --against is {against or 'not given'}")
         settings = Settings(
-            model=preset, against=against, device=device, dtype=dtype, threads=threads, batches=_sizes(batch), steps=steps,
-            canvases=canvases, prompt=prompt, repeat=repeat, warmup=warmup, layers=layers, seed=seed,
+            model=preset, against=against, device=device, dtype=dtype, quantize=quantize, threads=threads,
+            batches=_sizes(batch), steps=steps, canvases=canvases, prompt=prompt, repeat=repeat, warmup=warmup, layers=layers,
+            seed=seed,
             **({} if their_settings is None else {"their_settings": tuple(their_settings.split(","))}),
         )  # fmt: skip
         if plot is not None:

@@ -59,6 +59,11 @@ DtypeOption = Annotated[
     typer.Option("--dtype", help="float32, bfloat16 or float16; unset: bfloat16 on a GPU, float32 on a CPU."),
 ]
 
+QuantizeOption = Annotated[
+    str | None,
+    typer.Option("--quantize", help="int8: round the weights to int8 at load and multiply in int8 (CPU); unset: as stored."),
+]
+
 
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on standard output."""
@@ -88,11 +93,11 @@ def reporting(as_json: bool) -> Iterator[None]:
         raise typer.Exit(130) from interrupt
 
 
-def load(name: str, dtype: str | None = None, device: str | None = None) -> "DiffusionGemmaModel":
+def load(name: str, dtype: str | None = None, device: str | None = None, quantize: str | None = None) -> "DiffusionGemmaModel":
     """Load a checkpoint; torch is imported here and not before."""
     from diffusiongemma.api import DiffusionGemmaModel
 
-    return DiffusionGemmaModel.from_pretrained(name, dtype=dtype, device=device)
+    return DiffusionGemmaModel.from_pretrained(name, dtype=dtype, device=device, quantize=quantize)
 
 
 def sampling_options(**options: Any) -> dict[str, Any]:

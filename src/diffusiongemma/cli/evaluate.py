@@ -81,6 +81,7 @@ def evaluate(
     ] = None,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Answer held-out examples of tasks and report scores, steps and speed.
@@ -114,7 +115,7 @@ def evaluate(
             check_plot(plot)
         chosen, skipped = _available(chosen, n, seed, every)
         model = model or ("sudoku" if list(tasks) == ["sudoku"] else common.DEFAULT_MODEL)
-        loaded = common.load(model, dtype, device)
+        loaded = common.load(model, dtype, device, quantize)
         settings = [{**fixed, name: value} if name else fixed for value in values]
         for options in settings:
             loaded.defaults.replaced(**options)

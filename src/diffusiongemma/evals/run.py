@@ -108,6 +108,7 @@ class _Run:
         sampling = asdict(self.params)
         decides = ["seed + index", model, self.mode, self.pinned, str(self.model.dtype), self.model.device.type, sampling]
         decides += ["held"] if self.held else []
+        decides += ["int8"] if self.model.transformer.int8_products else []
         return Outcome(
             task=self.task.name, index=-1, example="", group="", score=0.0, exact=None, text="", finish_reason="",
             model=model, mode=self.mode, settings=_hash(json.dumps(decides, sort_keys=True)), sampling=sampling,

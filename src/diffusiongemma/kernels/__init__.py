@@ -26,7 +26,7 @@ from diffusiongemma.kernels.reference import (
     soft_cap,
     statistics,
 )
-from diffusiongemma.kernels.table import PackedRows, Table, table_rows, table_tile
+from diffusiongemma.kernels.table import PackedRows, Table, TableReader, plain_reader, table_rows, table_tile
 
 __all__ = [
     "STEADY_ROWS",
@@ -36,6 +36,7 @@ __all__ = [
     "Statistics",
     "Stream",
     "Table",
+    "TableReader",
     "attention",
     "by_expert",
     "canvas_head",
@@ -45,6 +46,7 @@ __all__ = [
     "experts",
     "experts_choice",
     "linear",
+    "plain_reader",
     "position_keys",
     "product_dtype",
     "random_ids",

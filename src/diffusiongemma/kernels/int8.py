@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["PreparedInt8", "int8_backend", "int8_product", "prepare_int8", "quantize_rows"]
+__all__ = ["PreparedInt8", "int8_backend", "int8_mix", "int8_product", "prepare_int8", "quantize_rows"]
 
 log = logging.getLogger(__name__)
 LARGEST = 127
@@ -73,6 +73,17 @@ def int8_product(x_TK: Tensor, prepared: PreparedInt8) -> Tensor:
     backend = _BACKENDS[prepared.backend]
     codes, scale = quantize_rows(x_TK, backend.largest())
     return backend.product(codes, prepared.matrix, prepared.scale_N).mul_(scale)
+
+
+def int8_mix(weight_RT: Tensor, codes_TD: Tensor, scale_T: Tensor) -> Tensor:
+    """The sum of a tile's rows by weights of 0 and more: ``weight @ (codes * scale)``, in float32 ``[R, D]``.
+
+    Args:
+        weight_RT: ``[R, T]`` float32.
+        codes_TD: ``[T, D]`` int8.
+        scale_T: ``[T]`` float32; goes into the weights, which are then rounded to 8 bits a row.
+    """
+    return int8_product(weight_RT * scale_T, prepare_int8(codes_TD.T.contiguous(), torch.ones(codes_TD.shape[1])))
 
 
 # -- backends ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from diffusiongemma.kernels.draws import gumbel_at
 from diffusiongemma.kernels.reference import GROUP, STEADY_ROWS, Statistics
-from diffusiongemma.kernels.table import Table, table_rows, table_tile
+from diffusiongemma.kernels.table import Table, TableReader, table_reader, table_rows
 
 __all__ = ["SoftProducts", "canvas_head"]
 
@@ -89,13 +89,13 @@ def canvas_head(
     largest_N1, mass_N1, moment_N1 = likely_N1, torch.zeros_like(likely_N1), torch.zeros_like(likely_N1)
     soft_ND = torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if soft else None
     best, drawn = _winner(likely_N1), _winner(likely_N1)
-    hidden_ND = hidden_ND.to(compute)
+    reader = table_reader(table_VD, hidden_ND.to(compute))
     width = tile_width(length) if width is None else width
     negligible = torch.finfo(dtype).eps / (8 * (table_VD.shape[0] / width + 1))
     for start in range(0, table_VD.shape[0], width):
         # 1. The tile's logits over the temperature, and their groups.
-        tile_TD = table_tile(table_VD, start, start + width, compute)
-        z_NT = _shaped((hidden_ND @ tile_TD.T).to(dtype).float(), cap, heat_N1)
+        end = min(start + width, table_VD.shape[0])
+        z_NT = _shaped(reader.scores(start, end).to(dtype).float(), cap, heat_N1)
         missing = -z_NT.shape[1] % GROUP
         whole_NT = F.pad(z_NT, (0, missing), value=_NOTHING) if missing else z_NT
         groups_NGT = whole_NT.view(len(whole_NT), -1, GROUP)
@@ -119,7 +119,7 @@ def canvas_head(
         if soft_ND is not None:
             known_N1 = torch.maximum(mass_N1, (likely_N1 - largest_N1).exp())
             needed_N = (tile_mass_N1 > negligible * known_N1).squeeze(1)
-            _add_product(soft_ND.mul_(scale_N1), weight_NT[:, : z_NT.shape[1]], tile_TD, needed_N, counter)
+            _add_product(soft_ND.mul_(scale_N1), weight_NT[:, : z_NT.shape[1]], reader, (start, end), needed_N, counter)
     shape = (rows, length)
     entropy_N1 = mass_N1.log() - moment_N1 / mass_N1
     return Statistics(
@@ -153,17 +153,19 @@ def _token(winner: _Winner, keys_N1: Tensor | None = None) -> Tensor:
     return first_N1[:, 0] + logits_NT.argmax(-1)
 
 
-def _add_product(soft_ND: Tensor, weight_NT: Tensor, tile_TD: Tensor, needed_N: Tensor, counter: SoftProducts | None) -> None:
+def _add_product(
+    soft_ND: Tensor, weight_NT: Tensor, reader: TableReader, tile: tuple[int, int], needed_N: Tensor, counter: SoftProducts | None
+) -> None:
     """Add ``weight @ tile`` to the rows that need it; off the CPU to all, since picking rows waits for the device."""
     if soft_ND.device.type != "cpu":
-        soft_ND += (weight_NT.to(tile_TD.dtype) @ tile_TD).to(soft_ND.dtype)
+        soft_ND += reader.mix(weight_NT, *tile).to(soft_ND.dtype)
         return
     rows = needed_N.nonzero().squeeze(1)
     if counter is not None:
         counter.made, counter.skipped = counter.made + len(rows), counter.skipped + len(needed_N) - len(rows)
     # What other rows need must not change a row's bits: products it does not need are not added, short ones are filled up.
     if 2 * len(rows) > len(needed_N):
-        soft_ND += (weight_NT.to(tile_TD.dtype) @ tile_TD).mul_(needed_N[:, None])
+        soft_ND += reader.mix(weight_NT, *tile).mul_(needed_N[:, None])
     elif len(rows):
         filled = torch.cat((rows, rows[:1].expand(max(0, STEADY_ROWS - len(rows)))))
-        soft_ND[rows] += (weight_NT[filled].to(tile_TD.dtype) @ tile_TD)[: len(rows)]
+        soft_ND[rows] += reader.mix(weight_NT[filled], *tile)[: len(rows)]

@@ -43,6 +43,7 @@ class Transformer(nn.Module):
     Attributes:
         steady: whether short passes are filled up, so that on a CPU a row's float32 bits do not depend on its neighbours
             (``kernels.STEADY_ROWS``). Without it a causal token alone costs less.
+        int8_products: whether weights and products are in int8 (``model.fast``): faster on a CPU, not exact.
         compute_dtype: of hidden states and of the cache, where it is not that of the weights; None: theirs.
     """
 
@@ -51,6 +52,7 @@ class Transformer(nn.Module):
         self.config = config
         self.kernels = kernels
         self.steady = True
+        self.int8_products = False
         self.compute_dtype: torch.dtype | None = None
         text = config.text
         # Given its memory, it does not draw numbers that a checkpoint replaces (and on the meta device imports the compiler for).

@@ -2,6 +2,7 @@
 
 from diffusiongemma.quant.apply import Weight, experts, linear, mix_rows
 from diffusiongemma.quant.eight_bit import Fp8Weight, Int8Weight
+from diffusiongemma.quant.fast_int8 import fast_int8
 from diffusiongemma.quant.four_bit import Int4Weight, Mxfp4Weight, Nvfp4Weight
 from diffusiongemma.quant.packed import PackedWeight
 
@@ -14,6 +15,7 @@ __all__ = [
     "PackedWeight",
     "Weight",
     "experts",
+    "fast_int8",
     "linear",
     "mix_rows",
 ]

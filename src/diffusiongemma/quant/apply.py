@@ -16,8 +16,6 @@ from diffusiongemma.quant.packed import PackedWeight
 __all__ = ["Weight", "experts", "linear", "mix_rows"]
 
 Weight = Tensor | PackedWeight
-TILE = 1 << 19
-"""Values of a weight that are made at once: 2 MiB of float32 stay in the cache until the product has read them."""
 TABLE_ROWS = 1024
 """Rows of a table that are mixed at once: fewer would add to the sums more often than it saves memory."""
 
@@ -27,16 +25,10 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     if isinstance(weight, Tensor):
         return kernels.linear(x, weight, bias)
     wide = x.to(kernels.product_dtype(x.dtype, x.device))
-    rows, columns = weight.shape
-    flat_TK = wide.reshape(-1, columns)
-    out_TN = flat_TK.new_empty(len(flat_TK), rows)
-    step = max(1, TILE // columns)
-    for start in range(0, rows, step):
-        end = min(start + step, rows)
-        out_TN[:, start:end] = weight.product(flat_TK, start, end)
+    out_TN = weight.apply(wide.reshape(-1, weight.shape[1]))
     if bias is not None:
         out_TN += bias
-    return out_TN.view(*x.shape[:-1], rows).to(x.dtype)
+    return out_TN.view(*x.shape[:-1], weight.shape[0]).to(x.dtype)
 
 
 def experts(

@@ -11,7 +11,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from diffusiongemma import kernels
+
 __all__ = ["PackedWeight"]
+
+TILE = 1 << 19
+"""Values of a weight that are made at once: 2 MiB of float32 stay in the cache until the product has read them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,9 +50,23 @@ class PackedWeight(ABC):
         """Rows by number: ``[...]`` int64 to float32 ``[..., K]``."""
         return self.values(ids.flatten()).view(*ids.shape, self.shape[-1])
 
+    def apply(self, x_TK: Tensor) -> Tensor:
+        """``x @ W.T`` in x's dtype: ``[T, K]`` to ``[T, N]``, a tile of rows at a time."""
+        rows, columns = self.shape
+        out_TN = x_TK.new_empty(len(x_TK), rows)
+        step = max(1, TILE // columns)
+        for start in range(0, rows, step):
+            end = min(start + step, rows)
+            out_TN[:, start:end] = self.product(x_TK, start, end)
+        return out_TN
+
     def product(self, x_TK: Tensor, start: int, end: int) -> Tensor:
         """``x @ W[start:end].T`` in x's dtype: ``[T, K]`` to ``[T, end - start]``; a format may know a shorter way."""
         return x_TK @ self.dequantize(start, end).to(x_TK.dtype).T
+
+    def reader(self, hidden_ND: Tensor) -> kernels.TableReader:
+        """The products of the canvas head, where the matrix is its table."""
+        return kernels.plain_reader(self, hidden_ND)
 
     def tensors(self) -> dict[str, Tensor]:
         """Codes, scales and whatever else is stored, by field name."""
