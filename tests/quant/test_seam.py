@@ -111,7 +111,7 @@ def test_linear_in_any_pair_of_dtypes(dtype: torch.dtype, weights: torch.dtype, 
 
 
 def test_a_packed_product_goes_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quant.apply, "TILE", 100)
+    monkeypatch.setattr(quant.packed, "TILE", 100)
     record, x = packed(torch.randn(33, 48)), torch.randn(2, 3, 48)
     seen = []
     monkeypatch.setattr(type(record), "dequantize", lambda self, a, b: seen.append((a, b)) or self.values(slice(a, b)))

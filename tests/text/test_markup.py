@@ -89,7 +89,8 @@ def test_calls_as_models_write_them(text: str, arguments: dict[str, Any]) -> Non
     [
         "call:f", "f{}", "call:{}", "call:f[]", "call:f{a}", "call:f{a:}", "call:f{a:1", "call:f{a:1}}", "call:f{a:Paris}",
         "call:f{a:1,}", 'call:f{a:<|"|>x}', "call:f{a:NaN}", "call:f{a:1e999}", "call:f{a:Infinity}",
-        "call:f{} and more", "call:f{a:01}", "", 'call:f{a:<|"|>x<|"|>y}', "call:f{a:" + "[" * 100_000, "call:f{a:" + "9" * 5000 + "}",
+        "call:f{} and more", "call:f{a:01}", "", 'call:f{a:<|"|>x<|"|>y}', "call:f{a:" + "[" * 100_000,
+        "call:f{a:" + "9" * 5000 + "}",
     ],
 )  # fmt: skip
 def test_what_is_no_call(text: str) -> None:
