@@ -56,6 +56,23 @@ def test_equals_the_plain_head(rows: int, length: int, vocab: int, spread: float
     assert tile_by_tile(arguments, numbers, likely, soft=False).soft_BLD is None
 
 
+@settings(max_examples=40)
+@given(st.integers(1, 9), st.integers(1, 700), st.integers(1, 300), st.sampled_from([0, 300, 1 << 18]), st.integers(0, 99))
+def test_the_expected_row_of_the_most_probable_tokens(length: int, vocab: int, top: int, numbers: int, seed: int) -> None:
+    arguments = case(2, length, vocab, 16, 3.0, torch.float32, seed)
+    hidden, table, cap, heat, _ = arguments
+    z = (torch.tanh(hidden @ table.T / cap) * cap) / heat[:, None, None]
+    kept = z.argsort(dim=-1, descending=True)[..., :top]
+    wanted = (z.gather(-1, kept).softmax(-1)[..., None] * table[kept]).sum(-2)
+    likely = torch.zeros(2, length, dtype=torch.int64)
+    plain = reference.canvas_head(*arguments, soft=True, soft_top_k=top)
+    ours = tile_by_tile(arguments, numbers, likely, soft_top_k=top)
+    for found in (plain, ours):
+        assert found.soft_BLD is not None and torch.allclose(found.soft_BLD, wanted, atol=1e-5, rtol=1e-4)
+    assert torch.equal(ours.drawn_BL, plain.drawn_BL)
+    assert tile_by_tile(arguments, numbers, likely, soft=False, soft_top_k=top).soft_BLD is None
+
+
 @pytest.mark.parametrize(("dtype", "compute"), [("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float64", "float64")])
 def test_other_dtypes(dtype: str, compute: str) -> None:
     """bfloat16 logits tie often: the first of equals wins in both. The sums differ by the order they are taken in."""

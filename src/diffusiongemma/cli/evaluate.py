@@ -32,7 +32,7 @@ def _switch(text: str) -> bool:
 
 _SWEEPS: dict[str, Callable[[str], Any]] = {
     "num_diffusion_steps": int, "entropy_bound": float, "t_min": float, "t_max": float, "confidence": float, "stability": int,
-    "canvas_length": int, "commit": str, "schedule": str, "stop_rule": str, "self_conditioning": _switch,
+    "canvas_length": int, "commit": str, "schedule": str, "stop_rule": str, "self_conditioning": _switch, "soft_top_k": int,
 }  # fmt: skip
 _KINDS = {int: "integers", float: "numbers", _switch: "on or off"}
 _QUIET_SECONDS = 10.0

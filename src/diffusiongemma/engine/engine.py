@@ -316,7 +316,9 @@ class Engine:
         hidden = torch.stack([row.hidden_LD for row in rows if row.hidden_LD is not None])
         vocab_size = self.model.config.text.vocab_size
         heat, keys = temperature(canvas.step_B, params), canvas.keys(Stream.DRAW)
-        found = self.model.canvas_head(hidden, heat, keys, canvas.tokens_BL, soft=params.self_conditioning)
+        found = self.model.canvas_head(
+            hidden, heat, keys, canvas.tokens_BL, soft=params.self_conditioning, soft_top_k=params.soft_top_k
+        )
         finite_B, certain_BL, soft = found.entropy_BL.isfinite().all(-1), canvas.pinned_BL, found.soft_BLD
         if any(row.held is not None for row in rows):
             found, held_BL, broken_B = hold(found, canvas, [row.held for row in rows], partial(self.model.best_of, hidden))

@@ -153,6 +153,7 @@ def canvas_head(
     likely_BL: Tensor,
     *,
     soft: bool,
+    soft_top_k: int | None = None,
     kernels: Kernels = "auto",
 ) -> Statistics:
     """Head product, soft cap, temperature, argmax, draw, entropy and soft embedding; see ``reference.canvas_head``.
@@ -165,6 +166,7 @@ def canvas_head(
         keys_BL: ``[B, L]`` int64, of the draw.
         likely_BL: ``[B, L]`` int64, tokens thought to be probable; they change the time, not the result.
         soft: whether the soft embedding is wanted.
+        soft_top_k: how many of the most probable tokens it is made of; None: all.
         kernels: ``plain`` for the reference.
     """
     rows, length = keys_BL.shape
@@ -174,10 +176,12 @@ def canvas_head(
         given = _filled(*given)
     hidden, heat, keys, likely = given
     if choice.name == "plain":
-        found = reference.canvas_head(hidden, table_VD, cap, heat, keys, soft=soft)
+        found = reference.canvas_head(hidden, table_VD, cap, heat, keys, soft=soft, soft_top_k=soft_top_k)
     else:
         compute, width = product_dtype(hidden.dtype, hidden.device), tiled.tile_width(length)
-        found = tiled.canvas_head(hidden, table_VD, cap, heat, keys, likely, soft=soft, compute=compute, width=width)
+        found = tiled.canvas_head(
+            hidden, table_VD, cap, heat, keys, likely, soft=soft, soft_top_k=soft_top_k, compute=compute, width=width
+        )
     if not steady:
         return found
     best, drawn, entropy = (one[: rows * length].view(rows, length) for one in found[:3])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from diffusiongemma.kernels.draws import gumbel_at
 from diffusiongemma.kernels.table import Table, table_tile
+from diffusiongemma.kernels.top import mix_top
 
 __all__ = [
     "GROUP",
@@ -147,7 +148,7 @@ class Statistics(NamedTuple):
         best_BL: int64, the most probable token; the first of equals.
         drawn_BL: int64, a categorical draw.
         entropy_BL: float32, nats.
-        soft_BLD: the expected row of the table, in its dtype; None where it was not asked for.
+        soft_BLD: the expected row of the table, in the hidden states' dtype; None where it was not asked for.
     """
 
     best_BL: Tensor
@@ -195,7 +196,14 @@ def statistics(shaped_BLV: Tensor, keys_BL: Tensor, table_VD: Tensor | None) -> 
 
 
 def canvas_head(
-    hidden_BLD: Tensor, table_VD: Table, cap: float, temperature_B: Tensor, keys_BL: Tensor, *, soft: bool
+    hidden_BLD: Tensor,
+    table_VD: Table,
+    cap: float,
+    temperature_B: Tensor,
+    keys_BL: Tensor,
+    *,
+    soft: bool,
+    soft_top_k: int | None = None,
 ) -> Statistics:
     """Head product, soft cap, temperature and statistics, with all logits in memory.
 
@@ -206,7 +214,13 @@ def canvas_head(
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64, of the draw.
         soft: whether the soft embedding is wanted.
+        soft_top_k: how many of the most probable tokens it is made of; None: all.
     """
     plain_VD = table_tile(table_VD, 0, table_VD.shape[0], hidden_BLD.dtype)
     logits_BLV = soft_cap(F.linear(hidden_BLD, plain_VD), cap)
-    return statistics(logits_BLV / temperature_B[:, None, None], keys_BL, plain_VD if soft else None)
+    shaped_BLV = logits_BLV / temperature_B[:, None, None]
+    found = statistics(shaped_BLV, keys_BL, plain_VD if soft and soft_top_k is None else None)
+    if not soft or soft_top_k is None:
+        return found
+    z_NK, ids_NK = shaped_BLV.flatten(0, 1).topk(min(soft_top_k, shaped_BLV.shape[-1]), dim=1)
+    return found._replace(soft_BLD=mix_top(z_NK, ids_NK, plain_VD, hidden_BLD.dtype).view_as(hidden_BLD))

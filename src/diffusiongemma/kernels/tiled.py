@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from diffusiongemma.kernels.draws import gumbel_at
 from diffusiongemma.kernels.reference import GROUP, STEADY_ROWS, Statistics
 from diffusiongemma.kernels.table import Table, TableReader, table_reader, table_rows
+from diffusiongemma.kernels.top import TopGroups, mix_top
 
 __all__ = ["SoftProducts", "canvas_head"]
 
@@ -60,6 +61,7 @@ def canvas_head(
     likely_BL: Tensor,
     *,
     soft: bool,
+    soft_top_k: int | None = None,
     compute: torch.dtype,
     width: int | None = None,
     counter: SoftProducts | None = None,
@@ -75,6 +77,7 @@ def canvas_head(
         likely_BL: ``[B, L]`` int64, tokens thought to be probable: the surer they are, the more of the soft products need not
             be made. Any tokens give the same result.
         soft: whether the soft embedding is wanted.
+        soft_top_k: how many of the most probable tokens it is made of; None: all.
         compute: dtype of the products; results are rounded to the hidden states' dtype as the plain path's are.
         width: tokens of a tile; None: ``tile_width`` of a canvas.
         counter: counts the soft products.
@@ -87,7 +90,10 @@ def canvas_head(
     likely_N1 = _shaped((hidden_ND * guess_ND).sum(-1, keepdim=True).float(), cap, heat_N1)
     # Everything is relative to the largest logit so far; a probable token is a good first guess of it.
     largest_N1, mass_N1, moment_N1 = likely_N1, torch.zeros_like(likely_N1), torch.zeros_like(likely_N1)
-    soft_ND = torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if soft else None
+    soft_ND = (
+        torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if soft and soft_top_k is None else None
+    )
+    top = TopGroups(soft_top_k) if soft and soft_top_k is not None else None
     best, drawn = _winner(likely_N1), _winner(likely_N1)
     reader = table_reader(table_VD, hidden_ND.to(compute))
     width = tile_width(length) if width is None else width
@@ -101,6 +107,8 @@ def canvas_head(
         groups_NGT = whole_NT.view(len(whole_NT), -1, GROUP)
         highest_NG = groups_NGT.amax(-1)
         best.update(highest_NG, groups_NGT, start // GROUP)
+        if top is not None:
+            top.update(highest_NG, groups_NGT, start // GROUP)
         # 2. Move what was gathered to the new largest logit; add the tile's mass and first moment.
         before_N1, largest_N1 = largest_N1, torch.maximum(largest_N1, highest_NG.amax(-1, keepdim=True))
         shift_N1 = before_N1 - largest_N1
@@ -122,11 +130,14 @@ def canvas_head(
             _add_product(soft_ND.mul_(scale_N1), weight_NT[:, : z_NT.shape[1]], reader, (start, end), needed_N, counter)
     shape = (rows, length)
     entropy_N1 = mass_N1.log() - moment_N1 / mass_N1
+    expected_ND = None if soft_ND is None else (soft_ND / mass_N1).to(dtype)
+    if top is not None:
+        expected_ND = mix_top(*top.tokens(table_VD.shape[0]), table_VD, dtype)
     return Statistics(
         _token(best).view(shape),
         _token(drawn, keys_N1).view(shape),
         entropy_N1.view(shape),
-        None if soft_ND is None else (soft_ND / mass_N1).to(dtype).view(*shape, -1),
+        None if expected_ND is None else expected_ND.view(*shape, -1),
     )
 
 

@@ -209,7 +209,14 @@ class Transformer(nn.Module):
         return kernels.soft_cap(raw, self.config.text.final_logit_softcapping)
 
     def canvas_head(
-        self, hidden_BLD: Tensor, temperature_B: Tensor, keys_BL: Tensor, likely_BL: Tensor, *, soft: bool
+        self,
+        hidden_BLD: Tensor,
+        temperature_B: Tensor,
+        keys_BL: Tensor,
+        likely_BL: Tensor,
+        *,
+        soft: bool,
+        soft_top_k: int | None = None,
     ) -> Statistics:
         """The statistics of a canvas's distributions, with the expected embedding if it is asked for.
 
@@ -219,9 +226,12 @@ class Transformer(nn.Module):
             keys_BL: ``[B, L]`` int64, keys of the draw (``Canvas.keys``).
             likely_BL: ``[B, L]`` int64, tokens thought to be probable: those now on the canvas, say.
             soft: whether the next pass is conditioned on this one.
+            soft_top_k: how many of the most probable tokens the expected embedding is made of; None: all.
         """
         cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.matrix("weight")
-        found = kernels.canvas_head(hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, kernels=self.kernels)
+        found = kernels.canvas_head(
+            hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, soft_top_k=soft_top_k, kernels=self.kernels
+        )
         return found._replace(soft_BLD=None if found.soft_BLD is None else found.soft_BLD * self._embed_scale())
 
     def best_of(self, hidden_BLD: Tensor, row: int, at: int, allowed_V: Tensor) -> int:

@@ -173,6 +173,7 @@ class Generation(Body):
     t_max: Number | None = None
     schedule: Text | None = None
     self_conditioning: Flag | None = None
+    soft_top_k: Annotated[Whole, Field(ge=1, le=4096)] | None = None
     stability: Annotated[Whole, Field(ge=0, le=1000)] | None = None
     confidence: Number | None = None
     early_stop: Flag | None = None

@@ -21,7 +21,8 @@ T = TypeVar("T")
 _COLDEST = 1e-4
 """``t_max`` for temperature 0, which must be above 0: the most probable token everywhere."""
 _OPTIONS = (
-    "seed", "num_diffusion_steps", "canvas_length", "entropy_bound", "t_min", "t_max", "schedule", "self_conditioning", "stability",
+    "seed", "num_diffusion_steps", "canvas_length", "entropy_bound", "t_min", "t_max", "schedule", "self_conditioning",
+    "soft_top_k", "stability",
     "confidence", "early_stop", "stop_rule", "commit",
 )  # fmt: skip
 
