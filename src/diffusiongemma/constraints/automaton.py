@@ -6,12 +6,18 @@ from diffusiongemma.constraints.regex import Chars, Choice, Node, Row
 
 __all__ = ["Automaton"]
 
+_KEPT = 1 << 18
+"""States in the sets of states that are kept, all together: some megabytes."""
+
 
 class Automaton:
     """States of a pattern, each with its distance in characters to the end.
 
     Args:
         node: a pattern of moderate size (``regex.parse`` sees to that).
+
+    Attributes:
+        steps: characters read so far, and states looked at for them.
     """
 
     def __init__(self, node: Node) -> None:
@@ -20,14 +26,33 @@ class Automaton:
         self._first = self._build(node, self._last)
         self._next = self._distances()
         self._seen: dict[tuple[frozenset[int], str], frozenset[int]] = {}
+        self._room = _KEPT
+        self.steps = 0
         self._start = self._close({self._first})
+        self._last_text = ("", self._start)
 
     def complete(self, text: str) -> str | None:
         """The shortest text that makes ``text`` one that the pattern accepts; None where there is none."""
-        states = self._start
-        for char in text:
+        return self._shortest(self._after(text))
+
+    def accepts(self, text: str) -> bool:
+        """Does the pattern match the text as a whole?"""
+        return self._last in self._after(text)
+
+    def __len__(self) -> int:
+        return len(self._edges)
+
+    def _after(self, text: str) -> frozenset[int]:
+        """States in which it can be after a text; most are asked for after the text before and a little more."""
+        known, states = self._last_text
+        begin = len(known) if text.startswith(known) else 0
+        if not begin:
+            states = self._start
+        self.steps += len(text) - begin
+        for char in text[begin:]:
             states = self._step(states, char)
-        return self._shortest(states)
+        self._last_text = (text, states)
+        return states
 
     def _shortest(self, states: frozenset[int]) -> str | None:
         known = [state for state in states if state in self._next]
@@ -44,7 +69,14 @@ class Automaton:
         key = (states, char)
         if key not in self._seen:
             edges = ((on, to) for state in states for on, to in self._edges[state])
-            self._seen[key] = self._close({to for on, to in edges if on is not None and on.test.fullmatch(char)})
+            self.steps += len(states)
+            found = self._close({to for on, to in edges if on is not None and on.chars.has(char)})
+            self._room -= len(states) + len(found)
+            if self._room < 0:
+                self._seen.clear()
+                self._room = _KEPT
+            self._seen[key] = found
+            return found
         return self._seen[key]
 
     def _close(self, states: set[int]) -> frozenset[int]:
@@ -93,7 +125,7 @@ class Automaton:
         back: list[list[tuple[int, str]]] = [[] for _ in self._edges]
         for state, edges in enumerate(self._edges):
             for on, to in edges:
-                char = "" if on is None else on.pick()
+                char = "" if on is None else on.pick
                 if char is not None:
                     back[to].append((state, char))
         found: dict[int, tuple[int, str, int]] = {self._last: (0, "", self._last)}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from diffusiongemma.constraints.shape import check_shape
 from diffusiongemma.errors import ConstraintError
 
 __all__ = ["ANNOTATIONS", "REWRITES", "Schema"]
@@ -22,8 +23,14 @@ def annotations(node: Schema, where: str) -> None:
         del node["additionalProperties"]
 
 
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains")
+
+
 def numbers(node: Schema, where: str) -> None:
-    """Steps that floating point cannot hold refused."""
+    """Counts as whole numbers; steps that floating point cannot hold refused."""
+    for word in _COUNTS:
+        if isinstance(count := node.get(word), float):
+            node[word] = int(count)
     step = node.get("multipleOf")
     if isinstance(step, float) and not (step * 2**10).is_integer():
         raise ConstraintError(
@@ -69,6 +76,8 @@ def unevaluated(node: Schema, where: str) -> None:
 def property_names(node: Schema, where: str) -> None:
     """Names held to a pattern or a list, in an object without other properties."""
     names = node.pop("propertyNames", True)
+    if isinstance(names, dict):
+        check_shape(names, f"{where}/propertyNames")
     if names is True or names in ({}, {"type": "string"}):
         return
     value = node.get("additionalProperties", True)

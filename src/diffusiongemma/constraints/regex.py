@@ -11,15 +11,19 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from diffusiongemma.constraints.chars import ANY, NO_NEWLINE, CharSet
 from diffusiongemma.errors import ConstraintError
 
-__all__ = ["Chars", "Choice", "Node", "Repeat", "Row", "emit", "parse"]
+__all__ = ["Chars", "Choice", "Node", "Repeat", "Row", "emit", "parse", "size"]
 
 _sre = importlib.import_module("re._parser")  # private, the same since Python 3.11; it is the syntax itself
 _MAX_SIZE = 10_000
 """Characters of a pattern with its counted repeats written out; the engine's own limit is near 25,000 (llguidance 1.9.1)."""
+_MAX_SOURCE = 1 << 16
+"""Characters of a pattern as it is written: reading it takes up to some microseconds each."""
 _ASCII = {"DIGIT": "0-9", "WORD": "0-9A-Za-z_", "SPACE": r"\x20\t\n\r\x0c\x0b"}
 # At least what str.isdecimal, isalnum and isspace have. Not \w itself: inside a schema the engine reads it as ASCII.
 _UNICODE = {"DIGIT": r"\p{N}", "WORD": r"\p{L}\p{M}\p{N}\p{Pc}", "SPACE": r"\p{White_Space}\x1c-\x1f"}
@@ -31,15 +35,16 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Chars:
-    """One character of a set: ``engine`` is how the engine spells the set, ``test`` how ``re`` does."""
+    """One character of a set: ``engine`` is how the engine spells the set, ``chars`` what ``re`` takes it for."""
 
     engine: str
-    test: re.Pattern[str]
+    chars: CharSet
     likely: str = ""
 
+    @cached_property
     def pick(self) -> str | None:
         """A character of the set, plain ASCII where there is one."""
-        return next((c for c in self.likely + _PLAIN if self.test.fullmatch(c)), None)
+        return next((c for c in self.likely + _PLAIN if self.chars.has(c)), None)
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,11 @@ class Repeat:
 Node = Chars | Row | Choice | Repeat
 _PLAIN = "0a1A-_. :/@,;+*#" + "".join(map(chr, range(32, 127)))
 _INSIDE, _EDGE, _OPEN = 0, 1, 2
-_ANYTHING = Repeat(Chars(r"(?s:.)", re.compile(r"(?s:.)")), 0, None)
+_ANYTHING = Repeat(Chars(r"(?s:.)", ANY), 0, None)
 
 
 def parse(pattern: str, search: bool = False, where: str = "the regex") -> Node:
-    """Read a pattern.
+    """Read a pattern; it is never compiled by ``re``, nor run by it.
 
     Args:
         pattern: in Python's ``re`` syntax.
@@ -83,21 +88,24 @@ def parse(pattern: str, search: bool = False, where: str = "the regex") -> Node:
         ConstraintError: it does not compile, has what cannot be expressed, or is too large.
     """
     name = f"{where} {pattern[:200]!r}"
+    if len(pattern) > _MAX_SOURCE:
+        raise ConstraintError(f"{name} has {len(pattern):,} characters; {_MAX_SOURCE:,} are allowed")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of set operations that re may have one day
-            re.compile(pattern)
             tree = _sre.parse(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ConstraintError(f"{name} does not compile: {error}") from error
     side = _OPEN if search else _EDGE
     try:
         node = _Reader(name).row(list(tree), tree.state.flags, side, side)
-        size = _size(node)
+        written_out = size(node)
     except RecursionError as error:
         raise ConstraintError(f"{name} is nested too deeply") from error
-    if size > _MAX_SIZE:
-        raise ConstraintError(f"{name} is too large: {size:,} characters with its repeats written out, {_MAX_SIZE:,} are allowed")
+    if written_out > _MAX_SIZE:
+        raise ConstraintError(
+            f"{name} is too large: {written_out:,} characters with its repeats written out, {_MAX_SIZE:,} are allowed"
+        )
     return node
 
 
@@ -113,12 +121,13 @@ def emit(node: Node) -> str:
     return f"(?:{emit(node.part)}){{{node.low},{high}}}"
 
 
-def _size(node: Node) -> int:
+def size(node: Node) -> int:
+    """Characters of a pattern with its counted repeats written out."""
     if isinstance(node, Chars):
         return 1
     if isinstance(node, Repeat):
-        return max(node.low, node.high or 0, 1) * _size(node.part)
-    return sum(map(_size, node.parts)) + 1
+        return max(node.low, node.high or 0, 1) * size(node.part)
+    return sum(map(size, node.parts)) + 1
 
 
 class _Reader:
@@ -164,19 +173,19 @@ class _Reader:
     def chars(self, op: str, value: Any, flags: int) -> Chars:
         """A set of characters."""
         if op == "ANY":
-            source = "(?s:.)" if flags & re.DOTALL else r"[^\n]"
-            return Chars(source, re.compile(source))
+            return Chars("(?s:.)", ANY) if flags & re.DOTALL else Chars(r"[^\n]", NO_NEWLINE)
         if op != "IN":
             value = [("LITERAL", value)] if op == "LITERAL" else [("NEGATE", None), ("LITERAL", value)]
         negated = str(value[0][0]) == "NEGATE"
         members = value[1:] if negated else value
         engine = "".join(self.member(str(kind), what, negated) for kind, what in members)
-        python = "".join(_member(str(kind), what) for kind, what in members)
         hat, ignore = "^" * negated, bool(flags & re.IGNORECASE)
         source = f"(?i:[{hat}{engine}])" if ignore else f"[{hat}{engine}]"
-        test = re.compile(f"[{hat}{python}]", re.IGNORECASE if ignore else 0)
+        ranges = tuple((what, what) if str(kind) == "LITERAL" else what for kind, what in members if str(kind) != "CATEGORY")
+        categories = tuple(str(what).removeprefix("CATEGORY_") for kind, what in members if str(kind) == "CATEGORY")
+        chars = CharSet(ranges, categories, negated, ignore, bool(flags & re.ASCII))
         first = "" if negated or str(members[0][0]) == "CATEGORY" else chr(members[0][1] if op != "IN" else _low(members[0]))
-        return Chars(source, test, first)
+        return Chars(source, chars, first)
 
     def member(self, kind: str, what: Any, negated: bool) -> str:
         """The engine's spelling of one member of a set."""
@@ -196,13 +205,8 @@ def _low(member: tuple[Any, Any]) -> int:
 
 
 def _member(kind: str, what: Any) -> str:
-    """Python's spelling; for characters it is the engine's too."""
-    if kind == "LITERAL":
-        return _escape(what)
-    if kind == "RANGE":
-        return f"{_escape(what[0])}-{_escape(what[1])}"
-    letter = {"DIGIT": "d", "WORD": "w", "SPACE": "s"}[str(what).removeprefix("CATEGORY_").removeprefix("NOT_")]
-    return "\\" + (letter.upper() if "NOT_" in str(what) else letter)
+    """The spelling of a character or a range."""
+    return _escape(what) if kind == "LITERAL" else f"{_escape(what[0])}-{_escape(what[1])}"
 
 
 def _escape(code: int) -> str:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from diffusiongemma.constraints.automaton import Automaton
 from diffusiongemma.constraints.formats import FORMATS, LONGEST
 from diffusiongemma.constraints.keywords import REWRITES, Schema
-from diffusiongemma.constraints.regex import Node, emit, parse
+from diffusiongemma.constraints.regex import Node, emit, parse, size
+from diffusiongemma.constraints.shape import check_shape
 from diffusiongemma.errors import ConstraintError
 
 __all__ = ["Prepared", "prepare"]
@@ -36,6 +38,12 @@ _REFUSED = {
     "extends": "it is of draft 3; say it with allOf",
     "divisibleBy": "it is of draft 3; say it with multipleOf",
 }
+_MOST = 20_000
+"""Schemas in a schema, those counted again that references lead to: a second of work at the most."""
+_MOST_PATTERNS = 50_000
+"""Characters of all patterns of a schema with their repeats written out."""
+_MOST_STEPS = 1 << 20
+"""Values copied for references, and states of patterns looked at for names: a second or so."""
 _OLD_DRAFT = re.compile(r"json-schema\.org/draft-0[3467]/")
 
 
@@ -90,6 +98,8 @@ class _Rewriter:
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # so that no id is used twice
         self._defs: dict[str, str] = {}  # pointer -> our name
+        self._named: dict[str, tuple[Any, str]] | None = None  # where a subschema is that has a name of its own
+        self._steps = self._size = 0
         self.defs: Schema = {}
         self.names: dict[str, None] = {}
         self.required: set[str] = set()
@@ -103,8 +113,11 @@ class _Rewriter:
             raise ConstraintError(f"{where} is {type(node).__name__}; a schema is an object or a boolean")
         self._seen.add(id(node))
         self._kept.append(node)
+        if len(self._kept) > _MOST:
+            raise ConstraintError(f"the schema is too large: more than {_MOST:,} schemas in it, with those that references lead to")
         if "$ref" in node:
             self._reference(node, where)
+        check_shape(node, where)
         for rewrite in REWRITES:
             rewrite(node, where)
         for word, reason in _REFUSED.items():
@@ -127,7 +140,7 @@ class _Rewriter:
             return
         if pointer not in self._defs:
             name = self._defs[pointer] = f"d{len(self._defs)}"
-            self.defs[name] = copy.deepcopy(found)
+            self.defs[name] = self._copied(found)
             self.visit(self.defs[name], pointer)
         node["$ref"] = f"#/$defs/{self._defs[pointer]}"
 
@@ -137,16 +150,18 @@ class _Rewriter:
         if local in ("", "#"):
             return self._origin, "#"
         if not local.startswith("#/"):
-            named = _find(self._origin, local, "#")
-            if named is None:
+            if self._named is None:
+                self._named = {}
+                _note_names(self._origin, "#", self._named)
+            if local not in self._named:
                 raise ConstraintError(f"{where}: $ref {target!r} is outside the schema; only references inside it are followed")
-            return named
+            return self._named[local]
         node: Any = self._origin
         for part in local[2:].split("/"):
             key = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(node, dict) and key in node:
                 node = node[key]
-            elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+            elif isinstance(node, list) and key.isdecimal() and len(key) < 10 and int(key) < len(node):
                 node = node[int(key)]
             else:
                 raise ConstraintError(f"{where}: $ref {target!r} leads nowhere: there is no {key!r}")
@@ -167,28 +182,61 @@ class _Rewriter:
             if name in LONGEST:
                 node["maxLength"] = min(node.get("maxLength", LONGEST[name]), LONGEST[name])
 
+    def _matches(self, automaton: Automaton, name: str) -> bool:
+        before = automaton.steps
+        if len(name) * len(automaton) > 100 * _MOST_STEPS:  # at the worst, which is rare
+            self._count(_MOST_STEPS)
+        found = automaton.accepts(name)
+        self._count(automaton.steps - before)
+        return found
+
+    def _count(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps >= _MOST_STEPS:
+            raise ConstraintError(
+                "the schema takes too long to prepare: large parts of it are referred to again and again, or it has many names "
+                "and large patterns for them; make it smaller"
+            )
+
+    def _copied(self, node: Any) -> Any:
+        self._count(1)
+        if isinstance(node, dict):
+            return {key: self._copied(value) for key, value in node.items()}
+        return [self._copied(value) for value in node] if isinstance(node, list) else node
+
     def _pattern(self, pattern: str, where: str) -> str:
-        node = parse(pattern, search=True, where=where)
-        self.patterns[pattern] = node
-        return f"^(?:{emit(node)})$"
+        return f"^(?:{emit(self._parsed(pattern, where))})$"
+
+    def _parsed(self, pattern: str, where: str) -> Node:
+        if pattern not in self.patterns:
+            node = self.patterns[pattern] = parse(pattern, search=True, where=where)
+            self._size += size(node)
+            if self._size > _MOST_PATTERNS:
+                raise ConstraintError(
+                    f"{where}: the patterns of the schema are too large together: more than {_MOST_PATTERNS:,} characters with "
+                    "their repeats written out"
+                )
+        return self.patterns[pattern]
 
     def _objects(self, node: Schema, where: str) -> None:
         """Property names noted; a property that a pattern speaks of too gets both schemas."""
         required = node.get("required", [])
-        if not isinstance(required, list):
-            raise ConstraintError(
-                f"{where}/required is {required!r}; it must be a list of names (draft 3's boolean is not supported)"
-            )
-        given = dict(node.get("patternProperties", {}))
+        place, patterns = f"{where}/patternProperties", node.get("patternProperties", {})
+        given = [(self._parsed(pattern, place), sub) for pattern, sub in patterns.items()]
+        automata = [(Automaton(pattern), sub) for pattern, sub in given]
         for name in dict.fromkeys([*node.get("properties", {}), *required]):
             self.names.setdefault(name)
-            if speaking := [sub for pattern, sub in given.items() if _search(pattern, name)]:
+            if speaking := [sub for automaton, sub in automata if self._matches(automaton, name)]:
+                self._count(sum(map(_weight, speaking)))
                 own = node.setdefault("properties", {})
                 own[name] = {"allOf": [*([own[name]] if name in own else []), *speaking]}
         self.required.update(required)
         if given:
-            place = f"{where}/patternProperties"
-            node["patternProperties"] = {self._pattern(pattern, place): sub for pattern, sub in given.items()}
+            spelled: Schema = {}
+            for pattern, sub in given:
+                key = f"^(?:{emit(pattern)})$"
+                spelled[key] = {"allOf": [spelled[key], sub]} if key in spelled else sub
+            node["patternProperties"] = spelled
         free = node.get("additionalProperties", True) is not False or given
         if free and isinstance(least := node.get("minProperties", 0), int) and least - len(set(required)) > 1:
             raise ConstraintError(
@@ -214,19 +262,21 @@ class _Rewriter:
                 self.visit(node[word], f"{where}/{word}")
 
 
-def _search(pattern: str, name: str) -> bool:
-    try:
-        return bool(re.search(pattern, name))
-    except re.error as error:
-        raise ConstraintError(f"the pattern {pattern!r} does not compile: {error}") from error
+def _weight(node: Any) -> int:
+    """Values in a value."""
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return 1 + sum(map(_weight, inner))
 
 
-def _find(node: Any, name: str, pointer: str) -> tuple[Any, str] | None:
-    """The subschema that calls itself ``name`` by $anchor or $id."""
+def _note_names(node: Any, pointer: str, names: dict[str, tuple[Any, str]]) -> None:
+    """Every subschema that calls itself something by $anchor or $id, the first of a name."""
     if isinstance(node, dict):
-        if f"#{node.get('$anchor')}" == name or name in (node.get("$id"), node.get("id")):
-            return node, pointer
+        called = (f"#{node.get('$anchor')}", node.get("$id"), node.get("id"))
+        for name in called:
+            if isinstance(name, str):
+                names.setdefault(name, (node, pointer))
         pairs = [(key.replace("~", "~0").replace("/", "~1"), sub) for key, sub in node.items() if key not in ("const", "enum")]
     else:
         pairs = [(str(n), sub) for n, sub in enumerate(node)] if isinstance(node, list) else []
-    return next((found for key, sub in pairs if (found := _find(sub, name, f"{pointer}/{key}"))), None)
+    for key, sub in pairs:
+        _note_names(sub, f"{pointer}/{key}", names)
