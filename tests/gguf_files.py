@@ -150,6 +150,7 @@ def write_model(
     change: dict[str, Any] | None = None,
     drop: tuple[str, ...] = (),
     extra: dict[str, np.ndarray] | None = None,
+    quantised: dict[str, np.ndarray] | None = None,
     apart: str | None = None,
     freqs: np.ndarray | None = None,
     architecture: str = ARCH,
@@ -162,7 +163,8 @@ def write_model(
         seed: of the weights.
         change: metadata keys to add or replace (with their whole name); None removes one.
         drop: tensors to leave out, by their names in the file.
-        extra: tensors to add, float32.
+        extra: tensors to add, or to put in the place of others, float32.
+        quantised: the same, as bytes of Q8_0 blocks.
         apart: block type of ``ffn_up_exps`` where gate and up are written apart.
         freqs: content of ``rope_freqs.weight``; None: a quarter of the pairs turns.
         architecture: of the file.
@@ -194,7 +196,7 @@ def write_model(
             if block in ("Q4_1", "Q5_1"):
                 raw[:, 2:4] = np.frombuffer(np.float16(-(shape[-1] ** -0.5)).tobytes(), np.uint8)
             raw = raw.reshape(*shape[:-1], -1)
-        if name not in drop:
+        if name not in (*drop, *(extra or {}), *(quantised or {})):
             writer.add_tensor(name, raw, raw_dtype=number)
         return torch.from_numpy(quants.dequantize(raw, number).astype(np.float32).reshape(shape))
 
@@ -213,6 +215,8 @@ def write_model(
     for name, array in {"rope_freqs.weight": freqs, **(extra or {})}.items():
         if name not in drop:
             writer.add_tensor(name, array)
+    for name, raw in (quantised or {}).items():
+        writer.add_tensor(name, raw, raw_dtype=GGMLQuantizationType.Q8_0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -211,6 +211,17 @@ def test_a_vocabulary_without_merges_gets_those_of_its_scores() -> None:
     assert spelled("d") == ["<0x64>"]
 
 
+def test_a_vocabulary_of_single_characters_has_no_merges() -> None:
+    """And no key for them: the format has no empty lists."""
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", *BYTES, "a", "b", "<turn|>"]
+    keys = {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.token_type": [3] * 4 + [6] * 256 + [1] * 3,
+    }
+    assert GGUFTokenizer.from_metadata(keys, Path("x.gguf")).encode("ab<turn|>") == [260, 261, 262]
+
+
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"tokenizer.ggml.model": None}, "has no tokenizer; read are 'gemma4', 'llama'"),
     "another kind": ({"tokenizer.ggml.model": "gpt2"}, "of the kind 'gpt2'"),

@@ -51,7 +51,7 @@ def test_stop_tokens_by_their_text(tmp_path: Path) -> None:
     tokens[310:312] = ["<turn|>", "<|tool_response>"]
     write_model(tmp_path / "m.gguf", change={"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types})
     file = GGUFFile(tmp_path / "m.gguf")
-    assert config_of(file)["text_config"]["eos_token_id"] == [1, 310, 311]
+    assert ModelConfig.from_dict(config_of(file)).stop_ids == (1, 310, 311)
     assert generation_config_of(file)["eos_token_id"] == [1, 310, 311]
 
 

@@ -1,7 +1,8 @@
 """A checkpoint in memory: loading and saving, what it is, its passes, and how its prompts are written."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, cast
 
@@ -9,6 +10,7 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from torch import Tensor
 
+from diffusiongemma.api.gguf import load_gguf
 from diffusiongemma.constraints import Vocabulary
 from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.frame import Executor
@@ -67,7 +69,8 @@ class Loaded:
         """Load a checkpoint.
 
         Args:
-            name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, or a hub id.
+            name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, a GGUF file or a folder with one, or a
+                hub id (``owner/name:Q4_K_M`` where a repository has several GGUF files).
             dtype: of the weights: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
                 CPU float32 (in which a result depends on the batch by rounding only).
             device: None: a CUDA device if there is one, else the CPU.
@@ -90,6 +93,12 @@ class Loaded:
             raise OptionError(f"quantize='int8' computes on a CPU, not on {chosen_device}; leave it out there")
         chosen_dtype = _dtype(dtype, chosen_device)
         folder = resolve(name)
+        if folder.is_file():
+            with _loading_bar(folder.stat().st_size, progress) as advance:
+                loaded = load_gguf(folder, chosen_dtype, chosen_device, advance)
+            if quantize:
+                use_fast_int8(loaded.transformer)
+            return cls(*loaded, folder)
         config = ModelConfig.from_dict(read_json(folder / "config.json"))
         refuse_quantised(config.quantization, folder)
         generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
@@ -101,15 +110,8 @@ class Loaded:
             )
         transformer = empty_transformer(config, chosen_dtype, chosen_device)
         total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        with Progress(
-            TextColumn("loading"),
-            BarColumn(),
-            DownloadColumn(),
-            disable=not progress or total < _PROGRESS_FROM,
-            transient=True,
-        ) as bar:
-            task = bar.add_task("loading", total=total)
-            fill(transformer.state_dict(keep_vars=True), folder, lambda _, size: bar.advance(task, size))
+        with _loading_bar(total, progress) as advance:
+            fill(transformer.state_dict(keep_vars=True), folder, advance)
         transformer.eval().requires_grad_(False)
         if quantize:
             use_fast_int8(transformer)
@@ -118,12 +120,14 @@ class Loaded:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that ``from_pretrained`` and transformers load.
 
+        Packed weights are expanded, and everything is then bfloat16: the memory that takes is needed here.
+
         Args:
             folder: made if it is not there; a checkpoint in it is replaced.
         """
         target = Path(folder)
-        extra = vision_tensors(self.folder) if self.folder is not None else {}
-        save(target, self.transformer.state_dict(), self.config.to_dict(), extra)
+        extra = vision_tensors(self.folder) if self.folder is not None and self.folder.is_dir() else {}
+        save(target, self._weights(), self.config.to_dict(), extra)
         write_json(
             target / "generation_config.json",
             {
@@ -134,6 +138,13 @@ class Loaded:
             },
         )
         self.tokenizer.save(target)
+
+    def _weights(self) -> dict[str, Tensor]:
+        weights = self.transformer.state_dict()
+        if packed := dict(self.transformer.packed()):
+            weights = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+            weights |= {name: record.expanded(torch.bfloat16) for name, record in packed.items()}
+        return weights
 
     # -- properties --------------------------------------------------------------------------------------------------
 
@@ -264,6 +275,15 @@ class Loaded:
             )
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.text.vocab_size:
             raise InputError(f"there are token ids outside 0 to {self.config.text.vocab_size - 1}")
+
+
+@contextmanager
+def _loading_bar(total: int, wanted: bool) -> Iterator[Callable[[str, int], None]]:
+    """A bar for so many bytes of weights; few of them show none. What it gives is told each tensor's name and size."""
+    columns = (TextColumn("loading"), BarColumn(), DownloadColumn())
+    with Progress(*columns, disable=not wanted or total < _PROGRESS_FROM, transient=True) as bar:
+        task = bar.add_task("loading", total=total)
+        yield lambda _, size: bar.advance(task, size)
 
 
 def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Transformer:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffusiongemma.api.gguf import read_config
 from diffusiongemma.bench.presets import PRESETS, checkpoint
 from diffusiongemma.bench.recorder import Sample
 from diffusiongemma.bench.settings import Case, Settings, SideSpec
 from diffusiongemma.bench.worker import Worker
 from diffusiongemma.errors import BenchError
 from diffusiongemma.model.config import ModelConfig
-from diffusiongemma.weights.stream import read_json
 
 __all__ = ["Duel", "Outcome", "check_work", "generations", "run"]
 
@@ -81,7 +81,7 @@ def run(settings: Settings, watch: Watch = lambda doing: None) -> Outcome:
     with ExitStack() as stack:
         folder = stack.enter_context(checkpoint(settings))
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffusiongemma-bench-log-")))
-        config = ModelConfig.from_dict(read_json(folder / "config.json"))
+        config = read_config(folder)
         preset = PRESETS.get(settings.model)
         ours = SideSpec(
             name="diffusiongemma", kind="ours", setting="", folder=str(folder), device=settings.device,

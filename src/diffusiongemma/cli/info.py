@@ -19,29 +19,34 @@ and the released vocabulary, docs/lab-log.md)."""
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A built-in name, a checkpoint folder, or a hub id.")] = common.DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(help="A built-in name, a checkpoint folder, a GGUF file, or a hub id.")
+    ] = common.DEFAULT_MODEL,
     json: common.JsonOption = False,
 ) -> None:
     """Show a checkpoint's configuration, its parameters, the memory it needs, and whether it fits on this machine.
 
-    Only config.json is read; a hub id downloads nothing else.
+    Only config.json is read, or the header of a GGUF file; a hub id downloads nothing else.
     """
     with common.reporting(json):
-        from diffusiongemma.model.config import ModelConfig
+        from diffusiongemma.api.gguf import read_config
         from diffusiongemma.weights.resolve import resolve
-        from diffusiongemma.weights.stream import read_json
 
-        folder = resolve(model, config_only=True)
-        config = ModelConfig.from_dict(read_json(folder / "config.json"))
-        report = {"model": model, **memory_report(config), "config": config.to_dict()}
+        path = resolve(model, config_only=True)
+        config = read_config(path)
+        report = {"model": model, **memory_report(config, _stored(path)), "config": config.to_dict()}
         if json:
             common.print_json(report)
         else:
             common.out.print(_table(report))
 
 
-def memory_report(config: Any) -> dict[str, Any]:
+def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) -> dict[str, Any]:
     """Parameters, bytes and fit of a configuration (a ``ModelConfig``).
+
+    Args:
+        config: the configuration.
+        stored: of a file that is computed with as it is: for each type its tensors and their bytes; None: of what is converted.
 
     Returns:
         parameters and active parameters a token; bytes of weights for each dtype; bytes of cache a token; free memory here; fit.
@@ -57,7 +62,10 @@ def memory_report(config: Any) -> dict[str, Any]:
     text = config.text
     active = total - experts + experts * text.top_k_experts // text.num_experts
     cache_elements = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in text.layers)
-    needed = {name: total * size + CONTEXT * cache_elements * size + PASS_BYTES for name, size in (("float32", 4), ("bfloat16", 2))}
+    sizes_of = {"float32": 4, "bfloat16": 2}
+    packed = sum(kind["bytes"] for kind in stored.values()) if stored else None
+    weights = {name: total * size if packed is None else packed for name, size in sizes_of.items()}
+    needed = {name: weights[name] + CONTEXT * cache_elements * size + PASS_BYTES for name, size in sizes_of.items()}
     free = {"cpu": _free_memory()}
     if torch.cuda.is_available():
         free["cuda"] = torch.cuda.mem_get_info()[0]
@@ -67,13 +75,31 @@ def memory_report(config: Any) -> dict[str, Any]:
         "layers": text.num_hidden_layers,
         "canvas_length": config.canvas_length,
         "vocab_size": text.vocab_size,
-        "weight_bytes": {"float32": 4 * total, "bfloat16": 2 * total},
+        "weight_bytes": weights,
+        **({"stored": stored} if stored else {}),
         "cache_bytes_per_token": {"float32": 4 * cache_elements, "bfloat16": 2 * cache_elements},
         "needed_bytes": needed,
         "needed_for": f"weights, {CONTEXT} tokens of context and {PASS_BYTES >> 20} MiB for a pass over one canvas",
         "free_bytes": free,
         "fits": {place: {name: need <= there for name, need in needed.items()} for place, there in free.items()},
     }
+
+
+def _stored(path: Path) -> dict[str, dict[str, int]] | None:
+    """Tensors and bytes for each block type of a GGUF file that has quantised ones; None for what is converted when loaded."""
+    if not path.is_file():
+        return None
+    from diffusiongemma.weights.gguf import GGUFFile
+
+    tensors = GGUFFile(path).tensors.values()
+    if all(tensor.block.weights == 1 for tensor in tensors):
+        return None
+    found: dict[str, dict[str, int]] = {}
+    for tensor in tensors:
+        kind = found.setdefault(tensor.block.name, {"tensors": 0, "bytes": 0})
+        kind["tensors"] += 1
+        kind["bytes"] += tensor.nbytes
+    return found
 
 
 def _free_memory() -> int:
@@ -99,6 +125,9 @@ def _table(report: dict[str, Any]) -> Table:
     table.add_row("layers", str(report["layers"]))
     table.add_row("canvas", f"{report['canvas_length']} tokens")
     table.add_row("vocabulary", f"{report['vocab_size']:,} tokens")
+    if stored := report.get("stored"):
+        kinds = (f"{name} {_size(kind['bytes'])}" for name, kind in sorted(stored.items(), key=lambda one: -one[1]["bytes"]))
+        table.add_row("stored as", ", ".join(kinds))
     for name in ("bfloat16", "float32"):
         needed = f"{_size(report['needed_bytes'][name])} in all, {_size(report['weight_bytes'][name])} of it weights"
         table.add_row(f"memory, {name}", needed)

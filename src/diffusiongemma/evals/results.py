@@ -138,10 +138,12 @@ def fingerprint(model: DiffusionGemmaModel) -> str:
         raise OptionError("a model made in memory has no files to know it by; save it and load it, or keep no results")
     digest = hashlib.sha256()
     paths = [path for pattern in ("*.json", "*.jinja", "*.safetensors") for path in sorted(model.folder.glob(pattern))]
+    if model.folder.is_file():
+        paths = [model.folder]
     large = sum(path.stat().st_size for path in paths) > _HASHED_BYTES
     for path in paths:
         digest.update(f"\n{path.name}\n".encode())
-        if large and path.suffix == ".safetensors":
+        if large and path.suffix in (".safetensors", ".gguf"):
             digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
         else:
             digest.update(path.read_bytes())

@@ -6,7 +6,7 @@ Shapes: N rows (outputs), K columns (inputs), E experts, T tokens.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from diffusiongemma import kernels
 
 __all__ = ["PackedWeight"]
+
+_TILE = 1 << 20
+"""Values that are expanded at once."""
 
 TILE = 1 << 19
 """Values of a weight that are made at once: 2 MiB of float32 stay in the cache until the product has read them."""
@@ -28,11 +31,14 @@ class PackedWeight(ABC):
 
     Attributes:
         shape: of the values.
-        kind: name of the format, as reports show it.
     """
 
     shape: tuple[int, ...]
-    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Name of the format, as reports show it; where all records of a class have the same, a class attribute."""
 
     @abstractmethod
     def values(self, rows: slice | Tensor) -> Tensor:
@@ -59,6 +65,17 @@ class PackedWeight(ABC):
             end = min(start + step, rows)
             out_TN[:, start:end] = self.product(x_TK, start, end)
         return out_TN
+
+    def expanded(self, dtype: torch.dtype) -> Tensor:
+        """All values in a dtype, a tile at a time: ``[N, K]`` or ``[E, N, K]``."""
+        if len(self.shape) == 3:
+            return torch.stack([self.expert(i).expanded(dtype) for i in range(self.shape[0])])
+        rows, columns = self.shape
+        out = torch.empty(self.shape, dtype=dtype, device=self.device)
+        step = max(1, _TILE // columns)
+        for start in range(0, rows, step):
+            out[start : start + step] = self.dequantize(start, min(start + step, rows))
+        return out
 
     def product(self, x_TK: Tensor, start: int, end: int) -> Tensor:
         """``x @ W[start:end].T`` in x's dtype: ``[T, K]`` to ``[T, end - start]``; a format may know a shorter way."""

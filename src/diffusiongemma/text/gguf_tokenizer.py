@@ -21,7 +21,7 @@ from diffusiongemma.text.tokenizer import Tokenizer
 __all__ = ["GGUFTokenizer"]
 
 # Token types of a file. Source: llama.cpp ``llama_token_type``.
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _MODELS = {"gemma4": "with its merges", "llama": "without"}
 _SPACE = "▁"
 CONTROL_TEXTS = frozenset(
@@ -95,7 +95,7 @@ def _backend(metadata: Mapping[str, Any], path: Path) -> Backend:
         raise CheckpointError(f"{path}: the vocabulary has the token {twice!r} twice")
     types = _numbers(metadata, "token_type", len(tokens), path)
     if kind == "gemma4":
-        merges = _merges(metadata, path)
+        merges = _merges(metadata, tokens, types, path)
     else:
         merges = _implied_merges(ids, _numbers(metadata, "scores", len(tokens), path), types)
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 3)
@@ -126,7 +126,11 @@ def _add_tokens(backend: Backend, tokens: Sequence[str], types: Sequence[int]) -
     backend.add_tokens(plain)
 
 
-def _merges(metadata: Mapping[str, Any], path: Path) -> list[tuple[str, str]]:
+def _merges(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], path: Path) -> list[tuple[str, str]]:
+    # The format has no empty lists: a vocabulary of single characters has no merges, and no key for them.
+    normal = (token for token, kind in zip(tokens, types, strict=True) if kind == _NORMAL and token not in CONTROL_TEXTS)
+    if "tokenizer.ggml.merges" not in metadata and all(len(token) <= 1 for token in normal):
+        return []
     pairs = []
     for merge in _strings(metadata, "merges", path):
         left, space, right = merge.partition(" ")

@@ -62,19 +62,19 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     tokens = tokens if isinstance(tokens, list) else []
     return {
+        "architectures": ["DiffusionGemmaForBlockDiffusion"],
         "model_type": "diffusion_gemma",
         "canvas_length": keys.size("diffusion.canvas_length", prefix=""),
+        "eos_token_id": list(_stop_ids(file.metadata, tokens)),
         **{name: tokens.index(text) if text in tokens else None for name, text in _IMAGE_TEXTS.items()},
+        "tie_word_embeddings": True,
         "text_config": {
+            "model_type": "diffusion_gemma_text",
             "hidden_size": keys.size("embedding_length"),
             "intermediate_size": keys.same_everywhere("feed_forward_length", layers),
             "num_hidden_layers": layers,
             "num_attention_heads": keys.same_everywhere("attention.head_count", layers),
-            "num_key_value_heads": kv_heads[0],
-            "head_dim": head_dims[sliding[0]],
-            "per_layer_config": {
-                str(i): {"head_dim": head_dims[slides], "num_key_value_heads": kv_heads[i]} for i, slides in enumerate(sliding)
-            },
+            **_layer_sizes(sliding, kv_heads, head_dims),
             "layer_types": ["sliding_attention" if slides else "full_attention" for slides in sliding],
             "num_experts": keys.size("expert_count"),
             "top_k_experts": keys.size("expert_used_count"),
@@ -92,10 +92,13 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
                     "partial_rotary_factor": _turning_part(file, head_dims[False]),
                 },
             },
+            "hidden_activation": "gelu_pytorch_tanh",
+            "attention_bias": False,
             "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
             "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id", 0),
-            "eos_token_id": list(_stop_ids(file.metadata, tokens)),
+            "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
             "use_bidirectional_attention": "vision",
+            "tie_word_embeddings": True,
         },
     }
 
@@ -222,6 +225,26 @@ def _sliding(keys: _Keys, layers: int) -> list[bool]:
     if not isinstance(pattern, list) or len(pattern) != layers or not all(isinstance(one, bool) for one in pattern) or pattern[-1]:
         raise keys.pattern_error(pattern, layers)
     return pattern
+
+
+def _layer_sizes(sliding: list[bool], kv_heads: list[int], head_dims: Mapping[bool, int]) -> dict[str, Any]:
+    """Head sizes and key-value heads: spelled as in the released config.json, or for each layer where a type has several."""
+    of_type = {slides: {heads for slid, heads in zip(sliding, kv_heads, strict=True) if slid == slides} for slides in set(sliding)}
+    if len(of_type) == 2 and all(len(heads) == 1 for heads in of_type.values()):
+        return {
+            "num_key_value_heads": of_type[True].pop(),
+            "num_global_key_value_heads": of_type[False].pop(),
+            "head_dim": head_dims[True],
+            "global_head_dim": head_dims[False],
+        }
+    layers = enumerate(zip(sliding, kv_heads, strict=True))
+    return {
+        "num_key_value_heads": kv_heads[0],
+        "head_dim": head_dims[sliding[0]],
+        "per_layer_config": {
+            str(i): {"head_dim": head_dims[slides], "num_key_value_heads": heads} for i, (slides, heads) in layers
+        },
+    }
 
 
 def _vocab_size(file: GGUFFile, keys: _Keys) -> int:

@@ -1,9 +1,12 @@
-"""A name -> a checkpoint folder: built-in name, local folder, or hub id, in this order."""
+"""A name -> a checkpoint: built-in name, local folder or GGUF file, or hub id, in this order."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffusiongemma.errors import CheckpointError
+from diffusiongemma.weights.gguf_find import choose, gguf_in, is_gguf
 
 __all__ = ["builtin_folder", "builtin_names", "resolve"]
 
@@ -22,12 +25,13 @@ def builtin_names() -> list[str]:
 
 
 def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
-    """The folder of a checkpoint, downloaded first if it is a hub id.
+    """The folder of a checkpoint, or its GGUF file; downloaded first if it is a hub id.
 
     A download shows its progress, goes on where an earlier one stopped, and is kept in the Hugging Face cache.
 
     Args:
-        name: built-in name, folder or hub id.
+        name: built-in name; folder, which may hold one GGUF file in place of safetensors; GGUF file; hub id, of a repository with
+            several GGUF files with a colon and what the file differs by: ``owner/name:Q4_K_M``.
         config_only: of a hub id download only the small JSON files.
 
     Raises:
@@ -38,23 +42,60 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
         return builtin_folder() / text
     path = Path(text).expanduser()
     if path.is_dir():
+        return gguf_in(path) or path
+    if is_gguf(path):
         return path
     known = ", ".join(builtin_names()) or "none"
     if path.exists():
-        raise CheckpointError(f"{text} is a file; give the folder that holds config.json and model.safetensors")
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise CheckpointError(f"{text} is a file; give a GGUF file, or the folder that holds config.json and model.safetensors")
+    hub_id, _, wanted = text.partition(":")
+    if hub_id.count("/") != 1 or text.startswith((".", "/", "~")):
         raise CheckpointError(
-            f"no checkpoint {text!r}: it is not a folder, not a built-in name ({known}), and not a hub id (owner/name)"
+            f"no checkpoint {text!r}: it is not a folder, not a GGUF file, not a built-in name ({known}), "
+            "and not a hub id (owner/name)"
         )
-    return _download(text, _CONFIG_FILES if config_only else _FILES)
+    if not wanted:
+        folder = _download(hub_id, _CONFIG_FILES if config_only else _FILES)
+        if any(folder.glob("*.safetensors")) or (folder / "config.json").is_file():
+            return folder
+    if config_only:
+        raise CheckpointError(
+            f"{hub_id} has no config.json; a GGUF file holds its configuration itself. Download the file and give its path"
+        )
+    return _download_gguf(hub_id, wanted or None)
 
 
 def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
+    import huggingface_hub
+
+    with _hub_errors(hub_id):
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(patterns)))
+
+
+def _download_gguf(hub_id: str, wanted: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with _hub_errors(hub_id):
+        try:
+            names = huggingface_hub.list_repo_files(hub_id)
+        except HfHubHTTPError:
+            raise
+        except Exception:  # the library lets its transport's errors through; without a connection, what is in the cache serves
+            cached = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=["*.gguf"], local_files_only=True))
+            names = [str(path.relative_to(cached)) for path in cached.rglob("*.gguf")]
+        return Path(huggingface_hub.hf_hub_download(hub_id, choose(names, wanted, hub_id)))
+
+
+@contextmanager
+def _hub_errors(hub_id: str) -> Iterator[None]:
+    """The library's errors as ours."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+        yield
+    except CheckpointError:
+        raise
     except HFValidationError as error:
         raise CheckpointError(f"{hub_id!r} is no folder here and no valid hub id: {error}") from error
     except LocalEntryNotFoundError as error:
