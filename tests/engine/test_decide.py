@@ -220,7 +220,7 @@ def test_below_the_threshold_a_question_stays_open(model: DiffusionGemmaModel) -
 def test_instructions_are_part_of_the_prompt(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """One question's words are not shown to another, unless they are joint."""
     shown: list[object] = []
-    monkeypatch.setattr(model, "_prompt_texts", lambda *asked: (shown.append(asked), ["x"])[1])
+    monkeypatch.setattr(model, "prompt_ids", lambda prompt, messages: (shown.append((prompt, messages)), [[3]])[1])
     questions = [Choice("a", ["b", "c"]), Choice("d", ["e", "f"], "Why?"), Choice("g", ["h", "i"], "How?")]
     model.decide("x", questions)
     model.decide("x", questions, joint=True, template="{{a}}{{d}}{{g}}")

@@ -86,7 +86,9 @@ def test_a_template_that_does_not_compile() -> None:
         ([], "messages is empty"),
         ([{"role": "user"}], r"messages\[0\]"),
         (["hello"], "needs 'role' and 'content'"),
-        ([{"role": "robot", "content": "x"}], "role 'robot'; allowed: system"),
+        ([{"content": "x"}], "needs 'role' and 'content'"),
+        ([{"role": 1, "content": "x"}], "needs 'role' and 'content'"),
+        ({"role": "user", "content": "x"}, "of type dict; give a list"),
     ],
 )
 def test_broken_messages_are_named(messages: list[object], needle: str) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self
 
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -20,7 +20,8 @@ from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.fast import use_fast_int8
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
-from diffusiongemma.text.chat import Message
+from diffusiongemma.text.messages import Message
+from diffusiongemma.text.prompts import PromptOptions, Prompts, prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.weights.load import fill, refuse_quantised, save, vision_tensors
 from diffusiongemma.weights.resolve import resolve
@@ -241,24 +242,33 @@ class Loaded:
 
     # -- prompts -------------------------------------------------------------------------------------------------------
 
-    def _prompt_texts(self, prompt: str | Sequence[str] | None, messages: Sequence[Message] | None) -> list[str]:
-        if (prompt is None) == (messages is None):
-            raise InputError("give either prompt or messages, not both and not neither")
-        if messages is not None:
-            conversations: list[Sequence[Message]] = [messages]
-        else:
-            texts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
-            for i, text in enumerate(texts):
-                if not isinstance(text, str):
-                    raise InputError(f"prompt {i} is of type {type(text).__name__}; give a string, or a list of strings")
-                if not text.strip():
-                    raise InputError(f"prompt {i} is empty; give it at least one character that is not a space")
-            conversations = [[{"role": "user", "content": text}] for text in texts]
-        if self.tokenizer.template is None:
-            if messages is not None:
-                raise InputError("this checkpoint has no chat template; give prompt instead of messages")
-            return [conversation[0]["content"] for conversation in conversations]
-        return [self.tokenizer.template.render(conversation) for conversation in conversations]
+    def prompt_ids(
+        self, prompt: str | Sequence[str] | None = None, *, messages: Sequence[Message] | None = None, **options: Any
+    ) -> list[list[int]]:
+        """Token ids of prompts as the model is given them.
+
+        Args:
+            prompt: a user's message, or a list of them.
+            messages: a whole conversation instead.
+            **options: fields of ``PromptOptions`` (``text/prompts.py``): ``tools``, ``enable_thinking``, ``raw`` ...
+
+        Returns:
+            A list of ids for each prompt.
+
+        Raises:
+            InputError: no prompt, an empty one, both prompt and messages, messages the template refuses, or text the tokenizer
+                cannot represent.
+            OptionError: an unknown option, or one that the chat template does not take.
+        """
+        ours, others = PromptOptions.split(options)
+        if others:
+            raise OptionError(
+                f"{', '.join(others)}: not an option of a prompt; there are {', '.join(PromptOptions.__annotations__)}"
+            )
+        return self._prompt_ids(prompt, messages, ours)
+
+    def _prompt_ids(self, prompt: Prompts, messages: Sequence[Message] | None, options: PromptOptions) -> list[list[int]]:
+        return prompt_ids(self.tokenizer, prompt, messages, options, self.config.text.bos_token_id)
 
     def _turn_end(self) -> tuple[int, ...]:
         """The stop token that the chat template puts behind an answer; the first there is where it puts none."""

@@ -16,7 +16,8 @@ from diffusiongemma.engine.pins import Pins, pins_by_row
 from diffusiongemma.engine.request import Mode, Request, check
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.sampler import SamplingParams
-from diffusiongemma.text.chat import Message
+from diffusiongemma.text.messages import Message
+from diffusiongemma.text.prompts import PromptOptions
 from diffusiongemma.text.questions import Decisions, Question, Sheet, sheets
 
 __all__ = ["DiffusionGemmaModel", "held_params"]
@@ -53,7 +54,7 @@ class DiffusionGemmaModel(Rewriting):
 
         Args:
             prompt: a user's message, put into the checkpoint's chat template; or a list of them.
-            messages: a whole conversation instead: ``[{"role": ..., "content": ...}, ...]``.
+            messages: a whole conversation instead: ``[{"role": ..., "content": ...}, ...]`` (docs/chat.md).
             **options: see ``stream``.
 
         Returns:
@@ -107,19 +108,21 @@ class DiffusionGemmaModel(Rewriting):
             drafts: False leaves out the Draft events, which cost a little at every step.
             logprobs: alternatives a token, 0 to 20: the commits carry the log-probabilities that the causal role gives the
                 answer's tokens; None: they do not.
-            **options: fields of ``SamplingParams``: ``max_tokens``, ``canvas_length``, ``num_diffusion_steps``, ``seed``,
-                ``entropy_bound``,
+            **options: how the prompt is written, fields of ``PromptOptions``: ``tools``, ``enable_thinking``,
+                ``preserve_thinking``, ``reasoning_effort``, ``chat_template_kwargs``, ``allow_special``, ``raw``. And fields of
+                ``SamplingParams``: ``max_tokens``, ``canvas_length``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
                 ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``, ``early_stop``,
-                ``stop_rule``, ``commit``, ``stop``, ``temperature``. Unset
-                ones come from the checkpoint; ``seed`` unset is drawn at random.
+                ``stop_rule``, ``commit``, ``stop``, ``temperature``. Unset ones come from the checkpoint; ``seed`` unset is drawn
+                at random.
 
         Yields:
             Draft (each row and denoising step), Commit (text that is final), Done (the row's Result).
 
         Raises:
-            InputError: no prompt, an empty one, both prompt and messages, or text the tokenizer cannot represent.
+            InputError: no prompt, an empty one, both prompt and messages, messages the chat template refuses, or text the tokenizer
+                cannot represent.
             PromptTooLongError: prompt and answer exceed the model's positions.
-            OptionError: an unknown option, or a value outside what is allowed.
+            OptionError: an unknown option, one that the chat template does not take, or a value outside what is allowed.
             ConstraintError: a schema, regex, list of choices or grammar that is wrong, impossible or cannot be expressed, or that
                 the pins contradict.
         """
@@ -169,11 +172,12 @@ class DiffusionGemmaModel(Rewriting):
             raise InputError("an answer can be held to rules, or to a response format, regex, choices or grammar; give one")
         if mode == "causal" and (rules is not None or any(constraints)):
             raise OptionError("rules, a response format, regex, choices or grammar needs mode 'diffusion'")
+        written, options = PromptOptions.split(options)
         if options.get("seed") is None:
             options["seed"] = secrets.randbits(32)
         params = self.defaults.replaced(**options)
         held = held_params(params, options)
-        prompts = [self.tokenizer.encode(text) for text in self._prompt_texts(prompt, messages)]
+        prompts = self._prompt_ids(prompt, messages, written)
         if not prompts:
             raise InputError("there is no prompt; give at least one")
         if seeds is not None and len(seeds) != len(prompts):
@@ -226,6 +230,7 @@ class DiffusionGemmaModel(Rewriting):
         threshold: float = 0.0,
         draws: int = 1,
         seed: int = 0,
+        **options: Any,
     ) -> Decisions:
         """Answer typed questions by what one denoising pass gives each of the allowed answers; nothing is generated.
 
@@ -239,6 +244,7 @@ class DiffusionGemmaModel(Rewriting):
             threshold: a question whose answer is less probable is left open: its ``answer`` is None.
             draws: of noise, in rows of the same batch; the probabilities are the mean over them.
             seed: of the noise. The same call always decides the same.
+            **options: fields of ``PromptOptions``: how the prompt is written (``stream``).
 
         Returns:
             The decisions, in the order of the questions.
@@ -247,26 +253,34 @@ class DiffusionGemmaModel(Rewriting):
             InputError: no prompt, no questions, names or options that are empty or not different, an answer that the tokenizer
                 cannot write, more than 256 answers on a canvas, or one that is longer than it.
             PromptTooLongError: prompt and canvas exceed the model's positions.
-            OptionError: a threshold outside 0 to 1, or draws or a seed outside what is allowed.
+            OptionError: a threshold outside 0 to 1, draws or a seed outside what is allowed, an unknown option, or one that the
+                chat template does not take.
         """
         began = time.perf_counter()
         asked = sheets(questions, joint, template, threshold)
-        alternatives = self._alternatives(prompt, messages, asked)
+        alternatives = self._alternatives(prompt, messages, asked, options)
         found = self.engine.call(lambda: decide(self.transformer, alternatives, seed=seed, draws=draws))
         pairs = zip(asked, found.probabilities, strict=True)
         decisions = [decision for sheet, probs in pairs for decision in sheet.decisions(probs, threshold)]
         return Decisions(tuple(decisions), found.passes, found.rows, time.perf_counter() - began)
 
-    def _alternatives(self, prompt: str | None, messages: Sequence[Message] | None, asked: Sequence[Sheet]) -> list[Alternatives]:
+    def _alternatives(
+        self,
+        prompt: str | None,
+        messages: Sequence[Message] | None,
+        asked: Sequence[Sheet],
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Alternatives]:
         """The tokens of each sheet's prompt and of its answers, with the stop token that ends a turn."""
-        found = []
+        found, end = [], self._turn_end()
         for sheet in asked:
-            (text,) = self._prompt_texts(*_with(prompt, messages, sheet.instructions))
+            text, said = _with(prompt, messages, sheet.instructions)
+            (ids,) = self.prompt_ids(text, messages=said, **options or {})
             answers = [self.tokenizer.encode(answer) for answer in sheet.answers]
-            for answer, ids in zip(sheet.answers, answers, strict=True):
-                if (read := self.tokenizer.decode(ids)) != answer:
+            for answer, tokens in zip(sheet.answers, answers, strict=True):
+                if (read := self.tokenizer.decode(tokens)) != answer:
                     raise InputError(f"this checkpoint cannot write {answer!r}: its tokens read {read!r}")
-            found.append(Alternatives(self.tokenizer.encode(text), [[*ids, *self._turn_end()] for ids in answers]))
+            found.append(Alternatives(ids, [[*tokens, *end] for tokens in answers]))
         return found
 
 

@@ -12,7 +12,8 @@ from diffusiongemma.engine.frame import Frame, OnEvent
 from diffusiongemma.engine.template import DEFAULT_MOST, Template
 from diffusiongemma.engine.vary import check_vary, vary_text
 from diffusiongemma.errors import InputError, OptionError
-from diffusiongemma.text.chat import Message
+from diffusiongemma.text.messages import Message
+from diffusiongemma.text.prompts import PromptOptions
 
 __all__ = ["Rewriting"]
 
@@ -46,7 +47,8 @@ class Rewriting(Loaded):
             rank: which filling is best (``engine.fill.fill_template``).
             tries: most rows of a batch, half of them with open borders (``engine.fill``).
             on_event: called with each event.
-            **options: sampling parameters (``stream``) but for ``max_tokens`` and ``stop``: the texts say where all ends.
+            **options: sampling parameters but for ``max_tokens`` and ``stop``, since the texts say where all ends; and how the
+                prompt is written (``stream``). ``allow_special`` counts for the texts too.
 
         Returns:
             The best text (prefix and suffix in it unchanged), the hole's (``holes["hole"]``), and all that were tried.
@@ -95,7 +97,7 @@ class Rewriting(Loaded):
             instruction: what is to become of it.
             in_prompt: show the text in the user's message, below the instruction; False: the message is the instruction alone.
             on_event: called with each event.
-            **options: sampling parameters (``stream``); ``max_tokens`` unset: the checkpoint's own, or room for the text and a
+            **options: as of ``stream``; ``max_tokens`` unset: the checkpoint's own, or room for the text and a
                 canvas more, if that is more.
 
         Raises:
@@ -147,9 +149,10 @@ class Rewriting(Loaded):
         Args:
             prompt: a user's message.
             messages: a conversation instead; neither: plain text.
-            options: sampling parameters.
+            options: sampling parameters, and how the prompt is written.
             ends: whether the answer may end where it likes, and ``max_tokens`` and ``stop`` mean something.
         """
+        written, options = PromptOptions.split(options)
         for name in () if ends else ("max_tokens", "stop"):
             if options.get(name) is not None:
                 raise OptionError(f"{name} has no say here: what is given around the holes says where the text ends; leave it out")
@@ -160,6 +163,8 @@ class Rewriting(Loaded):
         bos = self.transformer.config.text.bos_token_id
         ids, ending = [] if bos is None else [bos], self.stop_ids[:1]
         if prompt is not None or messages is not None:
-            (text,) = self._prompt_texts(prompt, messages)
-            ids, ending = self.tokenizer.encode(text), self._turn_end()
-        return Frame(self.transformer, self.engine, self.tokenizer, ids, ending[0] if ending else None, self.stop_ids, params)
+            (ids,), ending = self._prompt_ids(prompt, messages, written), self._turn_end()
+        elif written != PromptOptions(allow_special=written.allow_special):
+            raise OptionError("there is no prompt that these options could be about; give prompt or messages, or leave them out")
+        last = ending[0] if ending else None
+        return Frame(self.transformer, self.engine, self.tokenizer, ids, last, self.stop_ids, params, written.allow_special)

@@ -19,7 +19,7 @@ def edit_text(frame: Frame, text: str, grow: bool, on_event: OnEvent | None = No
     Raises:
         InputError: the text is longer than the answer may be.
     """
-    ids, canvas = frame.tokenizer.encode(text), frame.canvas
+    ids, canvas = frame.encode(text), frame.canvas
     start = frame.closed(ids, -(-(len(ids) + 1) // canvas) * canvas)
     most = max(frame.params.max_tokens, len(start) + canvas) if grow else frame.params.max_tokens
     if len(ids) > most:

@@ -171,7 +171,7 @@ def _ranked(frame: Frame, template: Template, fillings: Sequence[Filling], rank:
 
 def _row(frame: Frame, template: Template, layout: tuple[int, ...], opened: bool) -> _Row:
     """Pins of one layout. Canvases behind the last hole are not denoised: nothing of them is open."""
-    first, *rest = [piece if isinstance(piece, Hole) else frame.tokenizer.encode(piece) for piece in template.pieces]
+    first, *rest = [piece if isinstance(piece, Hole) else frame.encode(piece) for piece in template.pieces]
     assert isinstance(first, list)
     # A prompt keeps at least one token.
     before = _border(frame, first[-1:]) if opened and len(frame.prompt) + len(first) > 1 else ""
@@ -215,10 +215,10 @@ def _holes(frame: Frame, row: _Row, ids: Sequence[int]) -> list[str] | None:
 def _scores(frame: Frame, template: Template, fillings: Sequence[Filling], rank: Rank) -> list[float]:
     """A score for each filling: of its whole text at one go, in the tokens that the model has learnt to read."""
     last = str(template.pieces[-1])
-    cut = len(last) - len(frame.tokenizer.decode(frame.tokenizer.encode(last)[:JUDGED], skip_special=False))
+    cut = len(last) - len(frame.tokenizer.decode(frame.encode(last)[:JUDGED], skip_special=False))
     ending = [frame.ending] if frame.ending is not None and cut <= 0 else []
     whole = [filling.text[: len(filling.text) - max(0, cut)] for filling in fillings]
-    texts = [[*frame.prompt, *frame.tokenizer.encode(text), *ending] for text in whole]
+    texts = [[*frame.prompt, *frame.encode(text), *ending] for text in whole]
     common = 0
     while all(len(ids) > common + 1 and ids[common] == texts[0][common] for ids in texts):
         common += 1

@@ -38,6 +38,7 @@ class Frame:
         ending: the stop token behind the text; None: the checkpoint has none.
         stop_ids: token ids that end an answer.
         params: sampling parameters.
+        allow_special: whether texts of control tokens in the text become control tokens.
     """
 
     model: Transformer
@@ -47,6 +48,11 @@ class Frame:
     ending: int | None
     stop_ids: tuple[int, ...]
     params: SamplingParams
+    allow_special: bool = False
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text that a user wrote."""
+        return self.tokenizer.encode(text, self.allow_special)
 
     @property
     def canvas(self) -> int:

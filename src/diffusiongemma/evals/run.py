@@ -159,10 +159,9 @@ class _Run:
 
     def _refusal(self, example: Example) -> str:
         """Why the model cannot take an example; empty where it can."""
-        template = self.model.tokenizer.template
         try:
-            text = template.render([{"role": "user", "content": example.prompt}]) if template else example.prompt
-            check(self.model.transformer, Request(prompt=self.model.tokenizer.encode(text), params=self.params, mode=self.mode))
+            (ids,) = self.model.prompt_ids(example.prompt)
+            check(self.model.transformer, Request(prompt=ids, params=self.params, mode=self.mode))
         except InputError as error:
             return str(error)
         return ""

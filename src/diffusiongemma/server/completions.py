@@ -1,7 +1,6 @@
 """``/v1/completions``: a plain text gone on with. With a suffix it is an infill (``server.fim``)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -52,8 +51,7 @@ def _requests(served: Served, body: CompletionRequest, settings: Settings) -> li
         options["logprobs"] = body.logprobs
     # The model's own way is a turn of a conversation; here the text stands alone, as infilling has it.
     with naming(body):
-        found = [(prompt, served.model.requests(prompt, **options)) for prompt in prompts]
-    return [replace(request, prompt=served.plain(prompt)) for prompt, requests in found for request in requests]
+        return [request for prompt in prompts for request in served.model.requests(prompt, raw=True, **options)]
 
 
 class TextShape:

@@ -37,8 +37,8 @@ async def infill(http: HttpRequest, served: Served, body: CompletionRequest, pro
 
     def spell(filled: Filled) -> Spelled:
         text = filled.holes["hole"]
-        tokens = served.model.tokenizer.encode(text)
-        given = len(served.plain(prompt)) + len(served.model.tokenizer.encode(suffix))
+        tokens = served.model.tokenizer.encode(text, allow_special=False)
+        given = len(served.plain(prompt)) + len(served.model.tokenizer.encode(suffix, allow_special=False))
         counts = {
             "prompt_tokens": given,
             "completion_tokens": len(tokens),

@@ -11,7 +11,6 @@ import anyio.to_thread
 
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.shared import SharedEngine
-from diffusiongemma.errors import OptionError
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import Generation
 
@@ -94,10 +93,7 @@ class Served:
             InputError: the tokenizer cannot represent it.
         """
         bos = self.model.config.text.bos_token_id
-        ids = [*([] if bos is None else [bos]), *self.model.tokenizer.encode(text)]
-        if not ids:
-            raise OptionError("prompt is empty; give at least one character")
-        return ids
+        return [*([] if bos is None else [bos]), *self.model.tokenizer.encode(text, allow_special=False)]
 
     def entry(self) -> dict[str, Any]:
         """The model's entry of ``/v1/models``."""

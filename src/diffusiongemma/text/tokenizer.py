@@ -1,14 +1,16 @@
 """String <-> ids."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tokenizers import Tokenizer as Backend
 
 from diffusiongemma.errors import CheckpointError, InputError
 from diffusiongemma.text.chat import ChatTemplate
+from diffusiongemma.text.control import ControlTokens, Segment
 from diffusiongemma.text.markup import Markup
 
 __all__ = ["Tokenizer"]
@@ -31,6 +33,9 @@ class Tokenizer:
     def __init__(
         self, backend: Backend, template: ChatTemplate | None, folder: Path, settings: Mapping[str, Any] | None = None
     ) -> None:
+        # A prompt is taken whole or refused: what tokenizer.json says of cutting and padding is for training.
+        backend.no_truncation()
+        backend.no_padding()
         self._backend = backend
         self.template = template
         self._folder = folder
@@ -43,7 +48,7 @@ class Tokenizer:
         """Read ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``.
 
         Raises:
-            CheckpointError: no tokenizer.json, or one that cannot be read.
+            CheckpointError: no tokenizer.json, or a file that cannot be read, or a template that cannot be compiled.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -60,10 +65,8 @@ class Tokenizer:
                 raise CheckpointError(f"{config} cannot be read as JSON: {error}") from error
             if not isinstance(settings, dict):
                 raise CheckpointError(f"{config} holds {type(settings).__name__}; it must hold a JSON object")
-        source = settings.get("chat_template")
-        if (jinja := folder / "chat_template.jinja").is_file():
-            source = jinja.read_text("utf-8")
-        template = ChatTemplate(source, _special_tokens(settings)) if isinstance(source, str) else None
+        source = _template_source(folder, settings)
+        template = None if source is None else ChatTemplate(source, _special_tokens(settings))
         return cls(backend, template, folder, settings)
 
     @property
@@ -71,25 +74,82 @@ class Tokenizer:
         """Number of tokens, added ones included."""
         return self._backend.get_vocab_size()
 
-    def encode(self, text: str) -> list[int]:
+    @cached_property
+    def control(self) -> ControlTokens:
+        """The control tokens: those that tokenizer.json calls special, and added ones that the chat template writes."""
+        return ControlTokens(self._control_ids)
+
+    @cached_property
+    def _control_ids(self) -> dict[str, int]:
+        written = "" if self.template is None else self.template.source
+        added = self._backend.get_added_tokens_decoder().items()
+        return {
+            token.content: number
+            for number, token in added
+            if token.special or (token.content in written and not token.content.isspace())
+        }
+
+    def encode(self, text: str, allow_special: bool = True) -> list[int]:
         """Token ids of a text; nothing is put before or behind it.
+
+        Args:
+            text: what to encode.
+            allow_special: whether texts of control tokens become control tokens. False, for text that a user wrote: they stay text.
 
         Raises:
             InputError: the text has words that this tokenizer cannot represent at all.
         """
+        return self.encode_segments([[Segment(text, literal=False)] if allow_special else self.control.segments(text)])[0]
+
+    def encode_segments(self, prompts: Sequence[Sequence[Segment]]) -> list[list[int]]:
+        """Token ids of prompts in pieces; all that is not literal is encoded as one batch.
+
+        Raises:
+            InputError: see ``encode``; or a literal piece in which the tokenizer sees a control token all the same.
+        """
+        ordinary = iter(self._encode_batch([text for prompt in prompts for text, literal in prompt if not literal]))
+        return [
+            [i for text, literal in prompt for i in (self._encode_literal(text) if literal else next(ordinary))]
+            for prompt in prompts
+        ]
+
+    def _encode_batch(self, texts: list[str]) -> Iterable[list[int]]:
         try:
-            # A batch of one: it lets other threads run meanwhile, where ``encode`` does not.
-            encoding = self._backend.encode_batch([text], add_special_tokens=False)[0]
+            # A batch, even of one: it lets other threads run meanwhile, where ``encode`` does not.
+            encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"the tokenizer of this checkpoint cannot represent the text: {error}") from error
-        if self._unknown is not None and self._unknown in encoding.ids:
-            spans = [text[a:b] for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True) if i == self._unknown]
-            raise InputError(
-                f"the tokenizer of this checkpoint has no token for {', '.join(map(repr, spans[:5]))}"
-                f"{' and more' if len(spans) > 5 else ''}; it knows {self.vocab_size} tokens only"
+        for text, encoding in zip(texts, encodings, strict=True):
+            if self._unknown is not None and self._unknown in encoding.ids:
+                self._refuse([text[a:b] for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True) if i == self._unknown])
+            yield encoding.ids
+
+    def _encode_literal(self, text: str) -> list[int]:
+        """The same without looking for added tokens."""
+        backend, ids = self._backend, list[int]()
+        try:
+            text = backend.normalizer.normalize_str(text) if backend.normalizer is not None else text
+            words = (
+                [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)] if backend.pre_tokenizer is not None else [text]
             )
-        ids: list[int] = encoding.ids
+            for word in words:
+                ids += [token.id for token in backend.model.tokenize(word)]
+        except Exception as error:  # as above
+            raise InputError(f"the tokenizer of this checkpoint cannot represent the text: {error}") from error
+        if self._unknown is not None and self._unknown in ids:
+            self._refuse(self.control.whole.findall(text))
+        if not set(self._control_ids.values()).isdisjoint(ids):
+            found = ", ".join(map(repr, self.control.whole.findall(text)[:5]))
+            raise InputError(
+                f"this tokenizer makes control tokens of {found} even where it is text; take it out, or give allow_special=True"
+            )
         return ids
+
+    def _refuse(self, words: Sequence[str]) -> NoReturn:
+        raise InputError(
+            f"the tokenizer of this checkpoint has no token for {', '.join(map(repr, words[:5]))}"
+            f"{' and more' if len(words) > 5 else ''}; it knows {self.vocab_size} tokens only"
+        )
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of token ids; incomplete UTF-8 at the end shows as U+FFFD."""
@@ -112,12 +172,31 @@ class Tokenizer:
                 (folder / name).write_bytes(source.read_bytes())
 
 
-def _special_tokens(settings: dict[str, object]) -> dict[str, str]:
+def _template_source(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The chat template: the file's, else that of tokenizer_config.json; None where there is none."""
+    if (jinja := folder / "chat_template.jinja").is_file():
+        try:
+            return jinja.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{jinja} cannot be read as UTF-8 text: {error}") from error
+    source = settings.get("chat_template")
+    if isinstance(source, list):
+        # Several by name, as older checkpoints have them; transformers takes this one where none is asked for.
+        named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+        source = named.get("default", source)
+    if source is not None and not isinstance(source, str):
+        raise CheckpointError(
+            f"chat_template in {folder / 'tokenizer_config.json'} is no text, and no list with one named 'default'"
+        )
+    return source
+
+
+def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    """Every ``..._token`` by its name, those of the model's family too: as transformers gives them to a template."""
+    own = settings.get("model_specific_special_tokens")
     tokens = {}
-    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        value = settings.get(name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if isinstance(value, str):
-            tokens[name] = value
+    for name, value in [*settings.items(), *(own.items() if isinstance(own, dict) else ())]:
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            tokens[name] = text
     return tokens

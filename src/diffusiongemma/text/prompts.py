@@ -1,0 +1,191 @@
+"""The one way from a prompt or messages to token ids: generation, infilling, decisions, the server and training all take it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.text.chat import ChatTemplate
+from diffusiongemma.text.control import Disguise, Segment
+from diffusiongemma.text.messages import Message
+from diffusiongemma.text.tokenizer import Tokenizer
+
+__all__ = ["EFFORTS", "PromptOptions", "Prompts", "conversations", "prompt_ids"]
+
+EFFORTS = {"none": False, "minimal": False, "low": True, "medium": True, "high": True, "xhigh": True}
+"""Values of ``reasoning_effort`` (OpenAI's), and whether the model thinks."""
+_MODEL_ROLES = ("assistant", "model")
+Prompts = str | Sequence[str] | None
+Tool = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How a prompt is written.
+
+    Attributes:
+        tools: functions that the model may call: OpenAI's ``{"type": "function", "function": {...}}``, or what is in ``function``.
+        enable_thinking: whether the model thinks before it answers; None: as the template has it.
+        preserve_thinking: whether thoughts of earlier turns with calls stay in the prompt; None: as the template has it.
+        reasoning_effort: OpenAI's; ``none`` and ``minimal`` are ``enable_thinking=False``, the others True. A template that reads
+            ``reasoning_effort`` itself gets it too.
+        thinking_budget: most tokens of the thought.
+        chat_template_kwargs: other variables of the template, by name.
+        allow_special: whether texts of control tokens in what a user wrote become control tokens.
+        raw: the prompt is a text that is gone on with, outside any conversation.
+    """
+
+    tools: Sequence[Tool] | None = None
+    enable_thinking: bool | None = None
+    preserve_thinking: bool | None = None
+    reasoning_effort: str | None = None
+    thinking_budget: int | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    allow_special: bool = False
+    raw: bool = False
+
+    def thinks(self, template: ChatTemplate | None) -> bool:
+        """Whether the model is asked to think before it answers.
+
+        Raises:
+            OptionError: see ``variables``.
+        """
+        return self.variables(template).get("enable_thinking") is True
+
+    def __post_init__(self) -> None:
+        for name in ("enable_thinking", "preserve_thinking", "allow_special", "raw"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, bool):
+                raise OptionError(f"{name} is {value!r}; give True or False")
+        if self.reasoning_effort is not None and self.reasoning_effort not in EFFORTS:
+            raise OptionError(f"reasoning_effort is {self.reasoning_effort!r}; allowed: {', '.join(EFFORTS)}")
+        if self.chat_template_kwargs is not None and not isinstance(self.chat_template_kwargs, Mapping):
+            raise OptionError(f"chat_template_kwargs is {self.chat_template_kwargs!r}; give a mapping of names to values")
+        if self.thinking_budget is not None:
+            raise OptionError("thinking_budget is not enforced; leave it out, or bound the answer with max_tokens")
+
+    @classmethod
+    def split(cls, options: Mapping[str, Any]) -> tuple["PromptOptions", dict[str, Any]]:
+        """Those of these options that are about the prompt, and the others."""
+        ours = {each.name for each in fields(cls)}
+        return cls(**{name: options[name] for name in options.keys() & ours}), {
+            name: value for name, value in options.items() if name not in ours
+        }
+
+    def variables(self, template: ChatTemplate | None) -> dict[str, Any]:
+        """What the template is rendered with beside the messages.
+
+        Raises:
+            OptionError: what the template does not take, or options that contradict each other.
+        """
+        given = dict(self.chat_template_kwargs or {})
+        thinks = None if self.reasoning_effort is None else EFFORTS[self.reasoning_effort]
+        for name, value in (
+            ("enable_thinking", self.enable_thinking),
+            ("enable_thinking", thinks),
+            ("preserve_thinking", self.preserve_thinking),
+        ):
+            if value is not None and given.setdefault(name, value) != value:
+                raise OptionError(
+                    f"{name} is asked to be {given[name]!r} and {value!r}; give it once (reasoning_effort sets it too)"
+                )
+        known = frozenset[str]() if template is None else template.options
+        for name in ("enable_thinking", "preserve_thinking"):
+            if given.get(name) is False and name not in known:
+                del given[name]  # a template that cannot do it does not
+        if self.reasoning_effort is not None and "reasoning_effort" in known:
+            given["reasoning_effort"] = self.reasoning_effort
+        tools = [_declared(tool, place) for place, tool in enumerate(self.tools or ())]
+        if template is None:
+            if given or tools:
+                raise OptionError(f"{', '.join([*given, *(['tools'] if tools else [])])}: this checkpoint has no chat template")
+            return {}
+        template.check_options(given)
+        return given | ({"tools": tools} if tools else {})
+
+
+def conversations(prompt: Prompts, messages: Sequence[Message] | None, raw: bool = False) -> list[Sequence[Message]]:
+    """What is to be answered, as conversations: one a prompt.
+
+    Raises:
+        InputError: no prompt, an empty one, or both prompt and messages.
+    """
+    if (prompt is None) == (messages is None):
+        raise InputError("give either prompt or messages, not both and not neither")
+    if messages is not None:
+        if raw:
+            raise InputError("messages are given with raw=True, which is for a prompt that stands outside any conversation")
+        return [messages]
+    texts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"prompt {i} is of type {type(text).__name__}; give a string, or a list of strings")
+        if not text.strip():
+            raise InputError(f"prompt {i} is empty; give it at least one character that is not a space")
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def prompt_ids(
+    tokenizer: Tokenizer,
+    prompt: Prompts,
+    messages: Sequence[Message] | None = None,
+    options: PromptOptions | None = None,
+    bos: int | None = None,
+) -> list[list[int]]:
+    """Token ids of prompts, each ready for the model's answer.
+
+    What users wrote (all but the content of the model's own messages) cannot become a control token, unless ``allow_special``.
+
+    Args:
+        tokenizer: with the template.
+        prompt: a user's message, or a list of them: a prompt each.
+        messages: a whole conversation instead.
+        options: how it is written.
+        bos: the first token of a raw prompt.
+
+    Raises:
+        InputError: no prompt, an empty one, both prompt and messages, messages the template refuses, or text the tokenizer cannot
+            represent.
+        OptionError: what the template does not take.
+    """
+    options = options or PromptOptions()
+    asked = conversations(prompt, messages, options.raw)
+    variables = options.variables(None if options.raw else tokenizer.template)
+    if options.raw or tokenizer.template is None:
+        if messages is not None:
+            raise InputError("this checkpoint has no chat template; give prompt instead of messages")
+        texts = [conversation[0]["content"] for conversation in asked]
+        first = [bos] if options.raw and bos is not None else []
+        whole = [[Segment(text, literal=False)] if options.allow_special else tokenizer.control.segments(text) for text in texts]
+        return [[*first, *ids] for ids in tokenizer.encode_segments(whole)]
+    return tokenizer.encode_segments([_segments(tokenizer, tokenizer.template, each, variables, options) for each in asked])
+
+
+def _segments(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], variables: Mapping[str, Any], options: PromptOptions
+) -> list[Segment]:
+    """A rendered conversation, with what users wrote set apart where it looks like a control token."""
+    prepared = template.prepared(messages)
+    if options.allow_special:
+        return [Segment(template.rendered(prepared, **variables).text, literal=False)]
+    disguise = Disguise(tokenizer.control, given=[prepared, variables, template.source])
+    hidden = [_hidden(disguise, message) for message in prepared]
+    shown = template.rendered(hidden, **disguise.hide(variables))
+    return disguise.segments(shown.text)
+
+
+def _hidden(disguise: Disguise, message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message disguised, but for what the model said: its markup is its own, and a template may look for it there."""
+    found: dict[str, Any] = disguise.hide(message)
+    return found | {"content": message["content"]} if message["role"] in _MODEL_ROLES and "content" in message else found
+
+
+def _declared(tool: Any, place: int) -> dict[str, Any]:
+    """A tool in OpenAI's form."""
+    function = tool.get("function") if isinstance(tool, Mapping) and "function" in tool else tool
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise InputError(
+            f"tools[{place}] is {str(tool)[:200]!r}; give {{'type': 'function', 'function': {{'name': ..., 'description': ..., "
+            "'parameters': {...}}}, or the function alone"
+        )
+    return {**tool} if "function" in tool else {"type": "function", "function": dict(tool)}
