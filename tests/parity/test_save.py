@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import DiffusionGemmaForBlockDiffusion
+from transformers import AutoConfig, DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import DiffusionGemmaGenerationConfig
 
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.sampler import SamplingParams
+from tests import released
 from tests.parity.reference import CONFIGS, load_ours, write_checkpoint
 from tests.tiny import letters
 
@@ -140,6 +141,126 @@ def test_saving_over_the_checkpoint_it_came_from(tmp_path: Path) -> None:
     after = load_file(folder / WEIGHTS)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+FILES = {
+    "processor_config.json": b'{"image_seq_length": 280}',
+    "preprocessor_config.json": b'{"do_resize": true}',
+    "chat_template.jinja": b"{{ messages[0].content }}",
+    "chat_template.json": b'{"chat_template": "x"}',
+    "special_tokens_map.json": b"{}",
+    "added_tokens.json": b'{"<x>": 3}',
+    "tokenizer_config.json": b'{"padding_side": "left", "unknown": [1]}',
+    "model_index.json": b'{"_class_name": "DiffusionGemmaPipeline"}',
+    "scheduler/scheduler_config.json": b'{"block_length": 32}',
+    "README.md": b"# card",
+    "LICENSE": b"words",
+}
+
+
+def decorate(folder: Path) -> dict[str, Any]:
+    """Give a checkpoint everything that released and re-saved ones have; returns its config.json."""
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    generation = released.read("generation_config.json") | {"eos_token_id": [1, 6, 50], "disable_compile": True}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {name: value for name, value in released.config().items() if name not in ("text_config", "vision_config")}
+    config |= {"eos_token_id": [1, 6], "canvas_length": 8, "pad_token_id": 0, "audio_config": None, "video_token_id": 258884}
+    config |= {"unsloth_fixed": True, "flavour": "sweet"}
+    config["text_config"] |= {"enable_moe_block": True, "num_kv_shared_layers": 0, "dtype": "float32", "colour": None, "smell": [1]}
+    config["vision_config"] |= {"taste": 1}
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    return config | {"dtype": "float32"}
+
+
+def content_of(folder: Path, *but: str) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {name: path.read_bytes() for path in paths if (name := str(path.relative_to(folder))) not in but}
+
+
+@pytest.mark.parametrize("spelling", ["flat", "nested"])
+def test_every_field_and_file_is_given_back(tmp_path: Path, spelling: str) -> None:
+    source, target = written(tmp_path / "source", spelling=spelling), tmp_path / "target"
+    config = decorate(source)
+    DiffusionGemmaModel.from_pretrained(source).save_pretrained(target)
+    assert json.loads((target / "config.json").read_text()) == config
+    names = ("config.json", "generation_config.json", WEIGHTS)
+    assert content_of(target, *names) == content_of(source, *names)
+    generation = [json.loads((folder / "generation_config.json").read_text()) for folder in (source, target)]
+    assert generation[0] == generation[1]
+    theirs = AutoConfig.from_pretrained(target)
+    assert (theirs.eos_token_id, theirs.flavour, theirs.text_config.smell) == ([1, 6], "sweet", [1])
+    for ours, expected in zip(their_numbers(target), their_numbers(source), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_saving_over_the_source_loses_nothing(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    config = decorate(folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "er.txt").write_text("mine too")
+    before = content_of(folder, "config.json", "generation_config.json", WEIGHTS)
+    DiffusionGemmaModel.from_pretrained(folder).save_pretrained(folder)
+    assert content_of(folder, "config.json", "generation_config.json", WEIGHTS) == before
+    assert json.loads((folder / "config.json").read_text()) == config
+
+
+def test_a_copy_in_another_dtype_says_so(tmp_path: Path) -> None:
+    source = written(tmp_path / "source")
+    decorate(source)
+    DiffusionGemmaModel.from_pretrained(source, dtype="bfloat16").save_pretrained(tmp_path / "target")
+    config = json.loads((tmp_path / "target" / "config.json").read_text())
+    assert (config["dtype"], config["text_config"]["dtype"]) == ("bfloat16", "bfloat16")
+    model = DiffusionGemmaForBlockDiffusion.from_pretrained(tmp_path / "target", dtype="auto")
+    assert model.model.decoder.norm.weight.dtype == torch.bfloat16
+
+
+def test_changed_sampling_defaults_keep_the_other_fields(tmp_path: Path) -> None:
+    """Unknown ones too, which transformers would refuse in the source as well."""
+    source = written(tmp_path / "source")
+    decorate(source)
+    (source / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": 6, "top_h": 0.5, **SamplingParams().to_generation_config()})
+    )
+    model = DiffusionGemmaModel.from_pretrained(source)
+    model.defaults = model.defaults.replaced(t_max=0.9, schedule="cosine")
+    model.save_pretrained(tmp_path / "target")
+    found = json.loads((tmp_path / "target" / "generation_config.json").read_text())
+    expected = json.loads((source / "generation_config.json").read_text())
+    assert found == expected | {"t_max": 0.9, "diffusiongemma": {"schedule": "cosine"}}
+    again = DiffusionGemmaModel.from_pretrained(tmp_path / "target")
+    again.defaults = again.defaults.replaced(schedule="linear")
+    again.save_pretrained(tmp_path / "third")
+    assert json.loads((tmp_path / "third" / "generation_config.json").read_text()) == expected | {"t_max": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("generation", "top", "stops"),
+    [([1, 6, 50], [1, 6], (1, 6, 50)), (50, [1, 6], (50,)), (None, [1, 6], (1, 6)), (None, None, (1,)), (None, 7, (7,))],
+)
+def test_stop_tokens_come_from_the_nearest(tmp_path: Path, generation: Any, top: Any, stops: tuple[int, ...]) -> None:
+    """generation_config.json, then the top of config.json, then its text_config (whose default is 1)."""
+    source = written(tmp_path / "source")
+    config = decorate(source) | {"eos_token_id": top}
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "generation_config.json").write_text(json.dumps({} if generation is None else {"eos_token_id": generation}))
+    model = DiffusionGemmaModel.from_pretrained(source)
+    assert model.stop_ids == stops
+    model.save_pretrained(tmp_path / "target")
+    assert DiffusionGemmaModel.from_pretrained(tmp_path / "target").stop_ids == stops
+
+
+def test_a_generation_config_inside_config_json_counts_where_there_is_no_file(tmp_path: Path) -> None:
+    source = written(tmp_path / "source")
+    config = decorate(source) | {"generation_config": {"eos_token_id": [9], "max_denoising_steps": 7}}
+    (source / "config.json").write_text(json.dumps(config))
+    assert DiffusionGemmaModel.from_pretrained(source).stop_ids == (1, 6, 50)
+    (source / "generation_config.json").unlink()
+    model = DiffusionGemmaModel.from_pretrained(source)
+    assert (model.stop_ids, model.defaults.num_diffusion_steps) == ((9,), 7)
 
 
 def encoder_copies(content: dict[str, Tensor]) -> dict[str, Tensor]:

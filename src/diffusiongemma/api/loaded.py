@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,15 +18,19 @@ from diffusiongemma.engine.frame import Executor
 from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.model.expected import text_shapes
 from diffusiongemma.model.fast import use_fast_int8
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.sampler.params import OWN_FIELD
+from diffusiongemma.text.files import is_there
 from diffusiongemma.text.messages import Message
 from diffusiongemma.text.prompts import PromptOptions, Prompts, prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer
-from diffusiongemma.weights.load import fill, refuse_quantised, save, vision_tensors
+from diffusiongemma.weights.companions import companions
+from diffusiongemma.weights.load import fill, refuse_other_sizes, refuse_quantised, save, vision_tensors
 from diffusiongemma.weights.resolve import resolve
-from diffusiongemma.weights.stream import read_json, write_json
+from diffusiongemma.weights.stream import json_bytes, read_json, stored_tensors
 
 __all__ = ["Loaded", "empty_transformer"]
 
@@ -102,13 +107,14 @@ class Loaded:
             return cls(*loaded, folder)
         config = ModelConfig.from_dict(read_json(folder / "config.json"))
         refuse_quantised(config.quantization, folder)
-        generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+        generation = _generation(folder, config)
         defaults = SamplingParams.from_generation_config(generation)
         tokenizer = Tokenizer.from_folder(folder)
         if tokenizer.vocab_size > config.text.vocab_size:
             raise CheckpointError(
                 f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, config.json a vocabulary of {config.text.vocab_size}"
             )
+        refuse_other_sizes(stored_tensors(folder), text_shapes(config.text), folder)
         transformer = empty_transformer(config, chosen_dtype, chosen_device)
         total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         with _loading_bar(total, progress) as advance:
@@ -121,24 +127,43 @@ class Loaded:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that ``from_pretrained`` and transformers load.
 
-        Packed weights are expanded, and everything is then bfloat16: the memory that takes is needed here.
+        It gets every field of config.json and generation_config.json and every small file that the checkpoint was loaded with:
+        processor settings, templates, README. Packed weights are expanded, and everything is then bfloat16: the memory that
+        takes is needed here. Notes on how weights were quantised are left out.
 
         Args:
-            folder: made if it is not there; a checkpoint in it is replaced.
+            folder: made if it is not there; a checkpoint in it is replaced, all of it or, after an error, nothing.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or the one that was loaded is not there any more.
         """
         target = Path(folder)
-        extra = vision_tensors(self.folder) if self.folder is not None and self.folder.is_dir() else {}
-        save(target, self._weights(), self.config.to_dict(), extra)
-        write_json(
-            target / "generation_config.json",
-            {
-                "bos_token_id": self.config.text.bos_token_id,
-                "eos_token_id": list(self.stop_ids),
-                "pad_token_id": self.config.text.pad_token_id,
-                **self.defaults.to_generation_config(),
-            },
-        )
-        self.tokenizer.save(target)
+        files: dict[str, Path | bytes] = {}
+        extra = {}
+        if (source := self._source()) is not None:
+            files |= companions(source, target)
+            extra = vision_tensors(source)
+        files |= self.tokenizer.files()
+        files["generation_config.json"] = json_bytes(self._generation_config())
+        save(target, self._weights(), replace(self.config, quantization=None).to_dict(), extra, files)
+
+    def _generation_config(self) -> dict[str, Any]:
+        """The content of generation_config.json: what was read, but for what says something else now."""
+        folder = self._source()
+        source = {} if folder is None else _generation(folder, self.config)
+        ours = {"eos_token_id": list(self.stop_ids), **self.defaults.to_generation_config()}
+        if not source:
+            return {"bos_token_id": self.config.text.bos_token_id, "pad_token_id": self.config.text.pad_token_id, **ours}
+        said = dict(source)
+        if isinstance(said.get("eos_token_id"), int):
+            said["eos_token_id"] = [said["eos_token_id"]]
+        changed = {name: value for name, value in ours.items() if value != said.get(name)}
+        # What transformers has no name for stands in a field of its own, which goes where nothing is left to say.
+        return {**{name: value for name, value in source.items() if name != OWN_FIELD or name in ours}, **changed}
+
+    def _source(self) -> Path | None:
+        """The folder that was loaded; a GGUF file has none that belongs to it."""
+        return self.folder if self.folder is not None and not self.folder.is_file() else None
 
     def _weights(self) -> dict[str, Tensor]:
         weights = self.transformer.state_dict()
@@ -312,6 +337,12 @@ def _device(device: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise OptionError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return chosen
+
+
+def _generation(folder: Path, config: ModelConfig) -> dict[str, Any]:
+    """The content of generation_config.json, or what config.json (of mlx) holds in its place."""
+    path = folder / "generation_config.json"
+    return read_json(path) if is_there(path) else dict(config.source.get("generation_config") or {})
 
 
 def _stop_ids(generation: Mapping[str, object], config: ModelConfig) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from diffusiongemma.model.expected import vision_shapes
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.weights.stream import write_json
 
@@ -40,33 +41,10 @@ def blank_vision(config: Mapping[str, Any], text_hidden: int) -> dict[str, Tenso
     """An all-zero vision tower: transformers always builds one, and complains about weights that a checkpoint lacks.
 
     Args:
-        config: ``vision_config`` with every size given.
+        config: ``vision_config``.
         text_hidden: hidden size of the text stack.
     """
-    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    query, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    tower = "model.encoder.vision_tower."
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.encoder.embed_vision.embedding_projection.weight": (text_hidden, hidden),
-        tower + "patch_embedder.input_proj.weight": (hidden, 3 * config["patch_size"] ** 2),
-        tower + "patch_embedder.position_embedding_table": (2, config["position_embedding_size"], hidden),
-    }
-    for i in range(config["num_hidden_layers"]):
-        layer = f"{tower}encoder.layers.{i}."
-        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
-            shapes[f"{layer}{norm}_layernorm.weight"] = (hidden,)
-        shapes |= {
-            f"{layer}mlp.gate_proj.linear.weight": (inner, hidden),
-            f"{layer}mlp.up_proj.linear.weight": (inner, hidden),
-            f"{layer}mlp.down_proj.linear.weight": (hidden, inner),
-            f"{layer}self_attn.q_proj.linear.weight": (query, hidden),
-            f"{layer}self_attn.k_proj.linear.weight": (kv, hidden),
-            f"{layer}self_attn.v_proj.linear.weight": (kv, hidden),
-            f"{layer}self_attn.o_proj.linear.weight": (hidden, query),
-            f"{layer}self_attn.q_norm.weight": (head,),
-            f"{layer}self_attn.k_norm.weight": (head,),
-        }
-    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+    return {name: torch.zeros(shape) for name, shape in vision_shapes(config, text_hidden).items()}
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str, specials: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ __all__ = ["FULL", "SLIDING", "LayerConfig", "ModelConfig", "RopeConfig", "TextC
 
 log = logging.getLogger(__name__)
 _ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "silu", "relu")
-_MAX_LAYERS = 10_000
+_MAX_LAYERS = 1_024
 
 
 @dataclass(frozen=True, kw_only=True)

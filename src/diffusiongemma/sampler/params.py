@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 
 from diffusiongemma.errors import ConfigError, OptionError
 
-__all__ = ["CommitRule", "SamplingParams", "Schedule", "StopRule"]
+__all__ = ["OWN_FIELD", "CommitRule", "SamplingParams", "Schedule", "StopRule"]
 
 CommitRule = Literal["best", "canvas", "accepted"]
 Schedule = Literal["linear", "cosine"]
 StopRule = Literal["canvas", "answer"]
 _CHOICES = {"commit": CommitRule, "schedule": Schedule, "stop_rule": StopRule}
-_OWN = "diffusiongemma"
+OWN_FIELD = "diffusiongemma"
 """Field of a generation_config.json that holds what transformers has no name for."""
 _MAX_SEED = 2**63 - 1
 # Fields of a generation_config.json that concern the cache, the output's type, special tokens or its own history.
@@ -138,11 +138,11 @@ class SamplingParams:
             "max_new_tokens": "max_tokens",
         }
         options = {ours: data[theirs] for theirs, ours in names.items() if data.get(theirs) is not None}
-        own = data.get(_OWN) or {}
+        own = data.get(OWN_FIELD) or {}
         if not isinstance(own, Mapping) or set(own) - _OWN_FIELDS:
-            raise ConfigError(f"generation_config.json has {_OWN} = {own!r}; it may hold {', '.join(sorted(_OWN_FIELDS))}")
+            raise ConfigError(f"generation_config.json has {OWN_FIELD} = {own!r}; it may hold {', '.join(sorted(_OWN_FIELDS))}")
         options |= own
-        known = {*names, "sampler_config", _OWN, *_NOT_SAMPLING}
+        known = {*names, "sampler_config", OWN_FIELD, *_NOT_SAMPLING}
         unused = sorted(k for k, v in data.items() if v is not None and k not in known)
         if unused:
             log.warning("generation_config.json: %s is not followed by this runtime", ", ".join(unused))
@@ -172,7 +172,7 @@ class SamplingParams:
             "stability_threshold": self.stability,
             "confidence_threshold": float(self.confidence),
             "max_new_tokens": self.max_tokens,
-            **({_OWN: own} if own else {}),
+            **({OWN_FIELD: own} if own else {}),
         }
 
 

@@ -71,13 +71,14 @@ class GGUFTokenizer(Tokenizer):
         source = metadata.get("tokenizer.chat_template")
         return cls(backend, source if isinstance(source, str) else None, _special_texts(metadata, backend), path.parent)
 
-    def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``."""
-        self._backend.save(str(folder / "tokenizer.json"))
+    def files(self) -> dict[str, bytes]:
+        """``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``, made from what the file says."""
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._special}
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        if self._source is not None:
-            (folder / "chat_template.jinja").write_text(self._source, "utf-8")
+        found = {
+            "tokenizer.json": self._backend.to_str(pretty=True).encode(),
+            "tokenizer_config.json": (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode(),
+        }
+        return found if self._source is None else {**found, "chat_template.jinja": self._source.encode()}
 
 
 def _backend(metadata: Mapping[str, Any], path: Path) -> Backend:

@@ -1,6 +1,5 @@
 """String <-> ids."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +10,16 @@ from tokenizers import Tokenizer as Backend
 from diffusiongemma.errors import CheckpointError, InputError
 from diffusiongemma.text.chat import ChatTemplate
 from diffusiongemma.text.control import ControlTokens, Segment
+from diffusiongemma.text.files import is_there, read_json, read_text
 from diffusiongemma.text.markup import Markup
 
 __all__ = ["Tokenizer"]
+
+_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+_TOKENIZER_BYTES = 256 << 20  # Gemma's has 33 MB
 
 
 class Tokenizer:
@@ -51,20 +57,12 @@ class Tokenizer:
             CheckpointError: no tokenizer.json, or a file that cannot be read, or a template that cannot be compiled.
         """
         path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(f"{folder} has no tokenizer.json; it belongs beside config.json")
+        content = read_text(path, _TOKENIZER_BYTES)
         try:
-            backend = Backend.from_file(str(path))
+            backend = Backend.from_str(content)
         except Exception as error:  # the library raises bare Exception for every damage
             raise CheckpointError(f"{path} cannot be read: {error}") from error
-        settings = {}
-        if (config := folder / "tokenizer_config.json").is_file():
-            try:
-                settings = json.loads(config.read_text("utf-8"))
-            except ValueError as error:
-                raise CheckpointError(f"{config} cannot be read as JSON: {error}") from error
-            if not isinstance(settings, dict):
-                raise CheckpointError(f"{config} holds {type(settings).__name__}; it must hold a JSON object")
+        settings = read_json(config) if is_there(config := folder / "tokenizer_config.json") else {}
         source = _template_source(folder, settings)
         template = None if source is None else ChatTemplate(source, _special_tokens(settings))
         return cls(backend, template, folder, settings)
@@ -165,20 +163,21 @@ class Tokenizer:
         text = self.decode([token_id], skip_special=False)
         return text or (self._backend.id_to_token(token_id) or "")
 
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer's files by name: what a copy of the checkpoint needs, as it is read."""
+        found = {name: path.read_bytes() for name in _FILES if (path := self._folder / name).is_file()}
+        return {"tokenizer.json": self._backend.to_str().encode(), **found}
+
     def save(self, folder: Path) -> None:
         """Copy the tokenizer's files into another folder."""
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
-            if (source := self._folder / name).is_file() and source.resolve() != (folder / name).resolve():
-                (folder / name).write_bytes(source.read_bytes())
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
 
 
 def _template_source(folder: Path, settings: dict[str, Any]) -> str | None:
     """The chat template: the file's, else that of tokenizer_config.json; None where there is none."""
-    if (jinja := folder / "chat_template.jinja").is_file():
-        try:
-            return jinja.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{jinja} cannot be read as UTF-8 text: {error}") from error
+    if is_there(jinja := folder / "chat_template.jinja"):
+        return read_text(jinja)
     source = settings.get("chat_template")
     if isinstance(source, list):
         # Several by name, as older checkpoints have them; transformers takes this one where none is asked for.

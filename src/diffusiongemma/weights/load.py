@@ -1,17 +1,22 @@
 """A checkpoint folder -> a Transformer with every tensor in its place, or an error that names what is wrong."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError, ConfigError
+from diffusiongemma.weights.companions import left_behind
+from diffusiongemma.weights.headers import FLOATS, Stored
 from diffusiongemma.weights.names import ENCODER, VISION_PREFIXES, is_tied_copy, to_checkpoint, to_ours
-from diffusiongemma.weights.stream import remove_shards, stream_tensors, write_checkpoint, write_json
+from diffusiongemma.weights.replacement import Replacement
+from diffusiongemma.weights.stream import SINGLE, json_bytes, stream_tensors, write_tensors
 
-__all__ = ["fill", "refuse_quantised", "save", "vision_tensors"]
+__all__ = ["fill", "refuse_other_sizes", "refuse_quantised", "save", "vision_tensors"]
 
 log = logging.getLogger(__name__)
 # Tensors that only a quantised checkpoint has.
@@ -96,30 +101,78 @@ def refuse_quantised(quantization: Mapping[str, object] | None, folder: Path) ->
         )
 
 
-def vision_tensors(folder: Path) -> dict[str, Tensor]:
-    """The vision part of a checkpoint as it stands, for copying into a saved folder."""
-    return {name: tensor for name, tensor in stream_tensors(folder) if name.startswith(VISION_PREFIXES)}
-
-
-def save(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object], extra: Mapping[str, Tensor]) -> None:
-    """Write ``model.safetensors`` and ``config.json`` as transformers loads them.
+def refuse_other_sizes(stored: Mapping[str, Stored], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Refuse a config.json whose sizes are not those of the weights, before anything of these sizes is allocated.
 
     Args:
-        folder: made if it is not there.
+        stored: what the headers of the weights say.
+        expected: what config.json asks for, by our names.
+        folder: the checkpoint, for errors.
+
+    Raises:
+        CheckpointError: another shape, or more elements than the files could hold at one bit each.
+    """
+    for ours, shape in expected.items():
+        name = to_checkpoint(ours)
+        found = stored.get(name)
+        if found is not None and found.dtype in FLOATS and found.shape != shape:
+            raise CheckpointError(
+                f"{name} has shape {list(found.shape)}; config.json asks for {list(shape)}. "
+                "The weights and config.json are not of the same model"
+            )
+    elements, there = sum(map(math.prod, expected.values())), sum(tensor.nbytes for tensor in stored.values())
+    if elements > 8 * there:
+        raise CheckpointError(
+            f"config.json asks for {elements:,} parameters, and the weights of {folder} have {there:,} bytes. "
+            "The weights and config.json are not of the same model"
+        )
+
+
+def vision_tensors(folder: Path) -> dict[str, Tensor]:
+    """The vision part of a checkpoint as it stands, for copying into a saved folder."""
+    return dict(stream_tensors(folder, lambda name: name.startswith(VISION_PREFIXES)))
+
+
+def save(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    extra: Mapping[str, Tensor],
+    files: Mapping[str, Path | bytes] = {},
+) -> None:
+    """Write ``model.safetensors``, ``config.json`` and small files as transformers loads them; all of them or none.
+
+    Args:
+        folder: made if it is not there; an index in it goes with the shards that it names.
         tensors: our name -> tensor.
         config: content of config.json; ``dtype`` is added.
         extra: checkpoint names -> tensors to copy as they are (vision).
+        files: names in the folder -> contents, or files to copy.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or a name of ``extra`` is one of ours.
+        ConfigError: the tensors have several dtypes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1:
         raise ConfigError(f"the weights have several dtypes ({', '.join(sorted(map(str, dtypes)))}); convert them to one first")
+    dtype = str(dtypes.pop()).removeprefix("torch.")
     named = {to_checkpoint(name): tensor.detach().cpu() for name, tensor in tensors.items()}
     # transformers ties weights but not biases, so it wants the encoder's copies of those.
     named |= {ENCODER + name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if name.endswith(".bias")}
     clash = sorted(name for name in extra if is_tied_copy(name) or name in named)
     if clash:
         raise CheckpointError(f"extra tensors would overwrite {', '.join(clash)}")
-    write_checkpoint(folder / "model.safetensors", {**named, **extra})
-    remove_shards(folder)
-    write_json(folder / "config.json", {**config, "dtype": str(dtypes.pop()).removeprefix("torch.")})
+    text = {**config["text_config"], **({"dtype": dtype} if "dtype" in config["text_config"] else {})}
+    try:
+        with Replacement(folder) as new:
+            write_tensors(new.file(SINGLE), {**named, **extra})
+            new.content("config.json", json_bytes({**config, "text_config": text, "dtype": dtype}))
+            for name, content in files.items():
+                new.content(name, content if isinstance(content, bytes) else content.read_bytes())
+            for path in left_behind(folder):
+                new.remove(path)
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder} cannot be written: {error}") from error

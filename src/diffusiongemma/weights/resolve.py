@@ -40,13 +40,18 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
     text = os.fspath(name)
     if text in builtin_names():
         return builtin_folder() / text
-    path = Path(text).expanduser()
-    if path.is_dir():
+    known = ", ".join(builtin_names()) or "none"
+    try:
+        path = Path(text).expanduser()
+        folder, other = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, no home folder, a NUL in the name
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{text[:200]!r} cannot be a folder: {why}") from error
+    if folder:
         return gguf_in(path) or path
     if is_gguf(path):
         return path
-    known = ", ".join(builtin_names()) or "none"
-    if path.exists():
+    if other:
         raise CheckpointError(f"{text} is a file; give a GGUF file, or the folder that holds config.json and model.safetensors")
     hub_id, _, wanted = text.partition(":")
     if hub_id.count("/") != 1 or text.startswith((".", "/", "~")):
@@ -55,9 +60,9 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
             "and not a hub id (owner/name)"
         )
     if not wanted:
-        folder = _download(hub_id, _CONFIG_FILES if config_only else _FILES)
-        if any(folder.glob("*.safetensors")) or (folder / "config.json").is_file():
-            return folder
+        downloaded = _download(hub_id, _CONFIG_FILES if config_only else _FILES)
+        if any(downloaded.glob("*.safetensors")) or (downloaded / "config.json").is_file():
+            return downloaded
     if config_only:
         raise CheckpointError(
             f"{hub_id} has no config.json; a GGUF file holds its configuration itself. Download the file and give its path"

@@ -4,9 +4,7 @@ Only safetensors are read: nothing in a folder can run code.
 """
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,72 +12,108 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError
+from diffusiongemma.text.files import is_there, read_json
+from diffusiongemma.weights.headers import Stored, read_header
+from diffusiongemma.weights.replacement import Replacement
 
-__all__ = ["read_json", "remove_shards", "stream_tensors", "tensor_files", "write_checkpoint", "write_json"]
+__all__ = [
+    "INDEX",
+    "INDEX_BYTES",
+    "SINGLE",
+    "json_bytes",
+    "read_json",
+    "stored_tensors",
+    "stream_tensors",
+    "tensor_files",
+    "write_json",
+    "write_tensors",
+]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file.
-
-    Raises:
-        CheckpointError: the file is missing or does not hold a JSON object.
-    """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}; a checkpoint folder needs it") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds {type(data).__name__}; it must hold a JSON object")
-    return data
+_SUFFIX = ".safetensors"
+INDEX_BYTES = 32 << 20  # the index of 71,494 tensors, the largest seen, has 10 MB
 
 
 def tensor_files(folder: Path) -> dict[Path, set[str] | None]:
     """The safetensors files of a folder, each with the names its index promises (None: no index).
 
     Raises:
-        CheckpointError: no weights, weights of a kind that is not read, or an indexed file that is missing.
+        CheckpointError: no weights, weights of a kind that is not read, or an indexed file that is missing or elsewhere.
     """
-    if (folder / INDEX).is_file():
-        weight_map = read_json(folder / INDEX).get("weight_map")
+    if is_there(folder / INDEX):
+        weight_map = read_json(folder / INDEX, INDEX_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{folder / INDEX} has no weight_map")
         files: dict[Path, set[str] | None] = {}
         for name, file in weight_map.items():
-            if not isinstance(file, str) or Path(file).name != file:
-                raise CheckpointError(f"{folder / INDEX} points {name} at {file!r}; it must be a file in the same folder")
+            if not isinstance(file, str) or Path(file).name != file or "\0" in file:
+                raise CheckpointError(
+                    f"{folder / INDEX} points {name} at {str(file)[:200]!r}; it must be a file in the same folder"
+                )
+            if not file.endswith(_SUFFIX):
+                raise CheckpointError(f"{folder / INDEX} points {name} at {file[:200]!r}; only {_SUFFIX} files are read")
             names = files.setdefault(folder / file, set())
             assert names is not None
             names.add(name)
-        missing = sorted(path.name for path in files if not path.is_file())
+        missing = sorted(path.name for path in files if not is_there(path))
         if missing:
-            raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download the rest of the checkpoint")
+            listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise CheckpointError(f"{folder} lacks {listed}, which {INDEX} names; download the rest of the checkpoint")
         return files
-    if (folder / SINGLE).is_file():
+    if is_there(folder / SINGLE):
         return {folder / SINGLE: None}
-    others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".gguf", ".pt", ".pth", ".safetensors"))
+    others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".gguf", ".pt", ".pth", _SUFFIX))
     found = f" It has {', '.join(others[:5])}, which is not read." if others else ""
     raise CheckpointError(f"{folder} has no weights: neither {SINGLE} nor {INDEX} is there.{found}")
 
 
-def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """What the headers say of every tensor of a checkpoint, by name; no data is read.
+
+    Raises:
+        CheckpointError: a file is truncated or damaged, or does not hold what the index promises.
+    """
+    found: dict[str, Stored] = {}
+    for path, promised in tensor_files(folder).items():
+        header = read_header(path)
+        refuse_other(path, set(header), promised)
+        if twice := set(found) & set(header):
+            raise CheckpointError(f"{path} holds {min(twice)}, which another file of {folder} holds too")
+        found |= header
+    return found
+
+
+def refuse_other(path: Path, names: set[str], promised: set[str] | None) -> None:
+    """Refuse a file whose tensors are not those that the index promises.
+
+    Raises:
+        CheckpointError: naming some of the tensors.
+    """
+    if promised is not None and names != promised:
+        odd = ", ".join(sorted(names ^ promised)[:5])
+        raise CheckpointError(f"{path} and {INDEX} disagree about {odd}; download the checkpoint again")
+
+
+def stream_tensors(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a checkpoint, file by file; one is in memory at a time.
+
+    Args:
+        folder: the checkpoint.
+        wanted: which names; the others are not read.
 
     Raises:
         CheckpointError: a file is truncated or damaged, or does not hold what the index promises.
     """
     for path, promised in tensor_files(folder).items():
+        header = read_header(path)  # before the library maps the file, which a pipe in its place would hang
+        refuse_other(path, set(header), promised)
+        names = sorted(filter(wanted, header))
+        if not names:
+            continue
         try:
             with safe_open(path, framework="pt") as file:
-                names = set(file.keys())
-                if promised is not None and names != promised:
-                    odd = ", ".join(sorted(names ^ promised)[:5])
-                    raise CheckpointError(f"{path} and {INDEX} disagree about {odd}; download the checkpoint again")
-                for name in sorted(names):
+                for name in names:
                     yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             if isinstance(error, CheckpointError):
@@ -87,34 +121,24 @@ def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             raise CheckpointError(f"{path} is damaged or cut short ({error}); download it again") from error
 
 
-def remove_shards(folder: Path) -> None:
-    """Remove an index and the shards it names, once a single file has taken their place: a loader would prefer them."""
-    index = folder / INDEX
-    if index.is_file():
-        shards = [path for path in tensor_files(folder) if path.name != SINGLE]
-        index.unlink()
-        for path in shards:
-            path.unlink()
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file in place; see ``Replacement`` for all or nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
-    _replace(path, (json.dumps(data, indent=2) + "\n").encode())
+    with Replacement(path.parent) as files:
+        files.content(path.name, json_bytes(data))
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write one safetensors file, all or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def json_bytes(data: Mapping[str, object]) -> bytes:
+    """The content of a JSON file."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()

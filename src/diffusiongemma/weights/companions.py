@@ -1,0 +1,79 @@
+"""What belongs to a checkpoint besides config.json, weights and tokenizer, and what an old one leaves behind."""
+
+import logging
+from pathlib import Path
+
+from diffusiongemma.errors import CheckpointError
+from diffusiongemma.text.files import is_there, read_json
+from diffusiongemma.weights.headers import read_header
+from diffusiongemma.weights.stream import INDEX, INDEX_BYTES, SINGLE
+
+__all__ = ["companions", "left_behind"]
+
+log = logging.getLogger(__name__)
+# Settings of processors and pipelines, templates, vocabularies; texts about the model.
+_PATTERNS = ("*.json", "*.jinja", "*.model", "scheduler/*.json", "additional_chat_templates/*.jinja")
+_TEXTS = ("README*", "LICENSE*", "NOTICE*")
+_MOST_BYTES = 64 << 20
+# Written anew, or true only of weights that are stored as they were.
+_NOT_COPIED = frozenset({"config.json", "generation_config.json", INDEX})
+_OF_QUANTISED = frozenset({"hf_quant_config.json", "quant_config.json", "quantize_config.json", "quantization_config.json"})
+
+
+def companions(source: Path, target: Path) -> dict[str, Path]:
+    """The small files of a checkpoint that a copy with weights of its own needs: where they go, where they come from.
+
+    Left out are what ``save`` writes, notes on how weights were quantised, indices of weights, links that lead out of the
+    checkpoint, and texts (README, LICENSE) where the target has its own.
+
+    Args:
+        source: the checkpoint.
+        target: the folder of the copy.
+    """
+    found = {}
+    for pattern in (*_PATTERNS, *_TEXTS):
+        for path in sorted(source.glob(pattern)):
+            name = str(path.relative_to(source))
+            if name in _NOT_COPIED | _OF_QUANTISED or name.endswith(".index.json") or name in found or not path.is_file():
+                continue
+            if is_there(target / name) and (pattern in _TEXTS or path.samefile(target / name)):
+                continue
+            if not _inside(path, source):
+                log.warning("%s leads out of %s and is not copied", path, source)
+            elif path.stat().st_size > _MOST_BYTES:
+                log.warning("%s has more than %d MiB and is not copied", path, _MOST_BYTES >> 20)
+            else:
+                found[name] = path
+    return found
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """Files of an older checkpoint that would be loaded in place of a new ``model.safetensors``, or speak of older weights.
+
+    Of what an index names, only shards are among them: safetensors files in the folder itself that hold what it says they hold.
+    """
+    found = [folder / name for name in sorted(_OF_QUANTISED) if (folder / name).is_file()]
+    if not is_there(folder / INDEX):
+        return found
+    try:
+        weight_map = read_json(folder / INDEX, INDEX_BYTES).get("weight_map")
+    except CheckpointError:
+        weight_map = None
+    names: dict[str, set[str]] = {}
+    for name, file in weight_map.items() if isinstance(weight_map, dict) else ():
+        if isinstance(file, str) and file != SINGLE and Path(file).name == file and file.endswith(".safetensors"):
+            names.setdefault(file, set()).add(name)
+    return [*found, folder / INDEX, *(folder / file for file in sorted(names) if _is_shard(folder / file, names[file]))]
+
+
+def _is_shard(path: Path, names: set[str]) -> bool:
+    try:
+        return not path.is_symlink() and set(read_header(path)) == names
+    except (CheckpointError, ValueError):
+        return False
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, or where the hub's cache keeps what a snapshot links to."""
+    real, home = path.resolve(), folder.resolve()
+    return real.is_relative_to(home) or (home.parent.name == "snapshots" and real.is_relative_to(home.parent.parent / "blobs"))
