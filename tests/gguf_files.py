@@ -19,8 +19,15 @@ SHAPE: dict[str, Any] = {
     "vocab": 320, "window": 8, "canvas": 16, "positions": 512,
 }  # fmt: skip
 """Two sliding layers and a full one."""
-SPREAD = {"Q8_0": 90, "Q4_0": 6, "Q4_1": 6, "Q5_0": 12, "Q5_1": 12, "IQ4_NL": 80}
+WIDE: dict[str, Any] = {**SHAPE, "hidden": 256, "width": 256, "heads": 8, "dims": (32, 32, 64), "expert_width": 256}
+"""All rows are whole K-quant blocks of 256."""
+SPREAD = {
+    "Q8_0": 90, "Q4_0": 6, "Q4_1": 6, "Q5_0": 12, "Q5_1": 12, "IQ4_NL": 80,
+    "Q4_K": 300, "Q5_K": 600, "Q6_K": 1600, "IQ4_XS": 1600,
+}  # fmt: skip
 """What a random block is divided by for weights of about 1."""
+SECOND = {"Q4_1": -1.0, "Q5_1": -1.0, "Q4_K": 1 / 40, "Q5_K": 1 / 40}
+"""The second scale, by the same measure: what is added, or (K) taken away for each unit of the minimum."""
 
 
 def string(text: str | bytes) -> bytes:
@@ -89,6 +96,11 @@ def vocabulary(size: int) -> tuple[list[str], list[int]]:
     return CONTROL + [f"<0x{i:02X}>" for i in range(256)] + others, [3] * len(CONTROL) + [6] * 256 + [1] * len(others)
 
 
+def half(value: float) -> np.ndarray:
+    """The bytes of a float16."""
+    return np.frombuffer(np.float16(value).tobytes(), np.uint8)
+
+
 def put(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """A key of the kind that llama.cpp's converter writes."""
     if isinstance(value, bool):
@@ -146,6 +158,7 @@ def write_model(
     path: Path,
     kind: str = "Q8_0",
     *,
+    shape: dict[str, Any] = SHAPE,
     seed: int = 0,
     change: dict[str, Any] | None = None,
     drop: tuple[str, ...] = (),
@@ -155,11 +168,12 @@ def write_model(
     freqs: np.ndarray | None = None,
     architecture: str = ARCH,
 ) -> dict[str, torch.Tensor]:
-    """Write a random model of ``SHAPE`` and return its weights, dequantised by the package, by our names.
+    """Write a random model and return its weights, dequantised by the package, by our names.
 
     Args:
         path: the file.
         kind: block type of the matrices.
+        shape: ``SHAPE`` or ``WIDE``.
         seed: of the weights.
         change: metadata keys to add or replace (with their whole name); None removes one.
         drop: tensors to leave out, by their names in the file.
@@ -170,8 +184,8 @@ def write_model(
         architecture: of the file.
     """
     rng, writer, values = np.random.default_rng(seed), gguf.GGUFWriter(path, architecture), {}
-    tokens, types = vocabulary(SHAPE["vocab"])
-    keys = {key if key.startswith("diffusion.") else f"{ARCH}.{key}": value for key, value in metadata().items()}
+    tokens, types = vocabulary(shape["vocab"])
+    keys = {key if key.startswith("diffusion.") else f"{ARCH}.{key}": value for key, value in metadata(shape).items()}
     keys |= {
         "tokenizer.ggml.model": "gemma4", "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.scores": [0.0] * len(tokens),
         "tokenizer.ggml.token_type": types, "tokenizer.ggml.merges": [f"{tokens[300]} {tokens[301]}"],
@@ -184,33 +198,38 @@ def write_model(
         if value is not None:
             put(writer, key, value)
 
-    def add(name: str, shape: tuple[int, ...], block: str) -> torch.Tensor:
+    def add(name: str, size: tuple[int, ...], block: str) -> torch.Tensor:
         number = GGMLQuantizationType[block]
         if block in ("F32", "F16", "BF16"):
-            plain = (rng.standard_normal(shape) * shape[-1] ** -0.5 + (len(shape) == 1)).astype(np.float32)
+            plain = (rng.standard_normal(size) * size[-1] ** -0.5 + (len(size) == 1)).astype(np.float32)
             raw = quants.quantize(plain, number)
         else:
-            size, nbytes = GGML_QUANT_SIZES[number]
-            raw = rng.integers(0, 256, (int(np.prod(shape)) // size, nbytes), dtype=np.uint8)
-            raw[:, :2] = np.frombuffer(np.float16(shape[-1] ** -0.5 / SPREAD[block]).tobytes(), np.uint8)
-            if block in ("Q4_1", "Q5_1"):
-                raw[:, 2:4] = np.frombuffer(np.float16(-(shape[-1] ** -0.5)).tobytes(), np.uint8)
-            raw = raw.reshape(*shape[:-1], -1)
+            count, nbytes = GGML_QUANT_SIZES[number]
+            raw = rng.integers(0, 256, (int(np.prod(size)) // count, nbytes), dtype=np.uint8)
+            size_of_weights = size[-1] ** -0.5
+            if block == "MXFP4":
+                raw[:, 0] = 127 + round(np.log2(size_of_weights / 3))
+            else:
+                at = 208 if block == "Q6_K" else 0
+                raw[:, at : at + 2] = half(size_of_weights / SPREAD[block])
+            if block in SECOND:
+                raw[:, 2:4] = half(size_of_weights * SECOND[block])
+            raw = raw.reshape(*size[:-1], -1)
         if name not in (*drop, *(extra or {}), *(quantised or {})):
             writer.add_tensor(name, raw, raw_dtype=number)
-        return torch.from_numpy(quants.dequantize(raw, number).astype(np.float32).reshape(shape))
+        return torch.from_numpy(quants.dequantize(raw, number).astype(np.float32).reshape(size))
 
-    for name, shape in shapes().items():
+    for name, size in shapes(shape).items():
         theirs = to_gguf(name)
-        small = len(shape) == 1 or "router" in name
+        small = len(size) == 1 or "router" in name
         if apart and name.endswith("gate_up_proj"):
-            half = (shape[0], shape[1] // 2, shape[2])
-            parts = [add(theirs.replace("gate_up", part), half, block) for part, block in (("gate", kind), ("up", apart))]
+            part_size = (size[0], size[1] // 2, size[2])
+            parts = [add(theirs.replace("gate_up", part), part_size, block) for part, block in (("gate", kind), ("up", apart))]
             values[name] = torch.cat(parts, dim=1)
         else:
-            values[name] = add(theirs, shape, "F32" if small else kind)
+            values[name] = add(theirs, size, "F32" if small else kind)
     if freqs is None:
-        freqs = np.full(SHAPE["dims"][-1] // 2, 1e30, np.float32)
+        freqs = np.full(shape["dims"][-1] // 2, 1e30, np.float32)
         freqs[: len(freqs) // 4] = 1
     for name, array in {"rope_freqs.weight": freqs, **(extra or {})}.items():
         if name not in drop:

@@ -15,7 +15,7 @@ from diffusiongemma.cli.main import app
 from diffusiongemma.errors import CheckpointError, ConfigError
 from diffusiongemma.model.assemble import assemble
 from diffusiongemma.weights.gguf import GGUFFile
-from tests.gguf_files import ARCH, SHAPE, write_model
+from tests.gguf_files import ARCH, SHAPE, WIDE, write_model
 
 PROMPTS = ["一丁七", "hello, world"]
 OPTIONS: dict[str, Any] = {"max_tokens": 32, "num_diffusion_steps": 5}
@@ -35,7 +35,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DiffusionGemma
     return model, twin(model, values)
 
 
-PAIRS = [("Q8_0", {}), ("Q5_0", {"seed": 1}), ("Q4_0", {"apart": "Q8_0"}), ("F16", {})]
+PAIRS = [("Q8_0", {}), ("Q5_0", {"seed": 1}), ("Q4_0", {"apart": "Q8_0"}), ("Q4_K", {"shape": WIDE}), ("F16", {})]
 every_pair = pytest.mark.parametrize(
     "pair", PAIRS, ids=[f"{kind}{'-apart' if 'apart' in more else ''}" for kind, more in PAIRS], indirect=True
 )

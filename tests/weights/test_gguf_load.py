@@ -14,10 +14,11 @@ from diffusiongemma.quant import PackedWeight
 from diffusiongemma.quant.gguf import GGUFWeight, JoinedRows
 from diffusiongemma.weights.gguf import GGUFFile
 from diffusiongemma.weights.gguf_load import read_weights
-from tests.gguf_files import shapes, write_model
+from tests.gguf_files import SHAPE, WIDE, shapes, write_model
 from tests.quant.records import values
 
-KINDS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"]
+KINDS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"]
+K_KINDS = ["Q4_K", "Q5_K", "Q6_K", "IQ4_XS"]
 
 
 class Found(NamedTuple):
@@ -25,17 +26,18 @@ class Found(NamedTuple):
     plain: dict[str, torch.Tensor]
 
 
-def read(path: Path | GGUFFile) -> Found:
+def read(path: Path | GGUFFile, shape: dict[str, Any] = SHAPE) -> Found:
     found = Found({}, {})
-    for name, weight in read_weights(path if isinstance(path, GGUFFile) else GGUFFile(path), shapes()):
+    for name, weight in read_weights(path if isinstance(path, GGUFFile) else GGUFFile(path), shapes(shape)):
         (found.packed if isinstance(weight, PackedWeight) else found.plain)[name] = weight  # type: ignore[index]
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + K_KINDS)
 def test_every_weight_has_the_package_s_values(kind: str, tmp_path: Path) -> None:
-    expected = write_model(tmp_path / "m.gguf", kind)
-    found = read(tmp_path / "m.gguf")
+    shape = WIDE if kind in K_KINDS else SHAPE
+    expected = write_model(tmp_path / "m.gguf", kind, shape=shape)
+    found = read(tmp_path / "m.gguf", shape)
     assert set(found.packed) | set(found.plain) == set(expected)
     assert not set(found.packed) & set(found.plain)
     assert set(found.packed) == {name for name, shape in shapes().items() if len(shape) > 1 and "router" not in name}
