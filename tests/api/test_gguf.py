@@ -69,8 +69,8 @@ def test_passes_equal_the_twin_s_to_rounding(pair: tuple[DiffusionGemmaModel, Di
 
 @every_pair
 def test_whole_generations_are_the_twin_s_token_for_token(pair: tuple[DiffusionGemmaModel, DiffusionGemmaModel]) -> None:
-    """Random weights know nothing: entropies lie so close that float32 rounding alone changes which tokens are accepted."""
-    ours, theirs = in_float64(pair)
+    """To the bit, since all products are the same: of random weights rounding alone would soon change the accepted tokens."""
+    ours, theirs = pair
     for options in ({"seed": 3}, {"seed": 4, "early_stop": False}, {"mode": "causal", "temperature": 0.0}):
         found, expected = ours.generate(PROMPTS, **OPTIONS, **options), theirs.generate(PROMPTS, **OPTIONS, **options)
         assert [result.text for result in found] == [result.text for result in expected]

@@ -121,13 +121,21 @@ def test_a_packed_product_goes_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_only_experts_with_tokens_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    record, down = packed(torch.randn(8, 12, 16)), packed(torch.randn(8, 16, 6))
+    record, down = packed(torch.randn(12, 12, 16)), packed(torch.randn(12, 16, 6))
     made: list[int] = []
     of_one = type(record).expert
     monkeypatch.setattr(type(record), "expert", lambda self, i: made.append(i) or of_one(self, i))
     index = torch.tensor([[1, 6], [6, 1], [1, 3]])
     quant.experts(torch.randn(3, 16), index, torch.rand(3, 2), record, down, torch.tanh)
     assert made == [1, 1, 3, 3, 6, 6]
+
+
+def test_a_few_small_experts_are_computed_as_plain_ones_are() -> None:
+    """To the bit: a twin of plain weights then draws the same tokens."""
+    record, down = packed(torch.randn(8, 12, 16)), packed(torch.randn(8, 16, 6))
+    x, index, weight = torch.randn(3, 16), torch.tensor([[1, 6], [6, 1], [1, 3]]), torch.rand(3, 2)
+    plain = kernels.experts(x, index, weight, values(record), values(down), torch.tanh)
+    assert torch.equal(quant.experts(x, index, weight, record, down, torch.tanh), plain)
 
 
 def test_an_expert_is_a_view_and_rows_are_taken_by_number() -> None:

@@ -46,6 +46,11 @@ def experts(
     """
     if isinstance(gate_up, Tensor) and isinstance(down, Tensor) and gate_up.dtype == down.dtype == x_TD.dtype:
         return kernels.experts(x_TD, index_TX, weight_TX, gate_up, down, act)
+    numbers = sum(weight.shape[-2] * weight.shape[-1] for weight in (gate_up, down))
+    exact = all(isinstance(weight, Tensor) or weight.exact for weight in (gate_up, down))
+    if exact and kernels.experts_choice(gate_up.shape[0], index_TX.shape[1], numbers, x_TD.dtype).name == "dense":
+        # So small that all of them cost less than a loop; and a twin of plain weights has the same bits.
+        return kernels.experts(x_TD, index_TX, weight_TX, _expanded(gate_up, x_TD.dtype), _expanded(down, x_TD.dtype), act)
     order, source = kernels.by_expert(index_TX)
     counts = torch.bincount(index_TX.reshape(-1), minlength=gate_up.shape[0]).tolist()
     wide = x_TD.to(kernels.product_dtype(x_TD.dtype, x_TD.device))
@@ -75,3 +80,7 @@ def mix_rows(probs: Tensor, weight: Weight) -> Tensor:
 
 def _expert(weight: Weight, index: int) -> Weight:
     return weight[index] if isinstance(weight, Tensor) else weight.expert(index)
+
+
+def _expanded(weight: Weight, dtype: torch.dtype) -> Tensor:
+    return weight.to(dtype) if isinstance(weight, Tensor) else weight.expanded(dtype)

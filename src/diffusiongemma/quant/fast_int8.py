@@ -26,6 +26,7 @@ class _OnCPU(PackedWeight):
     """What the records here have in common."""
 
     kind = KIND
+    exact = False
 
     def to(self, device: torch.device | str) -> Self:
         """The record itself: its layout is the CPU's.

@@ -6,7 +6,7 @@ Shapes: N rows (outputs), K columns (inputs), E experts, T tokens.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from diffusiongemma import kernels
 
 __all__ = ["PackedWeight"]
 
-_TILE = 1 << 20
-"""Values that are expanded at once."""
 
 TILE = 1 << 19
 """Values of a weight that are made at once: 2 MiB of float32 stay in the cache until the product has read them."""
@@ -31,9 +29,11 @@ class PackedWeight(ABC):
 
     Attributes:
         shape: of the values.
+        exact: whether products are those of ``values``; False: they round x to multiply codes.
     """
 
     shape: tuple[int, ...]
+    exact: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -72,7 +72,7 @@ class PackedWeight(ABC):
             return torch.stack([self.expert(i).expanded(dtype) for i in range(self.shape[0])])
         rows, columns = self.shape
         out = torch.empty(self.shape, dtype=dtype, device=self.device)
-        step = max(1, _TILE // columns)
+        step = max(1, TILE // columns)
         for start in range(0, rows, step):
             out[start : start + step] = self.dequantize(start, min(start + step, rows))
         return out
