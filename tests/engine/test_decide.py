@@ -1,8 +1,9 @@
 """Decisions: against a slow loop over random weights, and against a language whose probabilities are known."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import diffusiongemma
 from diffusiongemma import Choice, DiffusionGemmaModel, Predicate, Score
+from diffusiongemma.engine import prefill
 from diffusiongemma.engine.decide import ROWS_A_PASS, Alternatives, chain, decide
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
 from diffusiongemma.evals.decisions import RULES
@@ -120,6 +122,57 @@ def test_a_question_is_decided_as_if_it_were_alone(stack: Transformer) -> None:
         assert a == pytest.approx(b, abs=1e-5)
         if i % 7 == 0:
             assert a == pytest.approx(decide(stack, [many[i]], seed=4, draws=2).probabilities[0], abs=1e-5)
+
+
+def test_a_decision_is_made_in_passes_of_few_rows(stack: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the model runs but within ``call``, a pass a time; long prompts come in pieces, and not all of them at once."""
+    sizes: list[int] = []
+    caches: list[int] = []
+    inside = False
+
+    def watched(name: str) -> None:
+        real = getattr(stack, name)
+
+        def passed(ids: Tensor, *rest: Any) -> Tensor:
+            assert inside and torch.is_inference_mode_enabled()
+            sizes.append(len(ids))
+            return real(ids, *rest)
+
+        monkeypatch.setattr(stack, name, passed)
+
+    def call(work: Callable[[], object]) -> object:
+        nonlocal inside
+        inside, before = True, len(sizes)
+        found = work()
+        inside = False
+        assert len(sizes) == before + 1
+        return found
+
+    class Cache(KVCache):
+        def __init__(self, config: Any, rows: int, *rest: Any) -> None:
+            caches.append(rows)
+            super().__init__(config, rows, *rest)
+
+    many = [Alternatives([5, 9, i, 2] * 5, [[7 + i, 2, END], [8 + i, 3, END], [9 + i, END]]) for i in range(20)]
+    expected = decide(stack, many, seed=4, draws=3)
+    for name in ("encode", "denoise"):
+        watched(name)
+    monkeypatch.setattr(prefill, "CHUNK_CPU", 8)
+    monkeypatch.setattr("diffusiongemma.engine.decide.KVCache", Cache)
+    found = decide(stack, many, seed=4, draws=3, call=call)
+    assert max(sizes) == ROWS_A_PASS and caches == [16, 4]
+    assert len(sizes) == found.passes + 2 * 3, "two groups of prompts, each encoded in three pieces"
+    for a, b in zip(found.probabilities, expected.probabilities, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_more_canvases_than_can_be_waited_for_are_refused(stack: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusiongemma.engine.decide.MOST_ROWS", 30)
+    one = Alternatives(PROMPT, [[7, 2, END], [8, 3, END], [9, END]])
+    rows = decide(stack, [one], draws=2).rows // 2
+    decide(stack, [one] * 5, draws=30 // (5 * rows))
+    with pytest.raises(InputError, match="more than 30 canvases"):
+        decide(stack, [one] * 5, draws=30 // (5 * rows) + 1)
 
 
 def test_the_order_of_the_answers_is_theirs(stack: Transformer) -> None:

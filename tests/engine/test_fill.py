@@ -79,7 +79,7 @@ def test_the_best_score_wins_and_empty_holes_come_last(model: DiffusionGemmaMode
     texts: list[list[int]] = []
     monkeypatch.setattr(fill, "hole_text", lambda frame, ids: "" if len(ids) == 3 else "x" * len(ids))
 
-    def scored(transformer: Any, prompt: list[int], rows: list[list[int]]) -> list[list[float]]:
+    def scored(transformer: Any, prompt: list[int], rows: list[list[int]], call: Any) -> list[list[float]]:
         texts.extend(prompt + row for row in rows)
         return [[-abs(number - 2.0), *[0.0] * (len(row) - 1)] for number, row in enumerate(rows)]
 
@@ -94,7 +94,7 @@ def test_the_best_score_wins_and_empty_holes_come_last(model: DiffusionGemmaMode
 def test_the_mean_is_of_a_token(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
 
-    def scored(transformer: Any, prompt: list[int], rows: list[list[int]]) -> list[list[float]]:
+    def scored(transformer: Any, prompt: list[int], rows: list[list[int]], call: Any) -> list[list[float]]:
         counts[:] = map(len, rows)
         return [[-5.0, *[-1.0] * (len(row) - 1)] for row in rows]
 
@@ -140,6 +140,22 @@ def test_scores_are_the_causal_roles(monkeypatch: pytest.MonkeyPatch) -> None:
             logits = model.logits(model.encode(whole, cache))[0, len(prompt) - 1 :].log_softmax(-1)
             assert scores == pytest.approx([float(logits[at, token]) for at, token in enumerate(text)], abs=1e-5)
     assert score.log_probs(model, prompt, [[], []]) == [[], []]
+
+
+def test_scores_are_read_in_passes_of_few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may have their step between two of them."""
+    model = tiny_transformer(scale=0.4, dtype=torch.float64)
+    prompt, texts = [1, 2, 3] * 5, [[4 + n, 5, 6, 7, 8] * 4 for n in range(6)]
+    expected = score.log_probs(model, prompt, texts)
+    sizes: list[int] = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda ids, *rest: (sizes.append(ids.numel()), encode(ids, *rest))[1])
+    monkeypatch.setattr("diffusiongemma.engine.prefill.CHUNK_CPU", 8)
+    calls: list[int] = []
+    found = score.log_probs(model, prompt, texts, lambda work: (work(), calls.append(len(sizes))))
+    assert calls == list(range(1, len(sizes) + 1)) and max(sizes) <= 32 and len(sizes) == 2 + 4
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 def test_holes_and_their_lengths() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from diffusiongemma import Choice
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine import prefill
 from diffusiongemma.engine.engine import Engine
@@ -375,6 +376,52 @@ def test_rewriting_and_deciding_go_through_the_shared_engine(
         model.served(tenant).infill("abc", "xyz", least=1, most=4)
     with pytest.raises(CancelledError):
         model.served(tenant).decide("abc", [Choice("which", ["a", "b"])])
+
+
+def test_a_decision_lets_others_have_their_steps_and_can_be_given_up(model: DiffusionGemmaModel, shared: SharedEngine) -> None:
+    """Hundreds of canvases; meanwhile a short request is answered, and between two passes the decision ends."""
+    from diffusiongemma.engine import decide
+
+    passes, stop = threading.Semaphore(0), threading.Event()
+    real = model.transformer.denoise
+
+    def denoise(*given: Any) -> Any:
+        passes.release()
+        return real(*given)
+
+    tenant = shared.tenant()
+    questions = [Choice(f"q{n}", ["ab", "bc", "cd", "da"]) for n in range(10)]
+    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                model.served(tenant).decide("abc", questions, draws=decide.MOST_DRAWS)
+            outcome.put(None)
+        except BaseException as error:
+            outcome.put(error)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(model.transformer, "denoise", denoise)
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert passes.acquire(timeout=30)
+        (request,) = model.requests("abc", seed=1, num_diffusion_steps=3, early_stop=False, max_tokens=8)
+        taken = 0
+        while passes.acquire(blocking=False):
+            pass
+        run(shared, request)
+        while passes.acquire(blocking=False):
+            taken += 1
+        assert 1 <= taken <= 8, "a pass of the decision for each step of the other"
+        tenant.cancel()
+        error = outcome.get(timeout=30)
+        stop.set()
+        thread.join(30)
+    assert isinstance(error, CancelledError)
+    while passes.acquire(blocking=False):
+        pass
+    assert shared.call(lambda: 5).result(30) == 5 and not passes.acquire(timeout=0.2), "nothing of it is left"
 
 
 def test_log_probabilities_are_those_of_the_causal_role(model: DiffusionGemmaModel) -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_args, overload
 
 from diffusiongemma.api.rewriting import Rewriting
 from diffusiongemma.constraints import Constraint, Grammar, compile_grammar
-from diffusiongemma.engine.decide import Alternatives, decide
+from diffusiongemma.engine.decide import Alternatives, check_alternatives, decide
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.frame import Executor
 from diffusiongemma.engine.held import Rules
@@ -259,7 +259,7 @@ class DiffusionGemmaModel(Rewriting):
         began = time.perf_counter()
         asked = sheets(questions, joint, template, threshold)
         alternatives = self._alternatives(prompt, messages, asked, options)
-        found = self.engine.call(lambda: decide(self.transformer, alternatives, seed=seed, draws=draws))
+        found = decide(self.transformer, alternatives, seed=seed, draws=draws, call=self.engine.call)
         pairs = zip(asked, found.probabilities, strict=True)
         decisions = [decision for sheet, probs in pairs for decision in sheet.decisions(probs, threshold)]
         return Decisions(tuple(decisions), found.passes, found.rows, time.perf_counter() - began)
@@ -281,6 +281,7 @@ class DiffusionGemmaModel(Rewriting):
                 if (read := self.tokenizer.decode(tokens)) != answer:
                     raise InputError(f"this checkpoint cannot write {answer!r}: its tokens read {read!r}")
             found.append(Alternatives(ids, [[*tokens, *end] for tokens in answers]))
+            check_alternatives(self.transformer, found[-1], len(found) - 1)  # before more prompts are tokenised
         return found
 
 

@@ -21,7 +21,7 @@ one of them. The noise is the same in all rows: a function of (seed, draw, posit
 Shapes: A answers, R rows, N draws of noise, L canvas, D hidden, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusiongemma.engine.prefill import encode_prompts
+from diffusiongemma.engine.prefill import prefill
 from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.kernels import Stream, position_keys, random_ids
@@ -37,13 +37,16 @@ from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
 
-__all__ = ["MOST_DRAWS", "OPEN", "Alternatives", "Decided", "Factor", "Rule", "chain", "decide"]
+__all__ = ["MOST_DRAWS", "OPEN", "Alternatives", "Decided", "Factor", "Rule", "chain", "check_alternatives", "decide"]
 
 OPEN = -1
 """Stands on a canvas where nothing is known."""
-ROWS_A_PASS = 64
-"""Canvases denoised at a time: bounds the memory; more of them take more passes."""
+ROWS_A_PASS, ROWS_A_PASS_GPU = 16, 64
+"""Canvases denoised, and prompts encoded, at a time: bounds the memory, and how long others wait on an engine that is shared. On a
+CPU more are no faster."""
 MOST_DRAWS = 64
+MOST_ROWS = 1 << 16
+"""Canvases of one call: hours on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ Rule = Callable[[Sequence[Sequence[int]], int], list[list[Factor]]]
 """Answers and canvas length to the factors of each answer: ``chain``, or another to compare it with."""
 
 
+Call = Callable[[Callable[[], object]], object]
+"""How a pass is made; on a shared engine others have their step between two of them."""
+
+
 def chain(answers: Sequence[Sequence[int]], length: int, *, whole_tail: bool = False) -> list[list[Factor]]:
     """The factors of each answer's probability (see the module).
 
@@ -101,9 +108,10 @@ def chain(answers: Sequence[Sequence[int]], length: int, *, whole_tail: bool = F
     """
     known_to_all = _agreed(answers)
     tail = 0 if whole_tail else len(_agreed([answer[::-1] for answer in answers], first=True))
+    layouts = {size: _agreed([other for other in answers if len(other) == size]) for size in set(map(len, answers))}
     factors = []
     for answer in answers:
-        layout = _agreed([other for other in answers if len(other) == len(answer)])
+        layout = layouts[len(answer)]
         mine, known = [], set(known_to_all)
         for places in (layout, set(range(len(answer)))):
             for at in sorted(places - known):
@@ -114,8 +122,15 @@ def chain(answers: Sequence[Sequence[int]], length: int, *, whole_tail: bool = F
     return factors
 
 
-@torch.inference_mode()
-def decide(model: Transformer, asked: Sequence[Alternatives], *, seed: int = 0, draws: int = 1, rule: Rule = chain) -> Decided:
+def decide(
+    model: Transformer,
+    asked: Sequence[Alternatives],
+    *,
+    seed: int = 0,
+    draws: int = 1,
+    rule: Rule = chain,
+    call: Call = lambda work: work(),
+) -> Decided:
     """Compare answers, for one question or several at once.
 
     Args:
@@ -124,81 +139,118 @@ def decide(model: Transformer, asked: Sequence[Alternatives], *, seed: int = 0, 
         seed: of the noise.
         draws: of noise; the probabilities are the mean over them.
         rule: which factors make up a probability.
+        call: makes each of the passes.
 
     Returns:
         The probabilities, in the order asked.
 
     Raises:
-        InputError: answers that do not fit on a canvas, are the same tokens, or use every token there is.
+        InputError: answers that do not fit on a canvas, are the same tokens, use every token there is, or ask for too many
+            canvases.
         PromptTooLongError: prompt and canvas exceed the model's positions.
         OptionError: a seed or a number of draws that is not possible.
     """
-    slots = _check(model, asked, seed, draws)
-    by_answer = [(which, mine) for which, one in enumerate(asked) for mine in rule(one.answers, model.config.canvas_length)]
-    canvases = {(which, factor.canvas): None for which, mine in by_answer for factor in mine}
-    row_of = {canvas: row for row, canvas in enumerate(canvases)}
-    factors = [(row_of[which, factor.canvas], factor.position, factor.token) for which, mine in by_answer for factor in mine]
-    owners = [answer for answer, (_, mine) in enumerate(by_answer) for _ in mine]
-
-    tokens_NRL = _noised(model, asked, list(canvases), seed, draws)
-    prompts = list(dict.fromkeys(tuple(one.prompt) for one in asked))
-    context = [prompts.index(tuple(asked[which].prompt)) for which, _ in canvases]
-    cache = KVCache(model.config.text, len(prompts), slots, model.dtype, model.device)
-    encode_prompts(model, prompts, cache)
-    logs_NF = _read(model, tokens_NRL, cache, context, factors)
-
-    logs_NA = logs_NF.new_zeros(draws, len(by_answer)).index_add(1, torch.tensor(owners), logs_NF)
-    split = torch.split(logs_NA, [len(one.answers) for one in asked], dim=1)
-    rows = draws * len(canvases)
-    return Decided([logs.softmax(-1).mean(0).tolist() for logs in split], -(-rows // ROWS_A_PASS), rows)
-
-
-def _noised(
-    model: Transformer, asked: Sequence[Alternatives], canvases: Sequence[tuple[int, tuple[int, ...]]], seed: int, draws: int
-) -> Tensor:
-    """The canvases with noise at their open positions ``[N, R, L]``: tokens that no answer of their question could have."""
-    length, vocab_size = model.config.canvas_length, model.config.text.vocab_size
-    index_N = torch.arange(draws)
-    keys_NL = position_keys(torch.full_like(index_N, seed), index_N, torch.zeros_like(index_N), Stream.INITIAL, length)
-    noise = []
+    if not 1 <= draws <= MOST_DRAWS:
+        raise OptionError(f"draws is {draws}; the probabilities are the mean over 1 to {MOST_DRAWS} draws of noise")
+    slots = max(check_alternatives(model, one, row, seed) for row, one in enumerate(asked))
+    sheets, rows = [], 0
     for one in asked:
-        barred = sorted({token for answer in one.answers for token in answer})
-        ids_NL = random_ids(keys_NL, vocab_size - len(barred))
-        for token in barred:
-            ids_NL = ids_NL + (ids_NL >= token)
-        noise.append(ids_NL)
-    known_RL = torch.tensor([canvas for _, canvas in canvases])
-    noise_NRL = torch.stack([noise[which] for which, _ in canvases], dim=1)
-    return torch.where(known_RL == OPEN, noise_NRL, known_RL).to(model.device)
+        sheets.append(_Sheet.of(one, rule(one.answers, model.config.canvas_length)))
+        rows += draws * len(sheets[-1].canvases)
+        if rows > MOST_ROWS:
+            raise InputError(
+                f"the questions ask for more than {MOST_ROWS:,} canvases in one call, {draws} draws of noise included; "
+                "lower draws, or give fewer options or questions"
+            )
+    logs = [torch.zeros(draws, len(one.answers), dtype=torch.float64) for one in asked]
+    passes, at_once = 0, ROWS_A_PASS if model.device.type == "cpu" else ROWS_A_PASS_GPU
+    for group in _groups(sheets, logs, draws, at_once):
+        prompts = list(dict.fromkeys(row.sheet.prompt for row in group))
+        cache = KVCache(model.config.text, len(prompts), slots, model.dtype, model.device)
+        for encode in prefill(model, prompts, cache):
+            call(torch.inference_mode()(encode))
+        for start in range(0, len(group), at_once):
+            _denoised(model, group[start : start + at_once], cache, prompts, seed, call)
+            passes += 1
+    return Decided([log_NA.softmax(-1).mean(0).tolist() for log_NA in logs], passes, rows)
 
 
-def _read(
-    model: Transformer, tokens_NRL: Tensor, cache: KVCache, context: Sequence[int], factors: Sequence[tuple[int, int, int]]
-) -> Tensor:
-    """Log-probabilities ``[N, F]`` float64 of tokens at (row, position), from one pass over each canvas.
+@dataclass(frozen=True)
+class _Sheet:
+    """One question's canvases.
 
-    Args:
-        model: the stack.
-        tokens_NRL: the canvases.
-        cache: of the different prompts.
-        context: each row's prompt.
-        factors: row, position and token of each.
+    Attributes:
+        prompt: token ids.
+        barred: tokens of its answers, ascending: noise has none of them.
+        canvases: with the (position, token, answer) of each factor that is read there.
     """
-    draws, rows, length = tokens_NRL.shape
-    row_F, at_F, token_F = torch.tensor(factors, device=model.device).unbind(1)
-    place_NF = (torch.arange(draws, device=model.device)[:, None] * rows + row_F) * length + at_F
-    token_NF = token_F.expand_as(place_NF)
-    logs_NF = torch.zeros(place_NF.shape, dtype=torch.float64, device=model.device)
-    for start in range(0, draws * rows, ROWS_A_PASS):
-        here = tokens_NRL.flatten(0, 1)[start : start + ROWS_A_PASS]
-        prompts = [context[row % rows] for row in range(start, start + len(here))]
-        hidden = model.denoise(here, cache.select(prompts, cache.max_length)).flatten(0, 1)
-        mine = (place_NF >= start * length) & (place_NF < (start + len(here)) * length)
-        # Each place once, however many tokens are read there: its logits are as long as the vocabulary.
-        places, which = torch.unique(place_NF[mine] - start * length, return_inverse=True)
-        log_probs = model.logits(hidden[places]).log_softmax(-1)
-        logs_NF[mine] = log_probs[which, token_NF[mine]].double()
-    return logs_NF.cpu()
+
+    prompt: tuple[int, ...]
+    barred: Tensor
+    canvases: dict[tuple[int, ...], list[tuple[int, int, int]]]
+
+    @classmethod
+    def of(cls, one: Alternatives, factors: Sequence[Sequence[Factor]]) -> "_Sheet":
+        barred = sorted({token for answer in one.answers for token in answer})
+        canvases: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
+        for answer, mine in enumerate(factors):
+            for factor in mine:
+                canvases.setdefault(factor.canvas, []).append((factor.position, factor.token, answer))
+        return cls(tuple(one.prompt), torch.tensor(barred), canvases)
+
+
+class _Row(NamedTuple):
+    """A canvas under one draw of noise; ``log_A`` takes what is read there."""
+
+    sheet: _Sheet
+    canvas: tuple[int, ...]
+    draw: int
+    log_A: Tensor
+
+
+def _groups(sheets: Sequence[_Sheet], logs: Sequence[Tensor], draws: int, most: int) -> Iterator[list[_Row]]:
+    """All rows, question after question, cut so that no group has more than so many prompts."""
+    group: list[_Row] = []
+    prompts: set[tuple[int, ...]] = set()
+    for sheet, log_NA in zip(sheets, logs, strict=True):
+        if sheet.prompt not in prompts and len(prompts) == most:
+            yield group
+            group, prompts = [], set()
+        prompts.add(sheet.prompt)
+        group += [_Row(sheet, canvas, draw, log_NA[draw]) for draw in range(draws) for canvas in sheet.canvases]
+    yield group
+
+
+def _denoised(
+    model: Transformer, rows: Sequence[_Row], cache: KVCache, prompts: Sequence[tuple[int, ...]], seed: int, call: Call
+) -> None:
+    """One pass; the log-probabilities of the factors that are read in it are added to those of their answers."""
+    tokens_RL = torch.stack([_noised(row, seed, model.config.text.vocab_size) for row in rows]).to(model.device)
+    read = [(place, *factor) for place, row in enumerate(rows) for factor in row.sheet.canvases[row.canvas]]
+    place_F, at_F, token_F, _ = torch.tensor(read, device=model.device).unbind(1)
+    # Each place once, however many tokens are read there: its logits are as long as the vocabulary.
+    places, which_F = torch.unique(place_F * tokens_RL.shape[1] + at_F, return_inverse=True)
+    found: list[float] = []
+
+    @torch.inference_mode()
+    def work() -> None:
+        chosen = cache.select([prompts.index(row.sheet.prompt) for row in rows], cache.max_length)
+        hidden = model.denoise(tokens_RL, chosen).flatten(0, 1)
+        found.extend(model.logits(hidden[places]).log_softmax(-1)[which_F, token_F].tolist())
+
+    call(work)
+    for (place, _, _, answer), log in zip(read, found, strict=True):
+        rows[place].log_A[answer] += log
+
+
+def _noised(row: _Row, seed: int, vocab_size: int) -> Tensor:
+    """The canvas with noise at its open positions ``[L]``: tokens that no answer of its question could have."""
+    given_1, length, barred = torch.zeros(1, dtype=torch.int64), len(row.canvas), row.sheet.barred
+    keys_1L = position_keys(given_1 + seed, given_1 + row.draw, given_1, Stream.INITIAL, length)
+    ids_L = random_ids(keys_1L, vocab_size - len(barred))[0]
+    ids_L = ids_L + torch.searchsorted(barred - torch.arange(len(barred)), ids_L, right=True)
+    known_L = torch.tensor(row.canvas)
+    return torch.where(known_L == OPEN, ids_L, known_L)
 
 
 def _agreed(answers: Sequence[Sequence[int]], *, first: bool = False) -> set[int]:
@@ -212,24 +264,30 @@ def _canvas(answer: Sequence[int], known: set[int], length: int) -> tuple[int, .
     return tuple(answer[at] if at in known else OPEN for at in range(length))
 
 
-def _check(model: Transformer, asked: Sequence[Alternatives], seed: int, draws: int) -> int:
-    """Refuse what cannot be decided; returns the cache slots a row needs."""
-    if not 1 <= draws <= MOST_DRAWS:
-        raise OptionError(f"draws is {draws}; the probabilities are the mean over 1 to {MOST_DRAWS} draws of noise")
+def check_alternatives(model: Transformer, one: Alternatives, row: int = 0, seed: int = 0) -> int:
+    """Refuse what cannot be decided; returns the cache slots it needs.
+
+    Args:
+        model: the stack.
+        one: the answers to compare.
+        row: its number, for messages.
+        seed: of the noise.
+
+    Raises:
+        InputError, PromptTooLongError, OptionError: see ``decide``.
+    """
     length, vocab_size = model.config.canvas_length, model.config.text.vocab_size
-    for one in asked:
-        longest = max(map(len, one.answers))
-        if longest > length:
-            raise InputError(
-                f"the longest answer has {longest} tokens with its end, a canvas has {length}; "
-                "shorten the template or the options, or ask fewer questions jointly"
-            )
-        if len(set(map(tuple, one.answers))) < len(one.answers):
-            raise InputError("two answers are the same tokens to this checkpoint; the options must differ in more than it can tell")
-        ranked = sorted(map(tuple, one.answers))
-        if any(longer[: len(answer)] == answer for answer, longer in pairwise(ranked)):
-            raise InputError("an answer is the beginning of another, and this checkpoint has no stop token to tell them apart by")
-        if len({token for answer in one.answers for token in answer}) == vocab_size:
-            raise InputError(f"the answers use all {vocab_size} tokens there are; nothing is left for noise. Give fewer options")
-    params = SamplingParams(max_tokens=length, seed=seed)
-    return max(check(model, Request(prompt=list(one.prompt), params=params), row) for row, one in enumerate(asked))
+    longest = max(map(len, one.answers))
+    if longest > length:
+        raise InputError(
+            f"the longest answer has {longest} tokens with its end, a canvas has {length}; "
+            "shorten the template or the options, or ask fewer questions jointly"
+        )
+    if len(set(map(tuple, one.answers))) < len(one.answers):
+        raise InputError("two answers are the same tokens to this checkpoint; the options must differ in more than it can tell")
+    ranked = sorted(map(tuple, one.answers))
+    if any(longer[: len(answer)] == answer for answer, longer in pairwise(ranked)):
+        raise InputError("an answer is the beginning of another, and this checkpoint has no stop token to tell them apart by")
+    if len({token for answer in one.answers for token in answer}) == vocab_size:
+        raise InputError(f"the answers use all {vocab_size} tokens there are; nothing is left for noise. Give fewer options")
+    return check(model, Request(prompt=list(one.prompt), params=SamplingParams(max_tokens=length, seed=seed)), row)

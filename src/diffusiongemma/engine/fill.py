@@ -223,5 +223,5 @@ def _scores(frame: Frame, template: Template, fillings: Sequence[Filling], rank:
     while all(len(ids) > common + 1 and ids[common] == texts[0][common] for ids in texts):
         common += 1
     common = max(1, common)
-    found = frame.engine.call(lambda: log_probs(frame.model, texts[0][:common], [ids[common:] for ids in texts]))
+    found = log_probs(frame.model, texts[0][:common], [ids[common:] for ids in texts], frame.engine.call)
     return [sum(row) / (max(1, len(row)) if rank == "mean" else 1) for row in found]

@@ -3,7 +3,8 @@
 Shapes: B rows, T prompt tokens, D hidden.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
 
-__all__ = ["encode_prompts", "prefill_chunk"]
+__all__ = ["encode_prompts", "prefill", "prefill_chunk"]
 
 CHUNK, CHUNK_CPU = 1024, 128
 """Prompt tokens of a row in one pass."""
@@ -22,8 +23,8 @@ def prefill_chunk(device: torch.device) -> int:
     return CHUNK_CPU if device.type == "cpu" else CHUNK
 
 
-def encode_prompts(model: Transformer, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
-    """Prefill in chunks; returns each row's last hidden state ``[B, D]``."""
+def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: KVCache) -> Iterator[Callable[[], Tensor]]:
+    """The passes of a prefill in turn, to be made one by one; each returns the rows' last hidden states so far ``[B, D]``."""
     lengths = torch.tensor([len(ids) for ids in prompts], device=model.device)
     longest = int(lengths.max())
     padded = torch.zeros(len(prompts), longest, dtype=torch.int64)
@@ -32,11 +33,21 @@ def encode_prompts(model: Transformer, prompts: Sequence[Sequence[int]], cache: 
     padded = padded.to(model.device)
     last: Tensor | None = None
     width = prefill_chunk(model.device)
-    for start in range(0, longest, width):
+
+    def encode(start: int) -> Tensor:
+        nonlocal last
         chunk = padded[:, start : start + width]
         here = (lengths - start).clamp(0, chunk.shape[1])
         hidden = model.encode(chunk, cache, here)
         ends = hidden[torch.arange(len(prompts), device=model.device), (here - 1).clamp(min=0)]
         last = ends if last is None else torch.where((here > 0)[:, None], ends, last)
-    assert last is not None
+        return last
+
+    for start in range(0, longest, width):
+        yield partial(encode, start)
+
+
+def encode_prompts(model: Transformer, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+    """Prefill in chunks; returns each row's last hidden state ``[B, D]``."""
+    *_, last = (encode() for encode in prefill(model, prompts, cache))
     return last

@@ -3,13 +3,14 @@
 Shapes: B rows, T tokens, D hidden, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from diffusiongemma.engine.events import TokenLogprob
-from diffusiongemma.engine.prefill import encode_prompts
+from diffusiongemma.engine.prefill import prefill, prefill_chunk
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
 
@@ -19,14 +20,22 @@ LOGITS_BYTES = 64 << 20
 """Most memory of the logits at a time: for 262,144 tokens and 16 rows, four positions."""
 
 
-@torch.inference_mode()
-def log_probs(model: Transformer, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> list[list[float]]:
+PASS_ROWS = 4
+"""Rows of a prefill chunk's length that one pass may have as many tokens as: others may wait for it on an engine that is shared."""
+Call = Callable[[Callable[[], object]], object]
+"""How a pass is made."""
+
+
+def log_probs(
+    model: Transformer, prompt: Sequence[int], texts: Sequence[Sequence[int]], call: Call = lambda work: work()
+) -> list[list[float]]:
     """Score texts that go on from one prompt.
 
     Args:
         model: the stack.
         prompt: token ids, not empty; encoded once.
         texts: token ids of each.
+        call: makes each of the passes.
 
     Returns:
         For each text the log-probability of each of its tokens, in nats.
@@ -34,19 +43,34 @@ def log_probs(model: Transformer, prompt: Sequence[int], texts: Sequence[Sequenc
     longest = max(map(len, texts), default=0)
     if not longest:
         return [[] for _ in texts]
-    alone = KVCache(model.config.text, 1, len(prompt) + longest, model.dtype, model.device)
-    last_BD = encode_prompts(model, [prompt], alone).expand(len(texts), -1)
-    cache = alone.select([0] * len(texts), alone.max_length)
+    cache = KVCache(model.config.text, 1, len(prompt) + longest, model.dtype, model.device)
+    last_BD, found = torch.empty(0), list[Tensor]()
     ids_BT = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=model.device)
-    chunk = max(1, LOGITS_BYTES // (4 * len(texts) * model.config.text.vocab_size))
-    found = []
-    for start in range(0, longest, chunk):
+    most = min(LOGITS_BYTES // (4 * model.config.text.vocab_size), PASS_ROWS * prefill_chunk(model.device))
+    chunk = max(1, most // len(texts))
+
+    @torch.inference_mode()
+    def read(encode: Callable[[], Tensor]) -> None:
+        nonlocal last_BD
+        last_BD = encode()
+
+    @torch.inference_mode()
+    def score(start: int) -> None:
+        nonlocal last_BD, cache
+        if not start:
+            cache = cache.select([0] * len(texts), cache.max_length)
+            last_BD = last_BD.expand(len(texts), -1)
         here_BT = ids_BT[:, start : start + chunk]
         hidden_BTD = model.encode(here_BT, cache)
         # Each token is foretold by the state before it.
         before_BTD = torch.cat((last_BD[:, None], hidden_BTD[:, :-1]), dim=1)
         found.append(_chosen(model.logits(before_BTD), here_BT))
         last_BD = hidden_BTD[:, -1]
+
+    for encode in prefill(model, [prompt], cache):
+        call(partial(read, encode))
+    for start in range(0, longest, chunk):
+        call(partial(score, start))
     return [row[: len(text)] for row, text in zip(torch.cat(found, dim=1).tolist(), texts, strict=True)]
 
 

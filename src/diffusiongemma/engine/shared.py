@@ -282,10 +282,9 @@ class SharedEngine:
             if self._stopped:
                 return False
             self._take()
-            calls = list(self._calls)
-            self._calls.clear()
-        for work, future in calls:
-            _answered(work, future)
+            call = self._calls.popleft() if self._calls else None
+        if call is not None:  # one a step: none of those that call, nor of those with rows, waits for all the others
+            _answered(*call)
         began = time.perf_counter()
         try:
             for key, event in self._engine.step():

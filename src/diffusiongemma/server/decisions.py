@@ -1,6 +1,7 @@
 """``/v1/decisions``: OpenAI's shape over ``DiffusionGemmaModel.decide``."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -16,22 +17,17 @@ from diffusiongemma.text.questions import Choice, Decision, Decisions, Predicate
 
 __all__ = ["decisions"]
 
-_AT_ONCE = 32
-"""Options, times draws, of the questions that are decided before others have a turn: about 0.3 s on ``nano``."""
-
 
 async def decisions(http: HttpRequest, served: Served, body: DecisionsRequest) -> Response:
     """Answer typed questions about an input, all in one pass where it can be."""
-    names = [question.name for question in body.questions if question.name is not None]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ApiError(400, f"two questions have the name {twice[0]!r}; names must differ", "questions")
+    if (twice := _twice(question.name for question in body.questions if question.name is not None)) is not None:
+        raise ApiError(400, f"two questions have the name {twice!r}; names must differ", "questions")
     asked = [_question(question, place) for place, question in enumerate(body.questions)]
     source = _source(body)
     options = {name: value for name in ("joint", "draws", "seed") if (value := getattr(body, name)) is not None}
 
-    def work(on_event: Callable[[Event], None], tenant: Tenant) -> tuple[list[Decisions], int]:
-        model = served.model.served(tenant)
-        found = [model.decide(questions=group, **source, **options) for group in _groups(asked, bool(body.joint), body.draws or 1)]
+    def work(on_event: Callable[[Event], None], tenant: Tenant) -> tuple[Decisions, int]:
+        found = served.model.served(tenant).decide(questions=asked, **source, **options)
         prompts = [asked] if body.joint else [[question] for question in asked]
         return found, sum(_tokens(served, source, group) for group in prompts)
 
@@ -40,8 +36,7 @@ async def decisions(http: HttpRequest, served: Served, body: DecisionsRequest) -
         ((found, tokens),) = await unless_gone(http, _returned(feed))
     finally:
         feed.close()
-    decided = [decision for group in found for decision in group.decisions]
-    pairs = zip(body.questions, asked, decided, strict=True)
+    pairs = zip(body.questions, asked, found.decisions, strict=True)
     return JSONAnswer(
         {
             "object": "decision",
@@ -53,29 +48,19 @@ async def decisions(http: HttpRequest, served: Served, body: DecisionsRequest) -
                 "output_tokens": 0,
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": tokens,
-                "diffusion": {"passes": sum(group.passes for group in found), "rows": sum(group.rows for group in found)},
+                "diffusion": {"passes": found.passes, "rows": found.rows},
             },
         }
     )
 
 
-async def _returned(feed: Feed) -> list[tuple[list[Decisions], int]]:
+async def _returned(feed: Feed) -> list[tuple[Decisions, int]]:
     return [item.value async for item in feed if isinstance(item, Returned)]
 
 
-def _groups(asked: Sequence[Predicate | Choice], joint: bool, draws: int) -> list[list[Predicate | Choice]]:
-    """Questions that are decided together. Each is decided as if it were alone; in one go the engine would serve nobody else."""
-    if joint:
-        return [list(asked)]
-    groups: list[list[Predicate | Choice]] = []
-    room = 0
-    for question in asked:
-        room -= len(question.texts) * draws
-        if room < 0 or not groups:
-            groups.append([])
-            room = _AT_ONCE - len(question.texts) * draws
-        groups[-1].append(question)
-    return groups
+def _twice(texts: Iterable[str]) -> str | None:
+    """A text that is there more than once."""
+    return next((text for text, times in Counter(texts).items() if times > 1), None)
 
 
 def _source(body: DecisionsRequest) -> dict[str, Any]:
@@ -96,8 +81,8 @@ def _question(question: Question, place: int) -> Predicate | Choice:
     else:
         options = [(level.label, level.description) for level in question.levels]
     texts = [text for text, _ in options]
-    if twice := [text for text in texts if texts.count(text) > 1]:
-        raise ApiError(400, f"questions[{place}] has the option {twice[0]!r} twice; options must differ", f"questions[{place}]")
+    if (twice := _twice(texts)) is not None:
+        raise ApiError(400, f"questions[{place}] has the option {twice!r} twice; options must differ", f"questions[{place}]")
     lines = [instructions, *(f"{text}: {said}" for text, said in options if said)]
     return Choice(name, texts, "\n".join(line for line in lines if line))
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -222,9 +223,9 @@ def sheets(questions: Sequence[Question], joint: bool, template: str | None, thr
         raise InputError("there are no questions; give at least one, for example Predicate('follows')")
     for question in questions:
         _check(question)
-    names = [question.name for question in questions]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"the question name {twice[0]!r} is given {names.count(twice[0])} times; each question needs its own")
+    names = Counter(question.name for question in questions)
+    if twice := sorted(name for name, times in names.items() if times > 1):
+        raise InputError(f"the question name {twice[0]!r} is given {names[twice[0]]} times; each question needs its own")
     if template is not None and not joint and len(questions) > 1:
         raise InputError(
             f"one template cannot hold {len(questions)} questions that stand on canvases of their own; "
@@ -246,8 +247,8 @@ def _check(question: Question) -> None:
         raise InputError(f"{question.name} has the option {bad[0]!r}; an option is a string of at least one character")
     if len(texts) < 2:
         raise InputError(f"{question.name} has {len(texts)} options; a question needs at least two")
-    if twice := [text for text in texts if texts.count(text) > 1]:
-        raise InputError(f"{question.name} has the option {twice[0]!r} {texts.count(twice[0])} times; options must differ")
+    if twice := [(text, times) for text, times in Counter(texts).items() if times > 1]:
+        raise InputError(f"{question.name} has the option {twice[0][0]!r} {twice[0][1]} times; options must differ")
 
 
 def _answers(group: tuple[Question, ...], template: str | None) -> tuple[str, ...]:
