@@ -9,7 +9,7 @@ from diffusiongemma.errors import ConstraintError
 
 __all__ = ["MAX_SOURCE", "Constraint", "Spacing"]
 
-Kind = Literal["json_schema", "json_object", "regex", "choices", "grammar"]
+Kind = Literal["json_schema", "json_object", "regex", "choices", "grammar", "calls"]
 Spacing = Literal["spaced", "compact", "either"]
 MAX_SOURCE = 1 << 20
 """Characters of a schema, pattern, list of choices or grammar."""
@@ -21,7 +21,7 @@ class Constraint:
 
     Attributes:
         kind: what the source is.
-        source: JSON of a schema or of a list of choices, a pattern, or the text of a grammar.
+        source: JSON of a schema, of a list of choices or of tools, a pattern, or the text of a grammar.
         spacing: of JSON: one blank behind each ``:`` and ``,`` as ``json.dumps`` writes it, none, or either of the two.
     """
 
@@ -79,6 +79,20 @@ class Constraint:
         if not isinstance(grammar, str) or not grammar.strip():
             raise ConstraintError('a grammar is a text of rules such as \'start: "yes" | "no"\'; this one is empty')
         return cls("grammar", grammar)
+
+    @classmethod
+    def calls(cls, tools: Sequence[tuple[str, Mapping[str, Any] | bool]]) -> "Constraint":
+        """A call of one of some tools in the native markup (``text.markup``), without the marks around it.
+
+        Args:
+            tools: name and parameters (a JSON schema) of each, at least one.
+        """
+        if not tools:
+            raise ConstraintError("there are no tools; give one at least")
+        try:
+            return cls("calls", json.dumps([[name, parameters] for name, parameters in tools], allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConstraintError(f"tools: their parameters are not JSON: {error}") from error
 
     @classmethod
     def of(

@@ -1,4 +1,4 @@
-"""A short way from a JSON text that has begun to one that is whole.
+"""A short way from a JSON text, or a call in the native markup, that has begun to one that is whole.
 
 The way is a row of choices: what is forced, closing what may be closed, the name of a property, a value. Each choice has its
 options in an order of which the first is nearly always right; the search follows first options, and comes back to others, the
@@ -7,7 +7,7 @@ earliest and least deviating first, where that led nowhere within the limit.
 
 import heapq
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -41,13 +41,16 @@ class Hints:
     patterns: tuple[Automaton, ...] = ()
 
     @classmethod
-    def of(cls, names: Iterable[str], required: Iterable[str], patterns: Iterable[Automaton]) -> "Hints":
-        """Names as they are spelled in JSON, the best guess first.
+    def of(
+        cls, names: Iterable[str], required: Iterable[str], patterns: Iterable[Automaton], spell: Callable[[str], bytes] | None = None
+    ) -> "Hints":
+        """Names as they are spelled (in JSON, unless ``spell`` knows better), the best guess first.
 
         Properties come in order, so the last one allowed is the one that cannot be left out.
         """
-        needed = frozenset(map(_spell, required))
-        backwards = list(map(_spell, names))[::-1]
+        spell = spell or _spell
+        needed = frozenset(map(spell, required))
+        backwards = list(map(spell, names))[::-1]
         spelled = sorted(backwards, key=lambda name: name not in needed)
         return cls(tuple(spelled), tuple(patterns))
 
@@ -98,16 +101,20 @@ def _options(path: Path, limit: int, hints: Hints) -> list[bytes]:
     """What may come next, best first."""
     scanner = path.scanner
     assert scanner is not None
-    if run := path.matcher.compute_ff_bytes():
+    if run := path.forced():
         return [run]
     allowed = path.allowed()
+    if scanner.name == b"" and b"}"[0] in allowed:
+        return [b"}"]
+    if scanner.name is not None and (named := _names(path, scanner.name, hints)):
+        return named
     if scanner.string is not None:
-        if named := _names(path, hints) if scanner.expects_name else []:
-            return named
-        if b'"'[0] in allowed and not _escape_open(scanner.string):
-            return [b'"']
+        if scanner.quote[0] in allowed and scanner.may_close:
+            return [scanner.quote]
         return _strings(path, limit, hints)
-    for closer in (b"}", b"]", b'"' if scanner.expects_name else b"}", b","):
+    if scanner.name:
+        return list(islice(nearest(path, _name_done, limit), _OPTIONS))
+    for closer in (b"}", b"]", scanner.quote if scanner.expects_name else b"}", b","):
         if closer[0] in allowed:
             return [closer]
     if scanner.in_number:
@@ -115,11 +122,10 @@ def _options(path: Path, limit: int, hints: Hints) -> list[bytes]:
     return _values(path, allowed, limit, hints)
 
 
-def _names(path: Path, hints: Hints) -> list[bytes]:
+def _names(path: Path, begun: bytes, hints: Hints) -> list[bytes]:
     """Ends of names that may stand here."""
-    assert path.scanner is not None and path.scanner.string is not None
-    begun = path.scanner.string
-    rests = (name[len(begun) :] + b'"' for name in hints.names if name.startswith(begun))
+    assert path.scanner is not None
+    rests = (name[len(begun) :] + path.scanner.name_end for name in hints.names if name.startswith(begun))
     return list(islice((rest for rest in rests if path.matcher.validate_tokens(list(rest)) == len(rest)), _OPTIONS))
 
 
@@ -132,10 +138,11 @@ def _strings(path: Path, limit: int, hints: Hints) -> list[bytes]:
 
 def _values(path: Path, allowed: bytes, limit: int, hints: Hints) -> list[bytes]:
     options: list[bytes] = []
-    if scalars := bytes(byte for byte in allowed if byte not in b'"{[ \n\r\t'):
+    quote = path.scanner.quote if path.scanner else b'"'
+    if scalars := bytes(byte for byte in allowed if byte not in b"{[ \n\r\t" + quote):
         options = list(islice(nearest(path, _value_done, limit, first=scalars), _OPTIONS))
-    if b'"'[0] in allowed and not any(len(option) < 3 for option in options):
-        options += [b'"' + end for end in _strings(path.extend(b'"'), limit - 1, hints)]
+    if quote[0] in allowed and not any(len(option) < 3 for option in options):
+        options += [quote + end for end in _strings(path.extend(quote), limit - 1, hints)]
     options.sort(key=len)
     for opener, likely in ((b"[", 4), (b"{", 12)):
         if opener[0] in allowed:
@@ -147,13 +154,13 @@ def _string_closed(path: Path) -> bool:
     return path.scanner is not None and path.scanner.string is None
 
 
+def _name_done(path: Path) -> bool:
+    return path.scanner is not None and path.scanner.name is None
+
+
 def _number_done(path: Path) -> bool:
     return path.matcher.is_accepting() or any(byte in b",]}" for byte in path.allowed())
 
 
 def _value_done(path: Path) -> bool:
     return _string_closed(path) and _number_done(path)
-
-
-def _escape_open(raw: bytes) -> bool:
-    return (len(raw) - len(raw.rstrip(b"\\"))) % 2 == 1

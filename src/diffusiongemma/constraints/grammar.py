@@ -10,8 +10,9 @@ from diffusiongemma.constraints.automaton import Automaton
 from diffusiongemma.constraints.constraint import Constraint
 from diffusiongemma.constraints.cursor import Cursor
 from diffusiongemma.constraints.ending import Hints, close_json
+from diffusiongemma.constraints.native import calls_grammar
 from diffusiongemma.constraints.regex import emit, parse
-from diffusiongemma.constraints.scanner import Scanner
+from diffusiongemma.constraints.scanner import NativeScanner, Scanner
 from diffusiongemma.constraints.schema import prepare
 from diffusiongemma.constraints.search import Path, nearest
 from diffusiongemma.constraints.through import Guide
@@ -43,7 +44,7 @@ class Grammar:
         source, self._guide = _BUILDERS[constraint.kind](constraint)
         self.constraint = constraint
         self.vocabulary = vocabulary
-        self._json = constraint.kind.startswith("json")
+        self._scanner = Scanner if constraint.kind.startswith("json") else NativeScanner if constraint.kind == "calls" else None
         self._bytes = _matcher(vocabulary.byte_engine, source, constraint)
         self._tokens = _matcher(vocabulary.engine, source, constraint)
         self.shortest = self._shortest()
@@ -55,7 +56,7 @@ class Grammar:
 
     def start_path(self) -> Path:
         """The state at the beginning, byte by byte."""
-        return Path(self._bytes.deep_copy(), Scanner() if self._json else None)
+        return Path(self._bytes.deep_copy(), self._scanner() if self._scanner else None)
 
     def _shortest(self) -> list[int]:
         path = self.start_path()
@@ -100,6 +101,7 @@ _NAMES = {
     "regex": "regex",
     "choices": "list of choices",
     "grammar": "grammar",
+    "calls": "grammar of the tools",
 }
 
 
@@ -164,6 +166,20 @@ def _choices(constraint: Constraint) -> tuple[str, Guide]:
     return LLMatcher.grammar_from_regex(f"(?:{pattern})"), Guide(find, texts=tuple(spelled))
 
 
+def _calls(constraint: Constraint) -> tuple[str, Guide]:
+    tools = json.loads(constraint.source)
+    lark, ready = calls_grammar(tools)
+    names = [*(f"call:{name}" for name, _ in tools), *(name for one in ready for name in one.names)]
+    required = [name for one in ready for name in one.required]
+    patterns = [Automaton(node) for one in ready for node in one.patterns]
+    hints = Hints.of(dict.fromkeys(names), required, patterns, lambda name: name.encode(errors="replace"))
+
+    def find(path: Path, text: bytes, limit: int) -> bytes | None:
+        return close_json(path, limit, hints)
+
+    return LLMatcher.grammar_from_lark(lark), Guide(find, hints.patterns, hints.names)
+
+
 def _cfg(constraint: Constraint) -> tuple[str, Guide]:
     return LLMatcher.grammar_from_lark(constraint.source), Guide(_nearest)
 
@@ -178,4 +194,5 @@ _BUILDERS: dict[str, Callable[[Constraint], tuple[str, Guide]]] = {
     "regex": _regex,
     "choices": _choices,
     "grammar": _cfg,
+    "calls": _calls,
 }

@@ -17,7 +17,7 @@ from typing import Any
 from diffusiongemma.constraints.chars import ANY, NO_NEWLINE, CharSet
 from diffusiongemma.errors import ConstraintError
 
-__all__ = ["Chars", "Choice", "Node", "Repeat", "Row", "emit", "parse", "size"]
+__all__ = ["Chars", "Choice", "Node", "Repeat", "Row", "emit", "escape", "parse", "size"]
 
 _sre = importlib.import_module("re._parser")  # private, the same since Python 3.11; it is the syntax itself
 _MAX_SIZE = 10_000
@@ -206,10 +206,11 @@ def _low(member: tuple[Any, Any]) -> int:
 
 def _member(kind: str, what: Any) -> str:
     """The spelling of a character or a range."""
-    return _escape(what) if kind == "LITERAL" else f"{_escape(what[0])}-{_escape(what[1])}"
+    return escape(what) if kind == "LITERAL" else f"{escape(what[0])}-{escape(what[1])}"
 
 
-def _escape(code: int) -> str:
+def escape(code: int) -> str:
+    """A character in a pattern, in Python's spelling and the engine's."""
     if chr(code).isascii() and chr(code).isalnum():
         return chr(code)
     return f"\\x{code:02x}" if code < 0x80 else chr(code)

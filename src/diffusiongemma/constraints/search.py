@@ -4,7 +4,7 @@ The engine shows what may follow, not its states, so two texts of one length tha
 same forced run, the same open containers) are taken for the same state; a few of each are kept, since they need not be.
 """
 
-import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from llguidance import LLMatcher
 
 from diffusiongemma.constraints.automaton import Automaton
 from diffusiongemma.constraints.scanner import Scanner
+from diffusiongemma.constraints.vocabulary import MARK
 
 __all__ = ["Path", "guesses", "nearest"]
 
@@ -25,6 +26,8 @@ _EXPANDED = 3000
 _MORE = 12
 """Texts expanded for others behind the first found."""
 _BACKSLASH = 92
+_SPECIAL = re.compile(rb"\xff\[(\d+)\]")
+"""How the engine spells a special token among bytes that are forced."""
 _BITS = [[bit for bit in range(8) if byte >> bit & 1] for byte in range(256)]
 
 
@@ -44,6 +47,10 @@ class Path:
         matcher.consume_tokens(list(text))
         scanner = self.scanner.copy().push(text) if self.scanner else None
         return Path(matcher, scanner, self.tail + text)
+
+    def forced(self) -> bytes:
+        """Bytes that must come next."""
+        return _SPECIAL.sub(lambda found: bytes((int(found[1]),)), self.matcher.compute_ff_bytes())
 
     def follow(self, text: bytes) -> "Path | None":
         """The state behind more bytes; None where the engine does not allow them."""
@@ -99,12 +106,12 @@ def _key(path: Path) -> object:
 
 
 def _successors(path: Path, patterns: tuple[Automaton, ...], first: bytes | None) -> Iterator[Path]:
-    if first is None and (run := path.matcher.compute_ff_bytes()):
+    if first is None and (run := path.forced()):
         yield path.extend(run)
         return
     yield from map(path.extend, guesses(path, patterns))
     allowed = bytes(byte for byte in path.allowed() if first is None or byte in first)
-    plain = path.again or bytes(byte for byte in allowed if 32 <= byte < 127 and byte != _BACKSLASH)
+    plain = path.again or bytes(byte for byte in allowed if (32 <= byte < 127 and byte != _BACKSLASH) or byte == MARK[0])
     seen: dict[object, int] = {}
     here = _key(path)
     for byte in plain or allowed:
@@ -119,10 +126,9 @@ def guesses(path: Path, patterns: tuple[Automaton, ...]) -> list[bytes]:
     """Ends of the open string, with its quote, that a pattern knows and the engine allows; shortest first."""
     if not patterns or path.scanner is None or path.scanner.string is None:
         return []
-    try:
-        content = json.loads(b'"' + path.scanner.string + b'"', strict=False)
-    except ValueError:  # in the middle of an escape or a character
+    content = path.scanner.content()
+    if content is None:
         return []
     rests = {rest for pattern in patterns if (rest := pattern.complete(content)) is not None}
-    spelled = sorted((json.dumps(rest, ensure_ascii=False)[1:].encode(errors="replace") for rest in rests), key=len)
+    spelled = sorted(map(path.scanner.spelled, rests), key=len)
     return [end for end in spelled if path.matcher.validate_tokens(list(end)) == len(end)]

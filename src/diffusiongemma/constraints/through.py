@@ -291,7 +291,7 @@ class _Search:
 
     def _following(self, node: _Node, key: object, count: int, every: bool) -> Iterator[_Node]:
         path = node.path
-        if run := path.matcher.compute_ff_bytes():
+        if run := path.forced():
             yield replace(self._extended(node, run[:1]), led=node.led)  # the given token may begin within the run
             return
         allowed = path.allowed()

@@ -8,12 +8,19 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from llguidance import LLTokenizer, TokenizerWrapper
+from torch import Tensor
 
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["Vocabulary"]
+__all__ = ["MARK", "MARK_NAME", "Vocabulary"]
+
+MARK = b"\xf8"
+"""The quote mark of the native markup as a byte, which UTF-8 never has: it is one token and no text."""
+MARK_NAME = "<mark>"
+"""How a grammar calls it."""
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNUSED = re.compile(r"<unused\d+>|<mask>|\[multimodal\]")
@@ -32,7 +39,7 @@ class Vocabulary:
         size: rows of the model's vocabulary; a mask has as many entries.
         stop_ids: tokens that end a text.
         token_bytes: bytes of each token; empty for one that is never allowed inside a text (special tokens, rows without a
-            token, a second spelling of the same bytes).
+            token, a second spelling of the same bytes). Of the special tokens the quote mark has ``MARK``.
         alphabet: the bytes that are tokens by themselves.
         longest: bytes of the longest token that a text is cut into.
         grammars: compiled for this vocabulary, the most recently used last.
@@ -73,7 +80,11 @@ class Vocabulary:
         known = _KNOWN.setdefault(tokenizer, {})
         if key not in known:
             backend = tokenizer._backend
-            known[key] = cls(_token_bytes(backend, size), key[0], backend)
+            rows = _token_bytes(backend, size)
+            if (quote := tokenizer.markup.quote) is not None and quote < len(rows):
+                rows = [b"" if MARK in text else text for text in rows]
+                rows[quote] = MARK
+            known[key] = cls(rows, key[0], backend)
         return known[key]
 
     def encode(self, text: bytes | str) -> list[int]:
@@ -127,6 +138,11 @@ class Vocabulary:
         return self._fillers[allowed]
 
     @cached_property
+    def words(self) -> Tensor:
+        """Tokens that are text: ``[V]`` bool."""
+        return torch.tensor([bool(text) and text != MARK for text in self.token_bytes])
+
+    @cached_property
     def _sorted(self) -> list[bytes]:
         return sorted(self._ids)
 
@@ -145,9 +161,10 @@ class _Tokens:
 
     def __init__(self, token_bytes: Sequence[bytes], encode: Any) -> None:
         # Every barred token has a name of its own: the engine takes time quadratic in the number of those named alike.
-        self.tokens = [text or f"<none{i}>".encode() for i, text in enumerate(token_bytes)] + [b"<eos>"]
+        names = {b"": "<none{}>", MARK: MARK_NAME}
+        self.tokens = [names[text].format(i).encode() if text in names else text for i, text in enumerate(token_bytes)] + [b"<eos>"]
         self.eos_token_id = len(token_bytes)
-        self.special_token_ids = [i for i, text in enumerate(token_bytes) if not text] + [len(token_bytes)]
+        self.special_token_ids = [i for i, text in enumerate(token_bytes) if text in names] + [len(token_bytes)]
         self._encode = encode
 
     def __call__(self, text: bytes | str) -> list[int]:
