@@ -12,6 +12,7 @@ import diffusiongemma
 from diffusiongemma.constraints import Cursor, Grammar, Vocabulary
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.text.tokenizer import Tokenizer
+from tests.native import native_tokenizer
 
 NANO = Path(diffusiongemma.__file__).parent / "checkpoints" / "nano"
 
@@ -47,6 +48,13 @@ def fallback_tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def fallback(fallback_tokenizer: Tokenizer) -> Vocabulary:
     return Vocabulary.of(fallback_tokenizer, [1])
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """The released model's way: byte fallback, and tokens for the native markup."""
+    tokenizer = native_tokenizer(tmp_path_factory.mktemp("native"))
+    return Vocabulary.of(tokenizer, tokenizer.encode("<eos><turn|>"), tokenizer.vocab_size)
 
 
 def walk(grammar: Grammar, rng: random.Random, budget: int) -> Cursor:

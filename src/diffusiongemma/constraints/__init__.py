@@ -1,4 +1,4 @@
-"""What a text may be: a JSON schema, any JSON object, a regular expression, choices or a context-free grammar.
+"""What a text may be: a JSON schema, any JSON object, a regular expression, choices, a context-free grammar, or a reply with calls.
 
 ``compile_grammar(Constraint.json_schema(...), Vocabulary.of(tokenizer, stop_ids))`` gives a ``Grammar``; its ``start()`` gives a
 ``Cursor``, which says token by token what may follow, what must, and how the text can be brought to an end.
@@ -7,6 +7,7 @@
 from diffusiongemma.constraints.constraint import Constraint, Spacing
 from diffusiongemma.constraints.cursor import Cursor
 from diffusiongemma.constraints.grammar import Grammar, compile_grammar
+from diffusiongemma.constraints.reply import ReplyCursor, ReplyGrammar
 from diffusiongemma.constraints.vocabulary import Vocabulary
 
-__all__ = ["Constraint", "Cursor", "Grammar", "Spacing", "Vocabulary", "compile_grammar"]
+__all__ = ["Constraint", "Cursor", "Grammar", "ReplyCursor", "ReplyGrammar", "Spacing", "Vocabulary", "compile_grammar"]

@@ -48,6 +48,11 @@ class Cursor:
         return self._stopped or self._tokens.is_accepting()
 
     @property
+    def complete(self) -> bool:
+        """An answer that must end here has not been cut."""
+        return self.accepting
+
+    @property
     def finished(self) -> bool:
         """Nothing may follow but a stop token; behind one, nothing at all."""
         return self._stopped or (self._tokens.is_accepting() and self._tokens.is_stopped())

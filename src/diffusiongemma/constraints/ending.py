@@ -42,7 +42,11 @@ class Hints:
 
     @classmethod
     def of(
-        cls, names: Iterable[str], required: Iterable[str], patterns: Iterable[Automaton], spell: Callable[[str], bytes] | None = None
+        cls,
+        names: Iterable[str],
+        required: Iterable[str],
+        patterns: Iterable[Automaton],
+        spell: Callable[[str], bytes] | None = None,
     ) -> "Hints":
         """Names as they are spelled (in JSON, unless ``spell`` knows better), the best guess first.
 

@@ -4,8 +4,8 @@
 
     call:weather{city:<|"|>Paris<|"|>,days:3}
 
-Properties come in the schema's order. Numbers without bounds have up to 18 digits before and 17 behind the point, so that they are finite
-and can be read. Where a schema declares properties and does not speak of others, no others are written.
+Properties come in the schema's order. Numbers without bounds have up to 18 digits before and 17 behind the point, so that they are
+finite and can be read. Where a schema declares properties and does not speak of others, no others are written.
 """
 
 import json
@@ -159,7 +159,10 @@ class _Writer:
 
     def _string(self, shape: Shape) -> str:
         high = "" if shape.max_length is None else str(shape.max_length)
-        terms = [f"/{_TEXT}{{{shape.min_length},{high}}}/", *(f"/{pattern.removeprefix('^').removesuffix('$')}/" for pattern in shape.patterns)]
+        terms = [
+            f"/{_TEXT}{{{shape.min_length},{high}}}/",
+            *(f"/{pattern.removeprefix('^').removesuffix('$')}/" for pattern in shape.patterns),
+        ]
         body = " & ".join([*terms, f"~/{_TEXT}*{_NO_QUOTE}{_TEXT}*/"])
         return f"{MARK_NAME} {self._rules.terminal(body)} {MARK_NAME}"
 
@@ -201,7 +204,7 @@ class _Writer:
         if not prefix:
             return f'"[" {_list(rest, low, high)} "]"'
         for n in range(min(len(prefix), len(prefix) if high is None else high) - 1, -1, -1):
-            name = self._rules.add(self._name(), f'{_COMMA if n else ""}{prefix[n]} {follow}')
+            name = self._rules.add(self._name(), f"{_COMMA if n else ''}{prefix[n]} {follow}")
             follow = name if n < low else f"({name})?"
         return f'"[" {follow} "]"'
 
@@ -213,8 +216,8 @@ class _Writer:
         for name in shape.names():
             if not is_key(name):
                 raise ConstraintError(
-                    f"{where}: the name {name!r} cannot be written in this model's calls, where names stand bare: they hold none of "
-                    ': , { } [ ] " and no blank at their ends; rename it'
+                    f"{where}: the name {name!r} cannot be written in this model's calls, where names stand bare: they hold none "
+                    'of : , { } [ ] " and no blank at their ends; rename it'
                 )
             inner = self.value([node for part in shape.parts for node in part.of(name)], f"{where}/properties/{name[:80]}")
             if inner is None and name in shape.required:
@@ -255,7 +258,6 @@ class _Writer:
     def _free(self, shape: Shape, where: str) -> str | None:
         """A rule for one property that is not declared; None where there are none."""
         names = shape.names()
-        declared = [part for part in shape.parts if part.properties or part.patterns]
         said = [part.additional for part in shape.parts if part.additional is not None]
         patterns = [(pattern, node) for part in shape.parts for pattern, node in part.patterns.items()]
         but = [f"~/(?:{'|'.join(''.join(map(escape, map(ord, name))) for name in names)}):/"] if names else []
@@ -269,7 +271,7 @@ class _Writer:
                 terms = [f"/{_BARE}:/", matching[n], *(f"~{one}" for one in matching[:n] + matching[n + 1 :]), *but]
                 kinds.append(f"{self._rules.terminal(' & '.join(terms))} {inner}")
         but += [f"~{one}" for one in matching]
-        if said or not (declared or shape.required):
+        if said or not (shape.required or any(part.declares for part in shape.parts)):
             inner = self.value(said, f"{where}/additionalProperties")
             if inner is not None:
                 kinds.append(f"{self._rules.terminal(' & '.join([f'/{_WORD}:/', *but]))} {inner}")
@@ -311,7 +313,11 @@ def _spelled(value: Any, where: str) -> str:
         return f'"[" {_COMMA.join(f"{_spelled(one, where)} " for one in value)} "]"'
     if isinstance(value, dict):
         if wrong := [key for key in value if not is_key(key)]:
-            raise ConstraintError(f"{where}: an enum or const has the name {wrong[0]!r}, which cannot be written in this model's calls")
-        pairs = (f"{_literal(f'{key}:')} {_spelled(one, where)}" for key, one in sorted(value.items(), key=lambda one: one[0].lower()))
+            raise ConstraintError(
+                f"{where}: an enum or const has the name {wrong[0]!r}, which cannot be written in this model's calls"
+            )
+        pairs = (
+            f"{_literal(f'{key}:')} {_spelled(one, where)}" for key, one in sorted(value.items(), key=lambda one: one[0].lower())
+        )
         return f'"{{" {_COMMA.join(f"{pair} " for pair in pairs)} "}}"'
     return _literal(json.dumps(value))

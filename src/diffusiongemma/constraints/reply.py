@@ -103,6 +103,11 @@ class ReplyCursor:
         return self._state in ("words", "behind", "over")
 
     @property
+    def complete(self) -> bool:
+        """A reply that must end here has not been cut: words could always go on."""
+        return self.accepting and self._state != "words"
+
+    @property
     def finished(self) -> bool:
         """Nothing may follow but a stop token; behind one, nothing at all."""
         if self._state == "body":
@@ -164,7 +169,9 @@ class ReplyCursor:
                 own = next((n for n in range(at, len(tokens)) if tokens[n] == self._markup.call_close), len(tokens))
                 count = place._inner.validate(tokens[at:own])
                 if count < own - at or own == len(tokens):
-                    return at + count - (place._state == "call" and count > 0 and tokens[at + count - 1] in self._vocabulary.stop_ids)
+                    return (
+                        at + count - (place._state == "call" and count > 0 and tokens[at + count - 1] in self._vocabulary.stop_ids)
+                    )
                 for token in tokens[at:own]:
                     place.advance(token)
                 at = own

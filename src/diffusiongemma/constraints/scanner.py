@@ -1,5 +1,5 @@
-"""Where in a JSON text its end stands: the open containers, and the string, if one is open. Assumes that the text is JSON, or a call
-in the native markup."""
+"""Where in a text its end stands: the open containers, and the string, if one is open. Assumes that the text is JSON, or a call in
+the native markup."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -102,13 +102,11 @@ class NativeScanner(Scanner):
     quote = MARK
 
     def _outside(self, byte: int) -> None:
-        super()._outside(byte)
-        if byte in b"{,":
-            self.begun = b""
-        elif self.expects_name:
+        if not self.containers and byte != ord("{"):  # call:name
             self.begun += bytes((byte,))
-        if byte == ord(":") and not self.containers:
-            self.expects_name = True  # call:name
+            return
+        super()._outside(byte)
+        self.begun = self.begun + bytes((byte,)) if self.expects_name and byte not in b"{," else b""
 
     @property
     def name_end(self) -> bytes:  # type: ignore[override]

@@ -4,7 +4,6 @@ The engine shows what may follow, not its states, so two texts of one length tha
 same forced run, the same open containers) are taken for the same state; a few of each are kept, since they need not be.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,8 +25,8 @@ _EXPANDED = 3000
 _MORE = 12
 """Texts expanded for others behind the first found."""
 _BACKSLASH = 92
-_SPECIAL = re.compile(rb"\xff\[(\d+)\]")
-"""How the engine spells a special token among bytes that are forced."""
+_MARK = b"\xff[%d]" % MARK[0]
+"""How the engine spells the mark among bytes that are forced."""
 _BITS = [[bit for bit in range(8) if byte >> bit & 1] for byte in range(256)]
 
 
@@ -50,7 +49,7 @@ class Path:
 
     def forced(self) -> bytes:
         """Bytes that must come next."""
-        return _SPECIAL.sub(lambda found: bytes((int(found[1]),)), self.matcher.compute_ff_bytes())
+        return self.matcher.compute_ff_bytes().replace(_MARK, MARK)
 
     def follow(self, text: bytes) -> "Path | None":
         """The state behind more bytes; None where the engine does not allow them."""

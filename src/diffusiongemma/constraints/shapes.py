@@ -1,4 +1,4 @@
-"""What values a JSON schema allows, with its references followed and its conditions put together: alternatives without further parts.
+"""What values a JSON schema allows: alternatives, with references followed and conditions put together.
 
 For syntaxes that the engine does not know. It reads schemas that ``schema.prepare`` has made ready.
 """
@@ -30,11 +30,13 @@ class ObjectPart:
         properties: name to schema.
         patterns: pattern of names, in the engine's syntax, to schema.
         additional: of other names; None: it says nothing of them.
+        declares: it says which names there are, if only that there are none.
     """
 
     properties: dict[str, Node]
     patterns: dict[str, Node]
     additional: Node | None
+    declares: bool
 
     def of(self, name: str) -> list[Node]:
         """What it says of a property."""
@@ -86,9 +88,9 @@ class Shape:
             return self.min_length <= len(value) and (self.max_length is None or len(value) <= self.max_length)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return True
-        lows = all(value >= low for low in (self.low,) if low is not None) and (self.above is None or value > self.above)
-        highs = all(value <= high for high in (self.high,) if high is not None) and (self.below is None or value < self.below)
-        return lows and highs and all(math.isclose(value / step, round(value / step), abs_tol=0) for step in self.steps)
+        low = (self.low is None or value >= self.low) and (self.above is None or value > self.above)
+        high = (self.high is None or value <= self.high) and (self.below is None or value < self.below)
+        return low and high and all((value / step).is_integer() for step in self.steps)
 
     def names(self) -> tuple[str, ...]:
         """Declared names of an object, then those that are required besides."""
@@ -109,7 +111,7 @@ class Schemas:
         """The alternatives of a value that all of some schemas allow; none where nothing is allowed.
 
         Raises:
-            ConstraintError: a keyword with a value that no schema has, alternatives of ``oneOf`` that may hold at once, or too many.
+            ConstraintError: a keyword with a value that no schema has, alternatives of ``oneOf`` that may hold at once, too many.
         """
         return [shape for shape in self._expand(list(nodes), frozenset(), where) if shape.types]
 
@@ -143,9 +145,7 @@ class Schemas:
             return [_chosen(shape, where)]
         if math.prod(map(len, groups)) > _MOST:
             raise ConstraintError(f"{where}: its anyOf and oneOf have more than {_MOST} combinations; say it with fewer")
-        found = [
-            made for chosen in product(*groups) for made in self._expand([*plain, *chosen], above | here, where)
-        ]
+        found = [made for chosen in product(*groups) for made in self._expand([*plain, *chosen], above | here, where)]
         if len(found) > _MOST:
             raise ConstraintError(f"{where}: its anyOf and oneOf have more than {_MOST} combinations; say it with fewer")
         return found
@@ -184,9 +184,12 @@ class Schemas:
                 high is not None and low is not None and (high <= low if strict else high < low)
                 for mine, its in ((one, other), (other, one))
                 for high, low, strict in (
-                    (mine.high, its.low, False), (mine.below, its.low, True), (mine.high, its.above, True), (mine.below, its.above, True),
+                    (mine.high, its.low, False),
+                    (mine.below, its.low, True),
+                    (mine.high, its.above, True),
+                    (mine.below, its.above, True),
                 )
-            )  # fmt: skip
+            )
         if kind == "object":
             return depth < 4 and any(self._tell(name, one, other, depth) for name in {*one.required, *other.required})
         return False
@@ -256,20 +259,22 @@ def _with(shape: Shape, node: dict[str, Any], where: str) -> Shape:
         shape = replace(shape, steps=(*shape.steps, step))
     for word, strict in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if isinstance(flag := node.get(strict), bool):  # draft 4: it says how the other word is meant
-            bound = {strict if flag else word: node[word]} if word in node else {}
-            node = {key: what for key, what in node.items() if key not in (word, strict)} | bound
+            meant = {strict if flag else word: node[word]} if word in node else {}
+            node = {key: what for key, what in node.items() if key not in (word, strict)} | meant
     for word, name, choose in _BOUNDS:
         if word in node:
             known, new = getattr(shape, name), _number(node, word, where)
             if word.startswith(("min", "max")) and word not in ("minimum", "maximum"):
                 new = _count(new, word, where)
-            shape = replace(shape, **{name: new if known is None else choose(known, new)})
+            bound: dict[str, Any] = {name: new if known is None else choose(known, new)}
+            shape = replace(shape, **bound)
     return _with_inner(shape, node, where)
 
 
 def _with_inner(shape: Shape, node: dict[str, Any], where: str) -> Shape:
     if any(word in node for word in ("properties", "patternProperties", "additionalProperties")):
-        part = ObjectPart(node.get("properties", {}), node.get("patternProperties", {}), node.get("additionalProperties"))
+        declares = "properties" in node or "patternProperties" in node
+        part = ObjectPart(node.get("properties", {}), node.get("patternProperties", {}), node.get("additionalProperties"), declares)
         shape = replace(shape, parts=(*shape.parts, part))
     if "required" in node:
         shape = replace(shape, required=tuple(dict.fromkeys([*shape.required, *node["required"]])))

@@ -42,11 +42,17 @@ class Vocabulary:
             token, a second spelling of the same bytes). Of the special tokens the quote mark has ``MARK``.
         alphabet: the bytes that are tokens by themselves.
         longest: bytes of the longest token that a text is cut into.
+        quote: the quote mark of the native markup; None: there is none.
         grammars: compiled for this vocabulary, the most recently used last.
     """
 
-    def __init__(self, token_bytes: Sequence[bytes], stop_ids: Iterable[int], backend: Any = None) -> None:
-        self.size = len(token_bytes)
+    def __init__(
+        self, token_bytes: Sequence[bytes], stop_ids: Iterable[int], backend: Any = None, quote: int | None = None
+    ) -> None:
+        if quote is not None:
+            token_bytes = [b"" if MARK in text else text for text in token_bytes]
+            token_bytes[quote] = MARK
+        self.size, self.quote = len(token_bytes), quote
         self.stop_ids = tuple(sorted(set(stop_ids)))
         if outside := [i for i in self.stop_ids if not 0 <= i < self.size]:
             raise ConstraintError(f"stop ids {outside} are outside the vocabulary of {self.size} tokens")
@@ -61,8 +67,9 @@ class Vocabulary:
         self._backend = backend
         self._fillers: dict[bytes, tuple[bytes, ...]] = {}
         self.grammars: dict[Any, Any] = {}
-        self.engine = _engine(self.token_bytes, self.encode)
-        self.byte_engine = _engine([bytes([i]) if i in self.alphabet else b"" for i in range(256)], list)
+        self.engine = _engine(self.token_bytes, self.encode, quote)
+        alone = [bytes([i]) if i in self.alphabet else b"" for i in range(256)]
+        self.byte_engine = _engine(alone, list, None if quote is None else MARK[0])
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, stop_ids: Iterable[int], size: int | None = None) -> "Vocabulary":
@@ -80,11 +87,8 @@ class Vocabulary:
         known = _KNOWN.setdefault(tokenizer, {})
         if key not in known:
             backend = tokenizer._backend
-            rows = _token_bytes(backend, size)
-            if (quote := tokenizer.markup.quote) is not None and quote < len(rows):
-                rows = [b"" if MARK in text else text for text in rows]
-                rows[quote] = MARK
-            known[key] = cls(rows, key[0], backend)
+            rows, quote = _token_bytes(backend, size), tokenizer.markup.quote
+            known[key] = cls(rows, key[0], backend, None if quote is None or quote >= len(rows) else quote)
         return known[key]
 
     def encode(self, text: bytes | str) -> list[int]:
@@ -140,7 +144,7 @@ class Vocabulary:
     @cached_property
     def words(self) -> Tensor:
         """Tokens that are text: ``[V]`` bool."""
-        return torch.tensor([bool(text) and text != MARK for text in self.token_bytes])
+        return torch.tensor([bool(text) and token != self.quote for token, text in enumerate(self.token_bytes)])
 
     @cached_property
     def _sorted(self) -> list[bytes]:
@@ -159,20 +163,22 @@ class _Tokens:
 
     bos_token_id = None
 
-    def __init__(self, token_bytes: Sequence[bytes], encode: Any) -> None:
+    def __init__(self, token_bytes: Sequence[bytes], encode: Any, mark: int | None) -> None:
         # Every barred token has a name of its own: the engine takes time quadratic in the number of those named alike.
-        names = {b"": "<none{}>", MARK: MARK_NAME}
-        self.tokens = [names[text].format(i).encode() if text in names else text for i, text in enumerate(token_bytes)] + [b"<eos>"]
+        self.tokens = [text or f"<none{i}>".encode() for i, text in enumerate(token_bytes)] + [b"<eos>"]
         self.eos_token_id = len(token_bytes)
-        self.special_token_ids = [i for i, text in enumerate(token_bytes) if text in names] + [len(token_bytes)]
+        self.special_token_ids = [i for i, text in enumerate(token_bytes) if not text] + [len(token_bytes)]
+        if mark is not None:
+            self.tokens[mark] = MARK_NAME.encode()
+            self.special_token_ids.append(mark)
         self._encode = encode
 
     def __call__(self, text: bytes | str) -> list[int]:
         return list(self._encode(text))
 
 
-def _engine(token_bytes: Sequence[bytes], encode: Any) -> LLTokenizer:
-    return LLTokenizer(TokenizerWrapper(_Tokens(token_bytes, encode)), eos_token=len(token_bytes))
+def _engine(token_bytes: Sequence[bytes], encode: Any, mark: int | None) -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_Tokens(token_bytes, encode, mark)), eos_token=len(token_bytes))
 
 
 def _token_bytes(backend: Any, size: int | None) -> list[bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from diffusiongemma.constraints import Cursor, Grammar
+from diffusiongemma.constraints import Cursor, Grammar, ReplyGrammar
 from diffusiongemma.constraints.through import AGAIN, EFFORTS, Way
 from diffusiongemma.engine.held import MENDED_A_STEP, BestOf, Held, HeldRow, Rules, read_on, settled
 from diffusiongemma.engine.pins import last_set
@@ -26,7 +26,11 @@ _ANY = 1 << 14
 
 
 def held_row(
-    grammar: Grammar | Rules | None, max_tokens: int, stop_ids: Sequence[int], pins: Sequence[int] | None = None, row: int = 0
+    grammar: Grammar | ReplyGrammar | Rules | None,
+    max_tokens: int,
+    stop_ids: Sequence[int],
+    pins: Sequence[int] | None = None,
+    row: int = 0,
 ) -> Held | None:
     """The place of an answer in what it is held to; None where it is free.
 
@@ -43,6 +47,13 @@ def held_row(
     given = list(pins or ())[: last_set(pins or ())]
     if grammar is None:
         return None
+    if isinstance(grammar, ReplyGrammar):
+        if given:
+            raise ConstraintError(
+                f"row {row}: pins may not be combined with tools, a thinking budget, or a constraint after a thought; "
+                "leave them out"
+            )
+        return HeldRow(grammar.start(), max_tokens, stop_ids)
     if not isinstance(grammar, Grammar):
         return grammar.row(max_tokens, stop_ids, given)
     if not given:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diffusiongemma.constraints import Grammar
+from diffusiongemma.constraints import Grammar, ReplyGrammar
 from diffusiongemma.engine.held import Rules
 from diffusiongemma.engine.pinned import held_row
 from diffusiongemma.engine.pins import last_set
@@ -44,7 +44,7 @@ class Request:
     mode: Mode = "diffusion"
     pins: list[int] | None = None
     starts: list[int] | None = None
-    grammar: Grammar | Rules | None = None
+    grammar: Grammar | ReplyGrammar | Rules | None = None
     drafts: bool = False
     logprobs: int | None = None
     client: str | None = None
@@ -101,12 +101,13 @@ def check(model: Transformer, request: Request, row: int = 0) -> int:
         )
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise OptionError(f"logprobs is {request.logprobs}; alternatives a token may be 0 to {MAX_LOGPROBS}")
-    if request.grammar is not None and (params.stop or not request.stop_ids):
+    words = isinstance(request.grammar, ReplyGrammar) and request.grammar.body is None  # in which a stop string ends the reply
+    if request.grammar is not None and ((params.stop and not words) or not request.stop_ids):
         what = "stop strings" if params.stop else "a checkpoint without stop tokens"
         raise InputError(f"an answer cannot be held to a grammar and have {what}: which of the two should give way?")
     for what, given in (("pins", request.pins), ("starts", request.starts)):
         _check_fixed(what, given or [], row, params.max_tokens, config.text.vocab_size)
-    if request.pins is not None or not isinstance(request.grammar, Grammar | None):
+    if request.pins is not None or not isinstance(request.grammar, Grammar | ReplyGrammar | None):
         held_row(request.grammar, params.max_tokens, request.stop_ids, request.pins, row)  # do they contradict each other?
     return len(ids) + room
 
