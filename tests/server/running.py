@@ -31,6 +31,11 @@ class Running:
         self.http = httpx.Client(base_url=url, timeout=60)
 
     @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
+    @property
     def model(self) -> DiffusionGemmaModel:
         return next(iter(self.state.models.values())).model
 
@@ -40,14 +45,15 @@ def running(model: DiffusionGemmaModel, engine: Any = None, **settings: Any) -> 
     """Serve a model as ``nano``; ``engine``: instead of a real one."""
     own = SharedEngine(model.transformer, model.tokenizer, max_batch=4, max_waiting=16) if engine is None else engine
     state, found = State({"nano": Served("nano", model, own)}), list[str]()
-    app = create_app(state.models, Settings(**settings), state)
+    limits = Settings(**settings)
+    app = create_app(state.models, limits, state)
     ready = threading.Event()
 
     def announce(url: str) -> None:
         found.append(url)
         ready.set()
 
-    server = Server(config(app, "127.0.0.1", 0), state, announce)
+    server = Server(config(app, "127.0.0.1", 0, limits), state, announce, limits.drain_seconds)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert ready.wait(20)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.server.security import host_name
+from diffusiongemma.server.security import client_name, host_name
 from tests.server.running import Running, StillEngine, running, until
 
 KEY = "a-key-of-some-length"
@@ -72,7 +72,7 @@ def test_a_name_that_is_not_local_is_refused(nano: DiffusionGemmaModel) -> None:
     with running(nano, StillEngine(), hosts=frozenset({"localhost", "127.0.0.1"})) as started:
         assert started.http.get("/v1/models").status_code == 200
         assert started.http.get("/v1/models", headers={"Host": "LOCALHOST:80"}).status_code == 200
-        for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
+        for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "localhost:evil.example", "localhost:"):
             answer = started.http.get("/v1/models", headers={"Host": host})
             assert answer.status_code == 403
             assert answer.json()["error"]["code"] == "bad_host"
@@ -80,6 +80,17 @@ def test_a_name_that_is_not_local_is_refused(nano: DiffusionGemmaModel) -> None:
 
 def test_host_names() -> None:
     assert [host_name(name) for name in ("a.b:80", "a.b", "[::1]:80", "[::1]", "")] == ["a.b", "a.b", "::1", "::1", ""]
+    for wrong in (
+        "localhost:evil.com", "localhost:", "localhost:80:80", "localhost:99999", "localhost:-1", "localhost ", "localhost/",
+        "[::1", "[::1]x", "::1", "evil.com#localhost", "a@localhost", "localhost\x00", "localhost:８０",
+    ):  # fmt: skip
+        assert host_name(wrong) == "", wrong
+
+
+def test_a_client_is_an_address_or_a_subscribers_network() -> None:
+    scopes = [{"client": (host, 5)} for host in ("192.0.2.7", "2001:db8:1:2:3::4", "2001:db8:1:2:9::9", "::ffff:192.0.2.7", "unix")]
+    names = [client_name(scope) for scope in [*scopes, {"client": None}, {}]]
+    assert names == ["192.0.2.7", "2001:db8:1:2::/64", "2001:db8:1:2::/64", "192.0.2.7", "unix", "", ""]
 
 
 def test_every_answer_has_the_headers_and_none_shares(guarded: Running) -> None:

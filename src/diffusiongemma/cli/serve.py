@@ -1,7 +1,9 @@
 """``diffusiongemma serve``."""
 
+import gc
 import ipaddress
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +40,17 @@ def serve(
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Answers that a model writes at the same time.")] = 8,
     max_waiting: Annotated[int, typer.Option(min=0, max=65536, help="Answers that may wait; more get 429 and Retry-After.")] = 64,
+    client_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Answers of one client (an address) that may run or wait; unset: as many as --max-waiting."),
+    ] = None,
+    client_steps: Annotated[
+        int, typer.Option(min=1, help="Denoising steps that the requests of one client may take together, of each model.")
+    ] = 1 << 19,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections at a time, idle ones too.")] = 512,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds for what is under way to end after the first signal; then it is cut off.")
+    ] = 30.0,
     max_body_bytes: Annotated[int, typer.Option(min=1024, help="Most bytes of a request.")] = 1 << 20,
     max_constraint_bytes: Annotated[
         int, typer.Option(min=64, help="Most bytes of a schema, regex, list of choices, grammar or list of tools.")
@@ -53,7 +66,7 @@ def serve(
 ) -> None:
     """Serve models with OpenAI's API, and a page to talk to them (docs/api.md).
 
-    The first SIGTERM or Ctrl-C finishes what is under way; the second stops at once.
+    The first SIGTERM or Ctrl-C finishes what is under way, within --drain-seconds; the second stops at once.
     """
     from diffusiongemma.engine.shared import SharedEngine, default_kv_bytes
     from diffusiongemma.server.served import Served, public_name
@@ -69,7 +82,9 @@ def serve(
             hosts=None if key is not None else _LOCAL | {host.lower()},
             max_body_bytes=max_body_bytes,
             max_constraint_bytes=max_constraint_bytes,
-            max_choices=min(16, max_batch + max_waiting),
+            max_choices=min(16, max_batch + max_waiting, client_rows or max(max_batch, max_waiting)),
+            max_connections=max_connections,
+            drain_seconds=drain_seconds,
             max_requests=4 * (max_batch + max_waiting),
         )
         if threads is not None:
@@ -86,6 +101,7 @@ def serve(
                 engine = SharedEngine(
                     loaded.transformer, loaded.tokenizer,
                     max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory, prefix_bytes=prefix_mib << 20,
+                    client_rows=client_rows, client_steps=client_steps,
                 )  # fmt: skip
                 served = Served(public_name(name), loaded, engine)
                 if served.name in models:
@@ -105,7 +121,15 @@ def _run(models: "dict[str, Served]", settings: Settings, host: str, port: int) 
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     state = State(models)
-    Server(config(create_app(models, settings, state), host, port), state, _announce).run()
+    app = create_app(models, settings, state)
+    # What is there now stays: the collector need not look at it each time a request has made many objects.
+    gc.collect()
+    gc.freeze()
+    server = Server(config(app, host, port, settings), state, _announce, settings.drain_seconds, lambda sig: os._exit(128 + sig))
+    server.run()
+    if server.failure is not None:
+        common.err.print(f"ended: {server.failure}", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
 
 
 def _announce(url: str) -> None:

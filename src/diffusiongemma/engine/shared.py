@@ -50,6 +50,7 @@ class EngineStats:
         prefix_tokens_reused: prompt tokens that were found there.
         prompt_tokens, completion_tokens, denoising_steps, passes: see ``engine.Counts``.
         seconds_busy: time spent in steps.
+        failure: why the engine cannot go on; None: it can.
     """
 
     waiting: int
@@ -63,6 +64,7 @@ class EngineStats:
     denoising_steps: int
     passes: int
     seconds_busy: float
+    failure: str | None = None
 
 
 class Ticket:
@@ -255,6 +257,7 @@ class SharedEngine:
             prefix_bytes=engine.prefix.bytes,
             prefix_tokens_reused=engine.prefix.reused,
             seconds_busy=self._busy_seconds,
+            failure=self._failure,
             **vars(engine.counts),
         )
 

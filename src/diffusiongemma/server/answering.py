@@ -14,6 +14,7 @@ from diffusiongemma.server.answers import Canvases, usage
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, to_json
 from diffusiongemma.server.feed import Feed, Returned, unless_gone
 from diffusiongemma.server.protocol import Answering, Generation
+from diffusiongemma.server.security import client_name
 from diffusiongemma.server.served import Served
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.sse import DONE, EventStream, frame
@@ -126,7 +127,7 @@ async def answer(
     Raises:
         InputError, OptionError, OverloadedError: see ``SharedEngine.submit``.
     """
-    feed = Feed.submit(served.engine, requests)
+    feed = Feed.submit(served.engine, requests, client_name(http.scope))
     if body.stream:
         return EventStream(_frames(feed, served, body, shape, len(requests), each), feed.close)
     try:

@@ -1,15 +1,15 @@
 """The application: paths, and what is the same for all of them."""
 
-import json
-import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
 from diffusiongemma import __version__
 from diffusiongemma.errors import DiffusionGemmaError
@@ -17,6 +17,7 @@ from diffusiongemma.server import chat, completions, decisions, fim
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, from_http, from_validation
 from diffusiongemma.server.metrics import Metrics
 from diffusiongemma.server.page import Page, docs
+from diffusiongemma.server.parsing import BodyReader
 from diffusiongemma.server.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -32,7 +33,6 @@ from diffusiongemma.server.state import State
 
 __all__ = ["create_app"]
 
-_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "the request is wrong; `param` names the field"},
     401: {"description": "the API key is missing or wrong"},
@@ -44,21 +44,35 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class _StrictRequest(Request):
+    """A request whose JSON is read by us; what the framework then checks is an instance already."""
+
+    def __init__(self, scope: Scope, receive: Receive, reader: BodyReader, model: type[BaseModel]) -> None:
+        super().__init__(scope, receive)
+        self._reader, self._model = reader, model
+
     async def json(self) -> Any:
-        """The body as JSON, and only as JSON: no NaN, no name twice, no text that is not Unicode."""
-        if not hasattr(self, "_json"):
-            self._json = _parsed(await self.body())
-        return self._json
+        """The request that the body holds."""
+        body = await self.body()
+        self._body = b""  # the answer may take long
+        return await self._reader.read(body, self._model)
 
 
-class _StrictRoute(APIRoute):
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
+def _strict(reader: BodyReader) -> type[APIRoute]:
+    class StrictRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handler = super().get_route_handler()
+            if self.body_field is None:
+                return handler
+            model = self.body_field.field_info.annotation
+            assert isinstance(model, type)
+            assert issubclass(model, BaseModel)
 
-        async def strict(request: Request) -> Response:
-            return await handler(_StrictRequest(request.scope, request.receive))
+            async def strict(request: Request) -> Response:
+                return await handler(_StrictRequest(request.scope, request.receive, reader, model))
 
-        return strict
+            return strict
+
+    return StrictRoute
 
 
 def create_app(models: Mapping[str, Served], settings: Settings, state: State | None = None) -> FastAPI:
@@ -75,7 +89,7 @@ def create_app(models: Mapping[str, Served], settings: Settings, state: State | 
         title="diffusiongemma", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS,
         description="DiffusionGemma models behind OpenAI's API. docs/api.md has every field.",
     )  # fmt: skip
-    app.router.route_class = _StrictRoute
+    app.router.route_class = _strict(BodyReader())
     _add_errors(app, state)
 
     def served(name: str | None) -> Served:
@@ -126,8 +140,10 @@ def create_app(models: Mapping[str, Served], settings: Settings, state: State | 
     async def health() -> Response:
         """Whether requests are taken, and what the engines do."""
         engines = {name: vars(one.engine.stats) for name, one in state.models.items()}
-        status = "draining" if state.draining else "ok"
-        return JSONAnswer({"status": status, "active": state.active, "models": list(state.models), "engines": engines})
+        failed = state.failure is not None
+        status = "failed" if failed else "draining" if state.draining else "ok"
+        content = {"status": status, "active": state.active, "models": list(state.models), "engines": engines}
+        return JSONAnswer(content, 503 if failed else 200)
 
     @app.get("/metrics")
     async def prometheus() -> Response:
@@ -155,7 +171,9 @@ def create_app(models: Mapping[str, Served], settings: Settings, state: State | 
 def _add_errors(app: FastAPI, state: State) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return from_validation(error).response()
+        # What comes here is no JSON object at all: those are read by ``parsing``.
+        found = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
+        return from_validation(found, error.body).response()
 
     @app.exception_handler(StarletteHTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -171,34 +189,6 @@ def _add_errors(app: FastAPI, state: State) -> None:
 _FIELDS = frozenset(
     name for body in (Generation, ChatRequest, CompletionRequest, EditRequest, DecisionsRequest) for name in body.model_fields
 )
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        found = json.loads(body.decode(), parse_constant=_no_constant, object_pairs_hook=_no_twice)
-        if _HALF_PAIR.search(body):
-            json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ApiError(400, "the body has half of a surrogate pair, which no text can hold", None, "invalid_json") from error
-    except UnicodeDecodeError as error:
-        raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}", None, "invalid_json") from error
-    except RecursionError as error:
-        raise ApiError(400, "the body is nested too deeply", None, "invalid_json") from error
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {error}", None, "invalid_json") from error
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _no_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
-    return found
 
 
 def _describe(app: FastAPI, key: bool) -> None:

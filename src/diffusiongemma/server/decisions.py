@@ -12,6 +12,7 @@ from diffusiongemma.engine.shared import Tenant
 from diffusiongemma.server.errors import ApiError, JSONAnswer
 from diffusiongemma.server.feed import Feed, Returned, unless_gone
 from diffusiongemma.server.protocol import ChoiceQuestion, DecisionsRequest, PredicateQuestion, Question, text_of
+from diffusiongemma.server.security import client_name
 from diffusiongemma.server.served import Served
 from diffusiongemma.text.questions import Choice, Decision, Decisions, Predicate
 
@@ -31,7 +32,7 @@ async def decisions(http: HttpRequest, served: Served, body: DecisionsRequest) -
         prompts = [asked] if body.joint else [[question] for question in asked]
         return found, sum(_tokens(served, source, group) for group in prompts)
 
-    feed = Feed.call(served.engine, served.rewriting, work)
+    feed = Feed.call(served.engine, served.rewriting, work, client_name(http.scope))
     try:
         ((found, tokens),) = await unless_gone(http, _returned(feed))
     finally:

@@ -5,15 +5,14 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
 from fastapi import HTTPException
-from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
-from diffusiongemma.errors import DiffusionGemmaError, OverloadedError, PromptTooLongError
+from diffusiongemma.errors import DiffusionGemmaError, EngineError, OverloadedError, PromptTooLongError
 
 __all__ = ["ApiError", "JSONAnswer", "from_exception", "from_http", "from_validation", "to_json"]
 
@@ -22,6 +21,10 @@ _TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error",
     503: "server_error",
 }  # fmt: skip
+_MOST_ERRORS = 256
+"""Of one body, that are looked through for the one to tell."""
+_MOST_CHARS = 200
+"""Of a field's name, which is the client's own where it is unknown."""
 _WORD = re.compile(r"[a-z_]+")
 
 
@@ -73,13 +76,19 @@ class ApiError(HTTPException):
         return JSONAnswer(self.body, self.status_code, self.headers)
 
 
-def from_validation(error: RequestValidationError) -> ApiError:
-    """What is wrong with a body, with its place."""
-    found = [(_place(each, error.body), each) for each in error.errors()]
+def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """What is wrong with a body, with its place.
+
+    Args:
+        errors: pydantic's, at least one.
+        body: as JSON.
+    """
+    found = [(_place(each, body), each) for each in errors[:_MOST_ERRORS]]
     # Of a union all kinds complain: the one that got furthest was meant.
     of_first = [(place, each) for place, each in found if place[: len(found[0][0])] == found[0][0]]
     place, first = max(of_first, key=lambda pair: len(pair[0]))
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".") or None
+    param = param if param is None or len(param) <= _MOST_CHARS else f"{param[:_MOST_CHARS]}..."
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"{param} is not a field of this request, or not supported here; leave it out", param, "unknown_field")
     if first["type"] == "missing":
@@ -93,11 +102,11 @@ def from_validation(error: RequestValidationError) -> ApiError:
 def _place(error: Mapping[str, Any], body: Any) -> list[str | int]:
     """The way to a field. What pydantic puts between the names, the kinds of a union, is not in the body and so no part of it."""
     place: list[str | int] = []
-    for part in error["loc"][1:]:
+    for part in error["loc"]:
         if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int) and part < len(body)):
             place.append(part)
             body = body[part]
-    return [*place, error["loc"][-1]] if error["type"] == "missing" and len(error["loc"]) > 1 else place
+    return [*place, error["loc"][-1]] if error["type"] == "missing" and error["loc"] else place
 
 
 def from_http(error: HTTPException) -> ApiError:
@@ -130,6 +139,9 @@ def from_exception(error: BaseException, fields: Collection[str] = (), draining:
         return ApiError(503, "the server stopped before the answer was complete", None, "stopped", 1.0)
     if isinstance(error, RecursionError):
         return ApiError(400, "the request is nested too deeply", None)
+    if isinstance(error, EngineError) and error.__cause__ is None:
+        log.error("a request ends with: %s", error)
+        return ApiError(500, str(error), None, "engine_error")
     number = secrets.token_hex(6)
     log.error("error %s", number, exc_info=error)
     return ApiError(500, f"something went wrong here; the server's log has it as error {number}", None, "internal_error")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import anyio
@@ -12,13 +12,13 @@ from fastapi import Request as HttpRequest
 from diffusiongemma.engine.events import Draft, Event
 from diffusiongemma.engine.request import Request
 from diffusiongemma.engine.shared import SharedEngine, Tenant
-from diffusiongemma.errors import OverloadedError
+from diffusiongemma.errors import OverloadedError, as_error
 from diffusiongemma.server.errors import ApiError
 
 __all__ = ["Feed", "Returned", "unless_gone"]
 
 T = TypeVar("T")
-_DRAFTS_AHEAD = 256
+_DRAFTS_AHEAD = 32
 """Drafts that may wait for a client that reads slowly; more are left out, so that it holds little memory."""
 Work = Callable[[Callable[[Event], None], Tenant], Any]
 """Something that blocks: gets what to call with each event, and what runs its passes and can be told to give up."""
@@ -50,25 +50,38 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def submit(cls, engine: SharedEngine, requests: Sequence[Request]) -> "Feed":
+    def submit(cls, engine: SharedEngine, requests: Sequence[Request], client: str | None = None) -> "Feed":
         """Hand requests to the engine.
+
+        Args:
+            engine: that runs them.
+            requests: all of one caller.
+            client: who asks; see ``Request``.
 
         Raises:
             InputError, OptionError, OverloadedError: see ``SharedEngine.submit``.
         """
         feed = cls()
+        requests = requests if client is None else [replace(request, client=client) for request in requests]
         ticket = engine.submit(requests, feed._put, lambda error: feed._put(_End(error)))
         feed._cancel = ticket.cancel
         return feed
 
     @classmethod
-    def call(cls, engine: SharedEngine, limiter: anyio.CapacityLimiter, work: Work) -> "Feed":
+    def call(cls, engine: SharedEngine, limiter: anyio.CapacityLimiter, work: Work, client: str | None = None) -> "Feed":
         """Run work in a thread of its own.
+
+        Args:
+            engine: for its passes.
+            limiter: of the threads.
+            work: see ``Work``.
+            client: who asks; see ``Request``.
 
         Raises:
             OverloadedError: all threads are taken.
         """
         feed, tenant = cls(), engine.tenant()
+        tenant.client = client
         try:
             limiter.acquire_on_behalf_of_nowait(feed)
         except anyio.WouldBlock as error:
@@ -79,8 +92,11 @@ class Feed:
                 value = await anyio.to_thread.run_sync(work, feed._put, tenant, limiter=anyio.CapacityLimiter(1))
                 feed._put(Returned(value))
                 feed._put(_End(None))
-            except Exception as error:
+            except asyncio.CancelledError as error:
                 feed._put(_End(error))
+                raise
+            except BaseException as error:  # a native library's panic is no Exception
+                feed._put(_End(as_error(error)))
             finally:
                 limiter.release_on_behalf_of(feed)
 

@@ -14,6 +14,7 @@ from diffusiongemma.server.answers import Canvases, head, usage
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception
 from diffusiongemma.server.feed import Feed, Returned, Work, unless_gone
 from diffusiongemma.server.protocol import CompletionRequest, EditRequest, Generation, text_of
+from diffusiongemma.server.security import client_name
 from diffusiongemma.server.served import Served
 from diffusiongemma.server.sse import DONE, EventStream, frame
 
@@ -93,7 +94,7 @@ async def _answer(
         first: first fields of the answer.
         chunk: the object's name in a stream; None: the same.
     """
-    feed = Feed.call(served.engine, served.rewriting, work)
+    feed = Feed.call(served.engine, served.rewriting, work, client_name(http.scope))
     try:
         if body.stream:
             await unless_gone(http, feed.begun())

@@ -13,7 +13,7 @@ __all__ = ["Metrics"]
 
 _PREFIX = "diffusiongemma"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-_GAUGES = frozenset({"waiting", "running", "kv_bytes", "kv_bytes_most", "prefix_bytes"})
+_GAUGES = frozenset({"waiting", "running", "kv_bytes", "kv_bytes_most", "prefix_bytes", "failure"})
 
 
 class Metrics:
@@ -60,5 +60,6 @@ class _Engines(Collector):
             kind = GaugeMetricFamily if field in _GAUGES else CounterMetricFamily
             family = kind(f"{_PREFIX}_engine_{field}", f"{field.replace('_', ' ')} of a model's engine.", labels=["model"])
             for name, values in stats.items():
-                family.add_metric([name], float(values[field]))
+                value = values[field]
+                family.add_metric([name], float(bool(value)) if field == "failure" else float(value))
             yield family

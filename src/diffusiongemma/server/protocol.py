@@ -1,4 +1,8 @@
-"""Bodies of requests. A field that is not here is refused by name; one that may only have its neutral value says so by its type."""
+"""Bodies of requests. A field that is not here is refused by name; one that may only have its neutral value says so by its type.
+
+Every list has a bound, and its first wrong item ends the check (``fail_fast``): a body of half a million wrong ones is refused as
+quickly as any.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -33,7 +37,10 @@ Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Label = Annotated[Text, Field(min_length=1)]
 Positive = Annotated[Whole, Field(ge=1, le=1 << 24)]
-Stop = Text | Annotated[list[Annotated[Text, Field(min_length=1, max_length=256)]], Field(max_length=16)]
+Stop = Text | Annotated[list[Annotated[Text, Field(min_length=1, max_length=256)]], Field(max_length=16, fail_fast=True)]
+
+
+Pin = Annotated[list[Whole], Field(min_length=2, max_length=2)]
 
 
 class Body(BaseModel):
@@ -49,7 +56,7 @@ class TextPart(Body):
     text: Text
 
 
-Content = Text | list[TextPart]
+Content = Text | Annotated[list[TextPart], Field(max_length=4096, fail_fast=True)]
 
 
 class FunctionCall(Body):
@@ -87,7 +94,7 @@ class AssistantMessage(Body):
 
     role: Literal["assistant"]
     content: Content | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128, fail_fast=True)] | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
@@ -193,19 +200,19 @@ class Answering(Generation):
 
     stop: Stop | None = None
     mode: Literal["diffusion", "causal"] | None = None
-    pins: Annotated[list[Annotated[list[Whole], Field(min_length=2, max_length=2)]], Field(max_length=1 << 16)] | None = None
+    pins: Annotated[list[Pin], Field(max_length=1 << 16, fail_fast=True)] | None = None
     response_format: ResponseFormat | None = None
     regex: Text | None = None
-    choices: list[Text] | None = None
+    choices: Annotated[list[Text], Field(max_length=1 << 14, fail_fast=True)] | None = None
     grammar: Text | None = None
 
 
 class ChatRequest(Answering):
     """``/v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: Positive | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: Flag | None = None
     logprobs: Flag | None = None
@@ -216,7 +223,7 @@ class ChatRequest(Answering):
 class CompletionRequest(Answering):
     """``/v1/completions``."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1)]
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=128, fail_fast=True)]
     suffix: Text | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     best_of: Literal[1] | None = None
@@ -261,7 +268,7 @@ class DecisionMessage(Body):
 
     type: Literal["message"] | None = None
     role: Literal["user", "developer", "system", "assistant"]
-    content: Text | list[InputPart | OutputPart]
+    content: Text | Annotated[list[InputPart | OutputPart], Field(max_length=4096, fail_fast=True)]
 
 
 class ChoiceOption(Body):
@@ -281,7 +288,7 @@ class Level(Body):
 class Asked(Body):
     """What every question has."""
 
-    instructions: Text | list[InputPart]
+    instructions: Text | Annotated[list[InputPart], Field(max_length=4096, fail_fast=True)]
     name: Text | None = None
 
 
@@ -295,14 +302,14 @@ class ChoiceQuestion(Asked):
     """One of several options."""
 
     type: Literal["choice"]
-    choices: Annotated[list[ChoiceOption], Field(min_length=2, max_length=255)]
+    choices: Annotated[list[ChoiceOption], Field(min_length=2, max_length=255, fail_fast=True)]
 
 
 class ScoreQuestion(Asked):
     """One of several levels, in order."""
 
     type: Literal["score"]
-    levels: Annotated[list[Level], Field(min_length=2, max_length=255)]
+    levels: Annotated[list[Level], Field(min_length=2, max_length=255, fail_fast=True)]
 
 
 Question = Annotated[PredicateQuestion | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
@@ -312,8 +319,8 @@ class DecisionsRequest(Body):
     """``/v1/decisions``."""
 
     model: Text | None = None
-    input: Text | Annotated[list[DecisionMessage], Field(min_length=1, max_length=4096)]
-    questions: Annotated[list[Question], Field(min_length=1, max_length=400)]
+    input: Text | Annotated[list[DecisionMessage], Field(min_length=1, max_length=4096, fail_fast=True)]
+    questions: Annotated[list[Question], Field(min_length=1, max_length=400, fail_fast=True)]
     safety_identifier: Text | None = None
     joint: Flag | None = None
     threshold: Annotated[Number, Field(ge=0, le=1)] | None = None

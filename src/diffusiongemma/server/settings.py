@@ -14,18 +14,26 @@ class Settings:
         hosts: names that a Host header may carry; None: any. Without a key it keeps out a web page whose own name was made to
             point at this machine.
         max_body_bytes: of a request.
+        head_seconds: that a request's head may take to come.
         body_seconds: that a body may take to come.
+        write_seconds: after which a client that takes nothing of its answer is cut off.
+        max_connections: at a time; for a new one the oldest that waits for its client is closed.
         max_constraint_bytes: of a schema, regex, list of choices, grammar, or all tools together.
         max_choices: answers one request may ask for (``n`` times its prompts).
         max_requests: requests that are worked on or wait; more are told to come back.
         max_rewrites: infills, edits and decisions at a time; each has a thread.
+        drain_seconds: that requests under way are given to end after the first signal.
     """
 
     api_key: str | None = None
     hosts: frozenset[str] | None = None
     max_body_bytes: int = 1 << 20
+    head_seconds: float = 10.0
     body_seconds: float = 30.0
+    write_seconds: float = 30.0
+    max_connections: int = 512
     max_constraint_bytes: int = 1 << 15
     max_choices: int = 16
     max_requests: int = 256
     max_rewrites: int = 16
+    drain_seconds: float = 30.0

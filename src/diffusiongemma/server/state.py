@@ -15,8 +15,15 @@ class State:
         models: by name; the first is the default.
         draining: no more requests are taken.
         active: requests that generate.
+        receiving: bytes of bodies that are on their way or worked on.
     """
 
     models: dict[str, Served]
     draining: bool = False
     active: int = 0
+    receiving: int = 0
+
+    @property
+    def failure(self) -> str | None:
+        """Why an engine cannot go on; None: all can."""
+        return next((stats.failure for served in self.models.values() if (stats := served.engine.stats).failure), None)
