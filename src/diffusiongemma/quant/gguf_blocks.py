@@ -178,18 +178,31 @@ def _q5_1(raw: Tensor, out: Tensor) -> None:
 
 
 def _scale_min(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """The eight scales and minima of Q4_K and Q5_K: float32 ``[n, 8, 1]`` each."""
-    packed = raw[:, 4:16].view(len(raw), 3, 4)
-    first, second, both = packed.unbind(1)
-    scale = torch.cat((first & 63, both & 15 | (first >> 2) & 48), 1)
-    least = torch.cat((second & 63, both >> 4 | (second >> 2) & 48), 1)
-    return (_half(raw, 0) * scale)[:, :, None], (_half(raw, 2) * least)[:, :, None]
+    """The eight scales and minima of Q4_K and Q5_K: float32 ``[n, 8, 1]`` each. Four bytes are unpacked at a time."""
+    head = _part(raw, 0, 16, torch.int32)
+    factors = head.view(torch.float16)[:, :2].float()
+    _, first, second, both = head.unbind(1)
+    packed = torch.stack(
+        (
+            first & 0x3F3F3F3F,
+            (both & 0x0F0F0F0F) | (first >> 2 & 0x30303030),
+            second & 0x3F3F3F3F,
+            (both >> 4 & 0x0F0F0F0F) | (second >> 2 & 0x30303030),
+        ),
+        1,
+    )
+    scaled = packed.view(torch.uint8).float().view(-1, 2, 8) * factors[:, :, None]
+    return scaled[:, 0, :, None], scaled[:, 1, :, None]
 
 
 def _q4_k(raw: Tensor, out: Tensor) -> None:
     scale, least = _scale_min(raw)
-    codes = _split(_words(raw, 16, 144).view(-1, 4, 4))
-    out.copy_(codes.view(torch.uint8).view(-1, 256))
+    words = _words(raw, 16, 144)
+    low = words & _NIBBLES
+    high = words.bitwise_right_shift_(4).bitwise_and_(_NIBBLES)
+    halves = out.view(-1, 4, 2, 32)
+    halves[:, :, 0] = low.view(torch.uint8).view(-1, 4, 32)
+    halves[:, :, 1] = high.view(torch.uint8).view(-1, 4, 32)
     out.view(-1, 8, 32).mul_(scale).sub_(least)
 
 
