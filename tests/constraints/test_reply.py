@@ -66,6 +66,8 @@ FORMS: list[dict[str, Any]] = [
     {"tools": False, "regex": "[ab]{2,4}", "thoughts": "must", "budget": 0},
     {"tools": False, "regex": "[ab]{2,4}", "opening": "<|channel>"},
     {"must_call": True, "opening": "<|channel>thought\n", "budget": 4},
+    {"regex": "[ab]{2,4}"},
+    {"regex": "[ab]{2,4}", "thoughts": "must", "parallel": False},
     {"opening": "<|channel>thought\nFirst,", "thoughts": "may"},
 ]
 
@@ -97,7 +99,7 @@ def test_what_is_written_is_what_was_asked(tokenizer: Tokenizer, vocabulary: Voc
         if form.get("tools") is False:
             assert not calls
         if "regex" in form:
-            assert set(text) <= set("ab") and 2 <= len(text) <= 4
+            assert (set(text) <= set("ab") and 2 <= len(text) <= 4) != bool(calls)
         if form.get("thoughts") == "must":
             assert ids[0] == marks.thought_open
         if form.get("thoughts", "none") == "none" and not opening:

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, get_args, overload
 
+from diffusiongemma.api.replying import ReplyRules, Tools, is_skeleton
 from diffusiongemma.api.rewriting import Rewriting
-from diffusiongemma.constraints import Constraint, Grammar, compile_grammar
+from diffusiongemma.constraints import Constraint, Grammar, ReplyGrammar, Vocabulary
 from diffusiongemma.engine.decide import Alternatives, check_alternatives, decide
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.frame import Executor
 from diffusiongemma.engine.held import Rules
 from diffusiongemma.engine.pins import Pins, pins_by_row
-from diffusiongemma.engine.request import Mode, Request, check
+from diffusiongemma.engine.request import Mode, Request, canvas_length, check
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.messages import Message
@@ -84,6 +85,8 @@ class DiffusionGemmaModel(Rewriting):
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
         rules: Rules | Sequence[Rules] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
         logprobs: int | None = None,
         **options: Any,
     ) -> Iterator[Event]:
@@ -105,6 +108,10 @@ class DiffusionGemmaModel(Rewriting):
             grammar: the answer is a text of this context-free grammar, in Lark's syntax as llguidance reads it.
             rules: rules of another kind that the answer keeps (``tasks.sudoku_rules.SudokuRules``), one for all or one for each
                 prompt.
+            tool_choice: of the ``tools`` (docs/chat.md): ``"auto"`` (the default): words or calls; ``"required"``, or ``{"type":
+                "function", "function": {"name": ...}}``: calls, of any tool or of that one; ``"none"``: no calls. A call can always
+                be read, and its arguments are valid for the tool's parameters.
+            parallel_tool_calls: False: one call at most.
             drafts: False leaves out the Draft events, which cost a little at every step.
             logprobs: alternatives a token, 0 to 20: the commits carry the log-probabilities that the causal role gives the
                 answer's tokens; None: they do not.
@@ -128,7 +135,8 @@ class DiffusionGemmaModel(Rewriting):
         """
         asked = self.requests(
             prompt, messages=messages, mode=mode, pins=pins, seeds=seeds, drafts=drafts, response_format=response_format,
-            regex=regex, choices=choices, grammar=grammar, rules=rules, logprobs=logprobs, **options,
+            regex=regex, choices=choices, grammar=grammar, rules=rules, tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls, logprobs=logprobs, **options,
         )  # fmt: skip
         return self.engine.run(asked)
 
@@ -147,15 +155,20 @@ class DiffusionGemmaModel(Rewriting):
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
         rules: Rules | Sequence[Rules] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
         logprobs: int | None = None,
+        fill: int | None = None,
         **options: Any,
     ) -> list[Request]:
         """What ``stream`` runs: one request a prompt, or n, which the model can take.
 
         Args:
             n: answers to each prompt; those of one prompt follow each other and draw from seed, seed + 1, ...
-            prompt, messages, mode, pins, seeds, drafts, response_format, regex, choices, grammar, rules, logprobs, **options: see
-                ``stream``.
+            fill: positions that a prompt and its answer may take where ``max_tokens`` is not given; None: the checkpoint's
+                ``max_tokens``, however many there are.
+            prompt, messages, mode, pins, seeds, drafts, response_format, regex, choices, grammar, rules, tool_choice,
+                parallel_tool_calls, logprobs, **options: see ``stream``.
 
         Raises:
             InputError, PromptTooLongError, OptionError, ConstraintError: see ``stream``.
@@ -168,11 +181,9 @@ class DiffusionGemmaModel(Rewriting):
             raise OptionError(f"n is {n!r}; answers to a prompt may be 1 to {MOST_ANSWERS}")
         formats = [response_format] if response_format is None or isinstance(response_format, Mapping) else response_format
         constraints = [Constraint.of(each, regex, choices, grammar) for each in formats]
-        if rules is not None and any(constraints):
-            raise InputError("an answer can be held to rules, or to a response format, regex, choices or grammar; give one")
-        if mode == "causal" and (rules is not None or any(constraints)):
-            raise OptionError("rules, a response format, regex, choices or grammar needs mode 'diffusion'")
         written, options = PromptOptions.split(options)
+        tools = Tools.of(written.tools, tool_choice, parallel_tool_calls)
+        self._check_reply(mode, any(constraints), rules is not None, tools, written.thinking_budget)
         if options.get("seed") is None:
             options["seed"] = secrets.randbits(32)
         params = self.defaults.replaced(**options)
@@ -182,18 +193,27 @@ class DiffusionGemmaModel(Rewriting):
             raise InputError("there is no prompt; give at least one")
         if seeds is not None and len(seeds) != len(prompts):
             raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one each, or seed for all")
-        fixed = [None] * len(prompts) if pins is None else pins_by_row(pins, len(prompts), params.max_tokens)
-        grammars = self._grammars(constraints, len(prompts)) if rules is None else _each(rules, len(prompts))
+        whole = canvas_length(self.transformer, params) if mode == "diffusion" else 1
+        room = [params.max_tokens] * len(prompts)
+        if fill is not None and options.get("max_tokens") is None:
+            room = [max((fill - len(ids)) // whole * whole, 1) for ids in prompts]
+        fixed = [None] * len(prompts) if pins is None else pins_by_row(pins, len(prompts), max(room))
+        stop_ids = self._reply_stops(tools, prompts)
+        grammars: Sequence[Grammar | ReplyGrammar | Rules | None] = [None] * len(prompts)
+        if rules is not None:
+            grammars = _each(rules, len(prompts))
+        elif mode == "diffusion":
+            grammars = self._grammars(constraints, prompts, stop_ids, tools, written)
         asked = [
             Request(
                 prompt=ids,
-                params=(held if constraints[row % len(constraints)] else params).replaced(
-                    seed=(params.seed if seeds is None else seeds[row]) + answer
+                params=(held if is_skeleton(grammars[row]) else params).replaced(
+                    seed=(params.seed if seeds is None else seeds[row]) + answer, max_tokens=room[row]
                 ),
-                stop_ids=self.stop_ids,
+                stop_ids=stop_ids,
                 mode=mode,
                 pins=fixed[row],
-                grammar=None if grammars is None else grammars[row],
+                grammar=grammars[row],
                 drafts=drafts,
                 logprobs=logprobs,
             )
@@ -210,14 +230,53 @@ class DiffusionGemmaModel(Rewriting):
         other.engine = engine
         return other
 
-    def _grammars(self, constraints: Sequence[Constraint | None], rows: int) -> Sequence[Grammar | Rules | None] | None:
-        """A grammar a row; None where all rows are free."""
-        if not any(constraints):
-            return None
-        if len(constraints) not in (1, rows):
-            raise InputError(f"there are {len(constraints)} response formats for {rows} prompts; give one for all, or one each")
-        each = constraints if len(constraints) == rows else list(constraints) * rows
-        return [None if one is None else compile_grammar(one, self.vocabulary) for one in each]
+    def _check_reply(self, mode: Mode, constrained: bool, ruled: bool, tools: Tools | None, budget: int | None) -> None:
+        """What is asked of a reply must go together."""
+        if ruled and (constrained or tools is not None or budget is not None):
+            raise InputError(
+                "rules may not be combined with a response format, regex, choices, grammar, tools or a thinking budget; give one"
+            )
+        if constrained and tools is not None and tools.choice == "required":
+            raise OptionError("tool_choice asks for a call, and a response format, regex, choices or grammar for a text; give one")
+        if mode == "causal" and (ruled or constrained or budget is not None or (tools is not None and tools.choice != "auto")):
+            raise OptionError(
+                "rules, a response format, regex, choices, grammar, thinking_budget and a tool_choice other than 'auto' need mode "
+                "'diffusion'"
+            )
+        markup = self.tokenizer.markup
+        if budget is not None and not markup.thoughts:
+            raise OptionError("thinking_budget is given, and this checkpoint's tokenizer marks no thoughts; leave it out")
+        if tools is not None and tools.choice != "auto" and not markup.calls:
+            raise OptionError("tool_choice is given, and this checkpoint's tokenizer has no tokens for calls; leave it out")
+
+    def _reply_stops(self, tools: Tools | None, prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Stop tokens of replies: after its calls the model waits for their results, whatever the checkpoint says of that token."""
+        markup = self.tokenizer.markup
+        waits, used = markup.response_open, {markup.call_open, markup.response_open}
+        if waits is None or not markup.calls or (tools is None and not any(used.intersection(ids) for ids in prompts)):
+            return self.stop_ids
+        return (*self.stop_ids, *({waits} - set(self.stop_ids)))
+
+    def _grammars(
+        self,
+        constraints: Sequence[Constraint | None],
+        prompts: Sequence[Sequence[int]],
+        stop_ids: Sequence[int],
+        tools: Tools | None,
+        written: PromptOptions,
+    ) -> Sequence[Grammar | ReplyGrammar | Rules | None]:
+        """A grammar a row, None where it is free."""
+        if len(constraints) not in (1, len(prompts)):
+            raise InputError(
+                f"there are {len(constraints)} response formats for {len(prompts)} prompts; give one for all, or one each"
+            )
+        if not any(constraints) and written.thinking_budget is None and (tools is None or not self.tokenizer.markup.calls):
+            return [None] * len(prompts)
+        vocabulary = Vocabulary.of(self.tokenizer, stop_ids, self.config.text.vocab_size)
+        thinks = not written.raw and written.thinks(self.tokenizer.template)
+        rules = ReplyRules(self.tokenizer.markup, vocabulary, tools, written.thinking_budget, thinks)
+        each = constraints if len(constraints) == len(prompts) else list(constraints) * len(prompts)
+        return [rules.grammar(ids, one) for ids, one in zip(prompts, each, strict=True)]
 
     def decide(
         self,

@@ -4,7 +4,7 @@
 
     must call:   [thought] call call* stop
     may call:    (word | thought)* [call call*] stop
-    grammar:     [thought] text-of-the-grammar stop
+    grammar:     [thought] (text-of-the-grammar | call call*) stop
 
 A call's inside and the text of a grammar have cursors of their own; thoughts and words are free but for special tokens.
 """
@@ -35,7 +35,7 @@ class ReplyGrammar:
     Attributes:
         vocabulary: of the model.
         markup: ids of the marks.
-        body: the reply is a text of this grammar; None: it is words, or calls.
+        body: the reply is a text of this grammar, or calls; None: it is words, or calls.
         calls: what may be called; None: nothing.
         must_call: the reply is calls, without words.
         parallel: several calls may follow each other.
@@ -114,6 +114,11 @@ class ReplyCursor:
             return self._inner is not None and self._inner.finished
         return self._state == "over" or (self._state == "behind" and not self._grammar.parallel)
 
+    @property
+    def _undecided(self) -> bool:
+        """A text of the grammar or a call may begin here."""
+        return self._state == "body" and self._grammar.calls is not None and self._inner is not None and not self._inner.text
+
     def copy(self) -> "ReplyCursor":
         """A cursor at the same place that goes its own way."""
         other = ReplyCursor.__new__(ReplyCursor)
@@ -144,7 +149,8 @@ class ReplyCursor:
             found.append(self._header[0])
         if self._state == "thought":
             found.append(markup.thought_close)
-        if self._state == "calls" or (grammar.calls and (self._state == "words" or (self._state == "behind" and grammar.parallel))):
+        again = self._state == "behind" and grammar.parallel
+        if self._state == "calls" or self._undecided or (grammar.calls is not None and (self._state == "words" or again)):
             found.append(markup.call_open)
         if self._state == "call" and self._inner is not None and self._inner.accepting:
             found.append(markup.call_close)
@@ -164,7 +170,7 @@ class ReplyCursor:
         """How many of the tokens may follow one after another; a stop token may be the last of them."""
         place, at = self.copy(), 0
         while at < len(tokens):
-            if place._inner is not None:
+            if place._inner is not None and not (place._undecided and tokens[at] == self._markup.call_open):
                 # The inner cursor looks at all that are its own at once.
                 own = next((n for n in range(at, len(tokens)) if tokens[n] == self._markup.call_close), len(tokens))
                 count = place._inner.validate(tokens[at:own])
@@ -194,7 +200,8 @@ class ReplyCursor:
         Raises:
             ConstraintError: it is not allowed here.
         """
-        if self._inner is not None and not (self._state == "call" and token == self._markup.call_close):
+        own = (self._state == "call" and token == self._markup.call_close) or (self._undecided and token == self._markup.call_open)
+        if self._inner is not None and not own:
             if self._state == "call" and token in self._vocabulary.stop_ids:
                 raise ConstraintError(f"token {token} ends the reply within a call; ask allows() before advance()")
             self._inner.advance(token)
@@ -223,7 +230,7 @@ class ReplyCursor:
         """Tokens that must follow; none where there is a choice."""
         found: list[int] = []
         place = self.copy()
-        while not place.finished:
+        while not place.finished and not place._undecided:
             if place._inner is not None:
                 more = place._inner.forced() if not (place._state == "call" and place._inner.finished) else place._marks()
             elif place._state in ("thinks", "header", "calls") or (place._state == "thought" and place._spent):

@@ -29,7 +29,7 @@ class PromptOptions:
         preserve_thinking: whether thoughts of earlier turns with calls stay in the prompt; None: as the template has it.
         reasoning_effort: OpenAI's; ``none`` and ``minimal`` are ``enable_thinking=False``, the others True. A template that reads
             ``reasoning_effort`` itself gets it too.
-        thinking_budget: most tokens of the thought.
+        thinking_budget: most tokens of the thoughts of a reply, without their marks; then they end.
         chat_template_kwargs: other variables of the template, by name.
         allow_special: whether texts of control tokens in what a user wrote become control tokens.
         raw: the prompt is a text that is gone on with, outside any conversation.
@@ -61,8 +61,9 @@ class PromptOptions:
             raise OptionError(f"reasoning_effort is {self.reasoning_effort!r}; allowed: {', '.join(EFFORTS)}")
         if self.chat_template_kwargs is not None and not isinstance(self.chat_template_kwargs, Mapping):
             raise OptionError(f"chat_template_kwargs is {self.chat_template_kwargs!r}; give a mapping of names to values")
-        if self.thinking_budget is not None:
-            raise OptionError("thinking_budget is not enforced; leave it out, or bound the answer with max_tokens")
+        budget = self.thinking_budget
+        if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 0):
+            raise OptionError(f"thinking_budget is {budget!r}; it must be a whole number of tokens, 0 or more")
 
     @classmethod
     def split(cls, options: Mapping[str, Any]) -> tuple["PromptOptions", dict[str, Any]]:
