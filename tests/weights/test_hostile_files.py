@@ -29,10 +29,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(DiffusionGemmaError) as caught:
         DiffusionGemmaModel.from_pretrained(folder)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert isinstance(caught.value, CheckpointError | ConfigError)
     assert len(str(caught.value)) < 2000
     return str(caught.value)

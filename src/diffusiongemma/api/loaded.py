@@ -32,7 +32,7 @@ from diffusiongemma.weights.load import fill, refuse_other_sizes, refuse_quantis
 from diffusiongemma.weights.resolve import resolve
 from diffusiongemma.weights.stream import json_bytes, read_json, stored_tensors
 
-__all__ = ["Loaded", "empty_transformer"]
+__all__ = ["Loaded", "device_of", "empty_transformer"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROGRESS_FROM = 1 << 28
@@ -92,7 +92,7 @@ class Loaded:
             ConfigError: a config.json that this runtime does not follow.
             OptionError: an unknown dtype, quantize or a device that is not there, or int8 off a CPU.
         """
-        chosen_device = _device(device)
+        chosen_device = device_of(device)
         if quantize not in (None, "int8"):
             raise OptionError(f"quantize is {quantize!r}; allowed: 'int8', or None for the weights as they are stored")
         if quantize and chosen_device.type != "cpu":
@@ -328,7 +328,12 @@ def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.dev
     return transformer.to(dtype).to_empty(device=device)
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def device_of(device: torch.device | str | None) -> torch.device:
+    """The device that is meant: None is a CUDA device if there is one, else the CPU.
+
+    Raises:
+        OptionError: it is not there.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

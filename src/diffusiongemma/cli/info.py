@@ -1,6 +1,5 @@
 """``diffusiongemma info``: what a checkpoint is, and whether it fits here."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,12 +28,16 @@ def info(
     Only config.json is read, or the header of a GGUF file; a hub id downloads nothing else.
     """
     with common.reporting(json):
+        from diffusiongemma.api.check.layout import layout_of
         from diffusiongemma.api.gguf import read_config
         from diffusiongemma.weights.resolve import resolve
 
         path = resolve(model, config_only=True)
         config = read_config(path)
-        report = {"model": model, **memory_report(config, _stored(path)), "config": config.to_dict()}
+        layout = layout_of(config)
+        stored = _stored(path) if path.is_file() else layout.text_bytes if config.quantization is not None else None
+        form = "GGUF" if path.is_file() else layout.format
+        report = {"model": model, "format": form, **memory_report(config, stored), "config": config.to_dict()}
         if json:
             common.print_json(report)
         else:
@@ -53,6 +56,7 @@ def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) 
     """
     import torch
 
+    from diffusiongemma.api.machine import free_memory
     from diffusiongemma.model.transformer import Transformer
 
     with torch.device("meta"):
@@ -66,9 +70,9 @@ def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) 
     packed = sum(kind["bytes"] for kind in stored.values()) if stored else None
     weights = {name: total * size if packed is None else packed for name, size in sizes_of.items()}
     needed = {name: weights[name] + CONTEXT * cache_elements * size + PASS_BYTES for name, size in sizes_of.items()}
-    free = {"cpu": _free_memory()}
+    free = {"cpu": free_memory("cpu")}
     if torch.cuda.is_available():
-        free["cuda"] = torch.cuda.mem_get_info()[0]
+        free["cuda"] = free_memory("cuda")
     return {
         "parameters": total,
         "active_parameters": active,
@@ -87,8 +91,6 @@ def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) 
 
 def _stored(path: Path) -> dict[str, dict[str, int]] | None:
     """Tensors and bytes for each block type of a GGUF file that has quantised ones; None for what is converted when loaded."""
-    if not path.is_file():
-        return None
     from diffusiongemma.weights.gguf import GGUFFile
 
     tensors = GGUFFile(path).tensors.values()
@@ -102,15 +104,6 @@ def _stored(path: Path) -> dict[str, dict[str, int]] | None:
     return found
 
 
-def _free_memory() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _size(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
@@ -122,6 +115,7 @@ def _size(count: float) -> str:
 def _table(report: dict[str, Any]) -> Table:
     table = Table(show_header=False, title=report["model"], title_justify="left", box=None)
     table.add_row("parameters", f"{report['parameters']:,} ({report['active_parameters']:,} active a token)")
+    table.add_row("weights", report["format"])
     table.add_row("layers", str(report["layers"]))
     table.add_row("canvas", f"{report['canvas_length']} tokens")
     table.add_row("vocabulary", f"{report['vocab_size']:,} tokens")

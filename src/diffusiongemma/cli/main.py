@@ -6,6 +6,7 @@ import typer
 
 from diffusiongemma import __version__
 from diffusiongemma.cli.bench import bench
+from diffusiongemma.cli.check import check
 from diffusiongemma.cli.decide import decide
 from diffusiongemma.cli.evaluate import evaluate
 from diffusiongemma.cli.fill import edit, fill, infill
@@ -52,6 +53,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(info)
+app.command()(check)
 app.command()(serve)
 
 

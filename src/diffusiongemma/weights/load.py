@@ -145,7 +145,7 @@ def save(
     Args:
         folder: made if it is not there; an index in it goes with the shards that it names.
         tensors: our name -> tensor.
-        config: content of config.json; ``dtype`` is added.
+        config: content of config.json; ``dtype`` is added, to vision_config too where its tensors have another one.
         extra: checkpoint names -> tensors to copy as they are (vision).
         files: names in the folder -> contents, or files to copy.
 
@@ -163,11 +163,16 @@ def save(
     clash = sorted(name for name in extra if is_tied_copy(name) or name in named)
     if clash:
         raise CheckpointError(f"extra tensors would overwrite {', '.join(clash)}")
-    text = {**config["text_config"], **({"dtype": dtype} if "dtype" in config["text_config"] else {})}
+    config = {**config, "dtype": dtype, "text_config": dict(config["text_config"])}
+    if "dtype" in config["text_config"]:
+        config["text_config"]["dtype"] = dtype
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in extra.values()}
+    if len(kinds) == 1 and kinds != {dtype} and isinstance(config.get("vision_config"), Mapping):
+        config["vision_config"] = {**config["vision_config"], "dtype": kinds.pop()}
     try:
         with Replacement(folder) as new:
             write_tensors(new.file(SINGLE), {**named, **extra})
-            new.content("config.json", json_bytes({**config, "text_config": text, "dtype": dtype}))
+            new.content("config.json", json_bytes(config))
             for name, content in files.items():
                 new.content(name, content if isinstance(content, bytes) else content.read_bytes())
             for path in left_behind(folder):

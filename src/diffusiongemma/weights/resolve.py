@@ -7,11 +7,13 @@ from pathlib import Path
 
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.weights.gguf_find import choose, gguf_in, is_gguf
+from diffusiongemma.weights.headers import Stored
 
-__all__ = ["builtin_folder", "builtin_names", "resolve"]
+__all__ = ["builtin_folder", "builtin_names", "download_small", "hub_headers", "is_hub_id", "resolve"]
 
 _FILES = ("*.json", "*.safetensors", "*.jinja")
 _CONFIG_FILES = ("config.json", "generation_config.json")
+_SMALL_FILES = ("*.json", "*.jinja")
 
 
 def builtin_folder() -> Path:
@@ -68,6 +70,50 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
             f"{hub_id} has no config.json; a GGUF file holds its configuration itself. Download the file and give its path"
         )
     return _download_gguf(hub_id, wanted or None)
+
+
+def is_hub_id(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is neither built in nor of something that is here, and has the form ``owner/name``."""
+    text = os.fspath(name)
+    try:
+        here = text in builtin_names() or Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return not here and text.count("/") == 1 and not text.startswith((".", "/", "~"))
+
+
+def download_small(hub_id: str) -> Path:
+    """The folder of a repository's small files: settings, tokenizer, template; no weights.
+
+    Raises:
+        CheckpointError: they cannot be downloaded.
+    """
+    return _download(hub_id, _SMALL_FILES)
+
+
+def hub_headers(hub_id: str) -> dict[str, dict[str, Stored]]:
+    """The headers of a repository's safetensors files, by file; the hub sends no more than these bytes of them.
+
+    Raises:
+        CheckpointError: the repository has no safetensors files, a header is damaged, or the hub cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    with _hub_errors(hub_id):
+        try:
+            found = huggingface_hub.get_safetensors_metadata(hub_id).files_metadata
+        except NotASafetensorsRepoError as error:
+            raise CheckpointError(f"{hub_id} has no safetensors files") from error
+        except SafetensorsParsingError as error:
+            raise CheckpointError(f"a safetensors file of {hub_id} is damaged: {error}") from error
+    return {
+        file: {
+            name: Stored(one.dtype, tuple(one.shape), one.data_offsets[1] - one.data_offsets[0])
+            for name, one in meta.tensors.items()
+        }
+        for file, meta in found.items()
+    }
 
 
 def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:

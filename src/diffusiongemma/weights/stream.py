@@ -45,17 +45,18 @@ def tensor_files(folder: Path) -> dict[Path, set[str] | None]:
         weight_map = read_json(folder / INDEX, INDEX_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{folder / INDEX} has no weight_map")
-        files: dict[Path, set[str] | None] = {}
+        names: dict[str, set[str]] = {}
         for name, file in weight_map.items():
-            if not isinstance(file, str) or Path(file).name != file or "\0" in file:
-                raise CheckpointError(
-                    f"{folder / INDEX} points {name} at {str(file)[:200]!r}; it must be a file in the same folder"
-                )
-            if not file.endswith(_SUFFIX):
-                raise CheckpointError(f"{folder / INDEX} points {name} at {file[:200]!r}; only {_SUFFIX} files are read")
-            names = files.setdefault(folder / file, set())
-            assert names is not None
-            names.add(name)
+            names.setdefault(file if isinstance(file, str) else repr(file), set()).add(name)
+        for file, promised in names.items():
+            why = None
+            if Path(file).name != file or "\0" in file:
+                why = "it must be a file in the same folder"
+            elif not file.endswith(_SUFFIX):
+                why = f"only {_SUFFIX} files are read"
+            if why:
+                raise CheckpointError(f"{folder / INDEX} points {min(promised)[:200]} at {file[:200]!r}; {why}")
+        files: dict[Path, set[str] | None] = {folder / file: promised for file, promised in names.items()}
         missing = sorted(path.name for path in files if not is_there(path))
         if missing:
             listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
