@@ -98,6 +98,13 @@ class GGUFFile:
             flat = torch.frombuffer(self._map, dtype=torch.uint8, count=tensor.nbytes, offset=tensor.start)
         return flat.view(*tensor.shape[:-1], tensor.shape[-1] // block.weights, block.nbytes)
 
+    def read_ahead(self, name: str) -> None:
+        """Tell the system that all of a tensor is read next: page by page a disk gives two thirds of its speed (docs/lab-log.md)."""
+        tensor = self.tensors[name]
+        if hasattr(mmap, "MADV_WILLNEED"):
+            page = tensor.start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, page, tensor.start + tensor.nbytes - page)
+
 
 class _Header:
     """Reads a header from its beginning to its end."""

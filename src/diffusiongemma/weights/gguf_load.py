@@ -45,6 +45,7 @@ def _weights(
     for ours, names in sources.items():
         for name in names:
             tensor = file.tensors[name]
+            file.read_ahead(name)
             if not tensor.block.scales_finite(file.blocks(name)):
                 raise CheckpointError(
                     f"{file.path}: {name} ({tensor.block.name}) has a scale or a value that is NaN or infinite; "
