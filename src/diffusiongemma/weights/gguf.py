@@ -99,7 +99,7 @@ class GGUFFile:
         return flat.view(*tensor.shape[:-1], tensor.shape[-1] // block.weights, block.nbytes)
 
     def read_ahead(self, name: str) -> None:
-        """Tell the system that all of a tensor is read next: page by page a disk gives two thirds of its speed (docs/lab-log.md)."""
+        """Tell the system that a whole tensor is read next: page by page a disk is a third slower (docs/lab-log.md)."""
         tensor = self.tensors[name]
         if hasattr(mmap, "MADV_WILLNEED"):
             page = tensor.start // mmap.PAGESIZE * mmap.PAGESIZE
