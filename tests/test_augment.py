@@ -1,6 +1,8 @@
 """A file of variants is the same however often its run was killed; bad rows are named before anything is denoised."""
 
+import errno
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -123,3 +125,72 @@ def test_other_mistakes(model: DiffusionGemmaModel, source: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"mine.txt, line 1 is not a variant"):
         run(model, source, tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "a diary\n"
+
+
+def test_two_runs_on_one_output(model: DiffusionGemmaModel, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    refused: list[str] = []
+
+    def meanwhile(progress: Progress) -> None:
+        if progress.done == 2:
+            with pytest.raises(InputError) as raised:
+                run(model, source, target)
+            refused.append(str(raised.value))
+
+    vary_file(model, source, target, how(), model_key="m", on_progress=meanwhile)
+    whole = target.read_bytes()
+    assert len(refused) == 1 and "out.jsonl is being written by" in refused[0]
+    assert [p.resumed for p in run(model, source, target)] == [4]
+    # What two runs left that nobody kept apart.
+    for content in (whole * 2, whole.split(b"\n", 1)[1], b"".join(whole.splitlines(keepends=True)[::-1])):
+        target.write_bytes(content)
+        with pytest.raises(InputError, match="does not follow the line before it"):
+            run(model, source, target)
+        assert target.read_bytes() == content
+
+
+def test_a_full_disk_ends_the_run_and_the_next_goes_on(
+    model: DiffusionGemmaModel, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.jsonl"
+    run(model, source, target)
+    whole, write = target.read_bytes(), os.write
+    for room in (0, 10, 300, len(whole) - 1):
+        target.unlink()
+        left = room
+
+        def short(handle: int, data: Any) -> int:
+            nonlocal left
+            if not left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken = write(handle, bytes(data)[:left])
+            left -= taken
+            return taken
+
+        with monkeypatch.context() as full, pytest.raises(InputError, match=r"variants cannot be kept in .*No space left"):
+            full.setattr(os, "write", short)
+            run(model, source, target)
+        assert whole.startswith(target.read_bytes()) and target.read_bytes()[-1:] in (b"", b"\n")
+        run(model, source, target)
+        assert target.read_bytes() == whole
+
+
+def test_a_cut_line_in_the_middle_says_how_to_mend_it(model: DiffusionGemmaModel, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    run(model, source, target)
+    whole = target.read_bytes()
+    first, second, *rest = whole.splitlines(keepends=True)
+    target.write_bytes(first + second[:20] + b"".join(rest))
+    with pytest.raises(InputError, match=r"line 2 is not a variant .*take it and all lines after it out"):
+        run(model, source, target)
+    target.write_bytes(first)
+    run(model, source, target)
+    assert target.read_bytes() == whole
+
+
+def test_another_file_without_an_end_of_line_is_left_alone(model: DiffusionGemmaModel, source: Path, tmp_path: Path) -> None:
+    for content in ("a diary", '{"id": 1}', "{}"):
+        (tmp_path / "mine").write_text(content)
+        with pytest.raises(InputError, match="mine, line 1 is not a variant"):
+            run(model, source, tmp_path / "mine")
+        assert (tmp_path / "mine").read_text() == content

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.frame import OnEvent
 from diffusiongemma.engine.vary import check_vary
 from diffusiongemma.errors import InputError
+from diffusiongemma.lines import LinesFile, json_line
 
 __all__ = ["VARY", "Progress", "Variation", "vary_file"]
 
 VARY = "vary"
 """The field that says where a line came from."""
+_Line = tuple[int, int, int, str]
+"""A row's number, the line's place among those of the row, how many those are, and the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,24 +90,26 @@ def vary_file(
         on_event: called with each event of the rows.
 
     Raises:
-        InputError: a line that is no object or has no text in its fields, before anything is denoised; a target of another run; a
-            text that the model cannot take, when its row comes.
+        InputError: a line that is no object or has no text in its fields, before anything is denoised; a target of another run, one
+            that another process writes to, or that cannot be written (a full disk); a text that the model cannot take, when its row
+            comes.
         OptionError: see ``DiffusionGemmaModel.vary``.
     """
     rows = _read(source, how)
     run = _run_key(source, how, model_key)
-    done, texts = _resume(target, how.field, run)
-    seen, lines = {row[how.field] for row in rows} | set(texts), len(texts)
-    progress = Progress(done, len(rows), lines, 0, done)
-    on_progress(progress)
-    for at in range(done, len(rows)):
-        found = dict.fromkeys(_variants(model, rows[at], at, how, source, on_event))
-        fresh = [text for text in found if text not in seen]
-        seen.update(fresh)
-        _append(target, rows[at], at, fresh, how.field, run)
-        lines += len(fresh)
-        progress = Progress(at + 1, len(rows), lines, progress.duplicates + how.n - len(fresh), done)
+    with LinesFile(target, "variants", partial(_line, field=how.field, run=run)) as file:
+        done, texts = _whole_rows(file)
+        seen, lines = {row[how.field] for row in rows} | set(texts), len(texts)
+        progress = Progress(done, len(rows), lines, 0, done)
         on_progress(progress)
+        for at in range(done, len(rows)):
+            found = dict.fromkeys(_variants(model, rows[at], at, how, source, on_event))
+            fresh = [text for text in found if text not in seen]
+            seen.update(fresh)
+            file.append(*_lines(rows[at], at, fresh, how.field, run))
+            lines += len(fresh)
+            progress = Progress(at + 1, len(rows), lines, progress.duplicates + how.n - len(fresh), done)
+            on_progress(progress)
     return progress
 
 
@@ -142,36 +148,33 @@ def _run_key(source: Path, how: Variation, model_key: str) -> str:
     return hashlib.sha256(json.dumps([model_key, content, settings]).encode()).hexdigest()[:12]
 
 
-def _resume(path: Path, field: str, run: str) -> tuple[int, list[str]]:
+def _whole_rows(file: LinesFile[_Line]) -> tuple[int, list[str]]:
     """Rows that are whole in the output and the texts there; what is behind them is taken away."""
-    try:
-        content = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    done, texts, end, whole = 0, [], 0, 0
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
-        row, place, of, text = _line(line, field, run, f"{path}, line {number}")
-        end += len(line)
-        texts.append(text)
+    done, whole, before = 0, 0, (-1, 0, 0)
+    for number, (row, place, of, _) in enumerate(file.entries, 1):
+        follows = before == (row, place - 1, of) if place > 1 else row > before[0] and before[1] == before[2]
+        if not follows:
+            raise InputError(
+                f"{file.path}, line {number} does not follow the line before it: two runs wrote to this file, or lines are gone. "
+                "Take it and all lines after it out, or name another file with --out"
+            )
+        before = row, place, of
         if place == of:
-            done, whole = row + 1, len(texts)
-            kept = end
-    if whole < len(texts) or end < len(content):
-        with path.open("r+b") as file:
-            file.truncate(kept if whole else 0)
-    return done, texts[:whole]
+            done, whole = row + 1, number
+    file.keep(whole)
+    return done, [text for _, _, _, text in file.entries]
 
 
-def _line(line: bytes, field: str, run: str, where: str) -> tuple[int, int, int, str]:
+def _line(line: bytes, where: str, field: str, run: str) -> _Line:
     try:
         data = json.loads(line)
         mark = data[VARY]
         found = int(mark["row"]), int(mark["place"]), int(mark["of"]), str(data[field])
         known = mark["run"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where} is not a variant that a run wrote; name another file with --out") from error
+        raise InputError(
+            f"{where} is not a variant that a run wrote; name another file with --out, or take it and all lines after it out"
+        ) from error
     if known != run:
         raise InputError(
             f"{where} comes from a run with other settings, input or checkpoint; name another file, or remove this one"
@@ -190,13 +193,8 @@ def _variants(
         raise type(error)(f"{source}, row {at + 1}: {error}") from error
 
 
-def _append(path: Path, row: Mapping[str, Any], at: int, texts: Sequence[str], field: str, run: str) -> None:
-    lines = [
-        json.dumps({**row, field: text, VARY: {"row": at, "place": place, "of": len(texts), "run": run}}, ensure_ascii=False)
+def _lines(row: Mapping[str, Any], at: int, texts: Sequence[str], field: str, run: str) -> list[bytes]:
+    return [
+        json_line({**row, field: text, VARY: {"row": at, "place": place, "of": len(texts), "run": run}})
         for place, text in enumerate(texts, 1)
     ]
-    try:
-        with path.open("ab", buffering=0) as file:
-            file.write("".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise InputError(f"variants cannot be kept in {path}: {error.strerror}; name another file") from error

@@ -97,3 +97,22 @@ def test_a_recipe_with_an_unknown_field(tmp_path: Path) -> None:
     status, _, err = invoke("train", str(tmp_path / "mine.toml"))
     assert status == 2
     assert "train.warm_up" in err
+
+
+def test_names_that_the_system_does_not_take_are_our_error(tmp_path: Path) -> None:
+    long, rows = "x" * 300, tmp_path / "rows.jsonl"
+    rows.write_text('{"a": "b"}\n')
+    for command in (
+        ["vary", long, "--field", "a", "--out", str(tmp_path / "out")],
+        ["vary", str(rows), "--field", "a", "--out", str(tmp_path / long)],
+        ["vary", str(rows), "--field", "a", "--out", str(tmp_path / long / "x")],
+        ["train", long],
+        ["train", "sudoku", "--out", str(tmp_path / long)],
+        ["eval", "sudoku", "--n", "1", "--out", str(tmp_path / long)],
+        ["eval", "sudoku", "--n", "1", "--out", str(tmp_path)],
+        ["serve", "--api-key-file", long],
+        ["generate", "hi", "--model", long],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2, (command, result.output, result.exception)
+        assert "error:" in result.output

@@ -1,6 +1,7 @@
 """What every command shares: options, output, errors, reading text."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,11 +84,17 @@ def fail(error: Exception, as_json: bool) -> NoReturn:
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
-    """Turn errors of our tree into a message, and Ctrl-C into status 130 with a clean terminal."""
+    """Turn errors of our tree and of the system into a message, and Ctrl-C into status 130 with a clean terminal."""
     try:
         yield
     except DiffusionGemmaError as error:
         fail(error, as_json)
+    except BrokenPipeError as error:  # nobody reads the output any more; nor can the interpreter's end write what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from error
+    except OSError as error:
+        name = "a file" if error.filename is None else str(error.filename)
+        fail(InputError(f"{name[:200]} cannot be used: {error.strerror or error}; name another"), as_json)
     except KeyboardInterrupt as interrupt:
         err.print("interrupted")
         raise typer.Exit(130) from interrupt

@@ -11,6 +11,7 @@ from typing import Any
 
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.lines import LinesFile, json_line
 
 __all__ = ["Outcome", "ResultsFile", "Score", "TaskReport", "default_path", "fingerprint", "summarise"]
 
@@ -69,49 +70,40 @@ class Outcome:
 
 
 class ResultsFile:
-    """Lines of results that several runs share.
+    """Lines of results that several runs share, one after the other (``lines.LinesFile``).
 
     A file of other settings keeps its lines. A last line that was cut short (the machine stopped) is taken away.
 
     Args:
-        path: made with its folders at the first line.
+        path: made with its folders.
         fresh: know nothing of the lines that are there; of two lines for one example the later counts.
 
     Raises:
-        InputError: the file cannot be read or made, or a line other than a cut last one is not a result.
+        InputError: the file cannot be read or made, another run writes to it, or a line other than a cut last one is not a result.
     """
 
     def __init__(self, path: Path, fresh: bool = False) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab"):
-                pass
-            lines = _whole_lines(path)
-        except OSError as error:
-            raise InputError(f"results cannot be kept in {path}: {error.strerror}; name another file") from error
-        outcomes = [_outcome(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
-        self._known: dict[tuple[str, str, int, str], Outcome] = {} if fresh else {outcome.key: outcome for outcome in outcomes}
+        self._file = LinesFile(path, "results", _outcome)
+        outcomes = [] if fresh else self._file.entries
+        self._known = {outcome.key: outcome for outcome in outcomes}
 
     def get(self, key: tuple[str, str, int, str]) -> Outcome | None:
         """The line of a key, if an earlier run wrote it."""
         return self._known.get(key)
 
     def add(self, outcome: Outcome) -> None:
-        """Append a line in one write: it is in the file when this returns, even if the process is killed next."""
-        line = json.dumps(asdict(outcome), ensure_ascii=False) + "\n"
-        with self.path.open("ab", buffering=0) as file:
-            file.write(line.encode("utf-8", "backslashreplace"))
+        """Append a line: it is in the file when this returns, even if the process is killed next.
+
+        Raises:
+            InputError: it cannot be written (a full disk).
+        """
+        self._file.append(json_line(asdict(outcome)))
         self._known[outcome.key] = outcome
 
-
-def _whole_lines(path: Path) -> list[bytes]:
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return content[:end].splitlines()
+    def close(self) -> None:
+        """Let another run write to the file."""
+        self._file.close()
 
 
 def _outcome(line: bytes, where: str) -> Outcome:

@@ -6,12 +6,12 @@ Every batch and every random number is a function of (recipe seed, step): a resu
 """
 
 import json
-import pickle
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusiongemma.errors import TrainingError
+from diffusiongemma.errors import InputError, TrainingError
 from diffusiongemma.finetune.corrupt import corrupt, noise_levels
 from diffusiongemma.finetune.data import CHAT_TEMPLATE, SPECIALS, STOP_IDS, TrainBatch, TrainData
 from diffusiongemma.finetune.loss import causal_loss, losses
@@ -28,6 +28,7 @@ from diffusiongemma.finetune.recipe import Recipe, TextData
 from diffusiongemma.finetune.scratch import blank_vision, initialise, write_tokenizer
 from diffusiongemma.finetune.sudoku import SudokuData
 from diffusiongemma.finetune.text import TextMixture
+from diffusiongemma.lines import LinesFile, json_line
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.weights.load import save
@@ -64,7 +65,8 @@ class TrainRun:
         hooks: see ``Hooks``.
 
     Raises:
-        TrainingError: the folder holds a run of another recipe, or a state that cannot be read.
+        TrainingError: the folder holds a run of another recipe or one that is under way, a state that cannot be read, or cannot be
+            written to.
     """
 
     def __init__(
@@ -77,7 +79,11 @@ class TrainRun:
         hooks: Hooks | None = None,
     ) -> None:
         self.recipe, self.folder, self.hooks = recipe, folder, hooks or Hooks()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{folder} cannot be the folder of a run: {error.strerror or error}; give another one") from error
+        self._log().close()  # who finds another run here learns it before the data is made
         self._claim()
         self._data = _data(recipe, folder, self.hooks.on_data)
         config = recipe.config(self._data.tokenizer.get_vocab_size(), self._data.canvas_length, STOP_IDS)
@@ -89,8 +95,10 @@ class TrainRun:
         self._optimisers = _optimisers(self.model, recipe)
         self._losses = torch.compile(losses, dynamic=False) if compile_model else losses
         self._causal_loss = torch.compile(causal_loss, dynamic=False) if compile_model else causal_loss
-        self.step = 0
-        if (folder / "state.pt").is_file():
+        self.step = self._kept = 0
+        self._line: dict[str, Any] | None = None
+        self._stamp: tuple[int, int] | None = None
+        if (folder / "state.pt").exists():
             self._restore()
 
     def train(self) -> Path:
@@ -100,22 +108,44 @@ class TrainRun:
             The checkpoint folder.
         """
         t = self.recipe.train
-        with _stop_requested() as stop, (self.folder / "log.jsonl").open("a") as log:
+        with self._log() as log, _stop_requested() as stop:
+            self._go_on(log)
             while self.step < t.steps and not stop.is_set():
                 began = time.perf_counter()
-                line = self._step()
+                self._line = self._step() | {"step": self.step + 1}
                 self.step += 1
                 if self.step % t.checkpoint_every == 0 or self.step == t.steps:
                     self._keep()
-                if self.step % self.recipe.eval.every == 0 or self.step == t.steps:
-                    line |= self._evaluate()
-                line |= {"step": self.step, "seconds": time.perf_counter() - began}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                self.hooks.on_step(line)
-        self._keep()
-        plot_losses(self.folder / "log.jsonl", self.folder / "loss.png")
-        return self.export()
+                self._tell(log, began)
+            if self.step != self._kept:
+                self._keep()
+            plot_losses(self.folder / "log.jsonl", self.folder / "loss.png")
+            return self.export()
+
+    def _log(self) -> LinesFile[dict[str, Any]]:
+        """The log, and with it the folder: one run at a time."""
+        try:
+            return LinesFile(self.folder / "log.jsonl", "the log", _log_line)
+        except InputError as error:
+            raise TrainingError(str(error)) from error
+
+    def _go_on(self, log: LinesFile[dict[str, Any]]) -> None:
+        """Make the log that of the state: lines of steps after it are of work that was lost and is done again."""
+        if _stamp(self.folder / "state.pt") != self._stamp:
+            raise TrainingError(f"another run has gone on in {self.folder} since this one was begun; begin it again")
+        log.keep(next((at for at, line in enumerate(log.entries) if line["step"] > self.step), len(log.entries)))
+        if self._line is not None and (not log.entries or log.entries[-1]["step"] < self.step):
+            self._tell(log, time.perf_counter())  # the state was kept, and its line not yet written
+
+    def _tell(self, log: LinesFile[dict[str, Any]], began: float) -> None:
+        """Evaluate where it is due, and write the line of the last step."""
+        assert self._line is not None
+        line = dict(self._line)
+        if self.step % self.recipe.eval.every == 0 or self.step == self.recipe.train.steps:
+            line |= self._evaluate()
+        line |= {"step": self.step, "seconds": time.perf_counter() - began}
+        log.append(json_line(line))
+        self.hooks.on_step(line)
 
     def export(self) -> Path:
         """Write the weights as they are now as a checkpoint in bfloat16."""
@@ -207,27 +237,56 @@ class TrainRun:
             "step": self.step,
             "model": self.model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+            "line": json.dumps(self._line),
         }
-        part = self.folder / "state.pt.part"
-        torch.save(state, part)
-        part.replace(self.folder / "state.pt")
+        target, part = self.folder / "state.pt", self.folder / "state.pt.part"
+        try:
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise TrainingError(f"{target} cannot be kept ({error}); the one before stays. Free space and go on") from error
+        self._stamp, self._kept = _stamp(target), self.step
 
     def _restore(self) -> None:
+        path = self.folder / "state.pt"
+        self._stamp = _stamp(path)
         try:
-            state = torch.load(self.folder / "state.pt", map_location=self.model.device, weights_only=True)
+            state = torch.load(path, map_location=self.model.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(kept)
-            self.step = int(state["step"])
-        except (RuntimeError, KeyError, ValueError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-            raise TrainingError(f"{self.folder / 'state.pt'} cannot be resumed ({error}); remove it to begin anew") from error
-        log = self.folder / "log.jsonl"
-        if log.is_file():
-            # Lines of steps behind the state are of work that was lost; it is done again.
-            # The last line may be cut short.
-            lines = [text for text in log.read_text("utf-8").splitlines() if text.endswith("}")]
-            kept_lines = [text for text in lines if json.loads(text)["step"] <= self.step]
-            log.write_text("".join(text + "\n" for text in kept_lines), "utf-8")
+            self.step = self._kept = int(state["step"])
+            self._line = json.loads(state.get("line", "null"))
+        except Exception as error:  # whatever pickle, zip and torch make of a damaged file
+            raise TrainingError(f"{path} cannot be resumed ({_first_line(error)}); remove it to begin anew") from error
+
+
+def _log_line(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        int(found["step"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{where} is no line of a training log; take it and all lines after it out") from error
+    assert isinstance(found, dict)
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name; None: there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _what_decides(recipe: dict[str, Any]) -> dict[str, Any]:
