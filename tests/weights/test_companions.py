@@ -97,6 +97,17 @@ def test_links_of_the_hubs_cache_are_files(tmp_path: Path) -> None:
     assert set(companions(snapshot, tmp_path / "target")) == {"processor_config.json"}
 
 
+def test_a_chat_template_does_not_outlive_its_tokenizer(tmp_path: Path) -> None:
+    """It would write the prompts of a model that never saw it."""
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    tiny_model(tmp_path).save_pretrained(target)
+    assert DiffusionGemmaModel.from_pretrained(target).tokenizer.template is None
+    DiffusionGemmaModel.from_pretrained("nano").save_pretrained(target)
+    assert DiffusionGemmaModel.from_pretrained(target).tokenizer.template is not None
+
+
 def test_a_readme_of_the_target_stays(tmp_path: Path) -> None:
     model = DiffusionGemmaModel.from_pretrained("sudoku")
     target = tmp_path / "target"

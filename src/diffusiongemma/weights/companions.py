@@ -1,6 +1,7 @@
 """What belongs to a checkpoint besides config.json, weights and tokenizer, and what an old one leaves behind."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from diffusiongemma.errors import CheckpointError
@@ -17,6 +18,7 @@ _TEXTS = ("README*", "LICENSE*", "NOTICE*")
 _MOST_BYTES = 64 << 20
 # Written anew, or true only of weights that are stored as they were.
 _NOT_COPIED = frozenset({"config.json", "generation_config.json", INDEX})
+_TEMPLATE = "chat_template.jinja"
 _OF_QUANTISED = frozenset({"hf_quant_config.json", "quant_config.json", "quantize_config.json", "quantization_config.json"})
 
 
@@ -47,12 +49,18 @@ def companions(source: Path, target: Path) -> dict[str, Path]:
     return found
 
 
-def left_behind(folder: Path) -> list[Path]:
-    """Files of an older checkpoint that would be loaded in place of a new ``model.safetensors``, or speak of older weights.
+def left_behind(folder: Path, written: Collection[str] = ()) -> list[Path]:
+    """Files of an older checkpoint that would be loaded in place of new ones, or speak of older weights.
 
     Of what an index names, only shards are among them: safetensors files in the folder itself that hold what it says they hold.
+
+    Args:
+        folder: where a new checkpoint takes its place.
+        written: names of its small files: a chat template stays only where a tokenizer without one does not replace its own.
     """
     found = [folder / name for name in sorted(_OF_QUANTISED) if (folder / name).is_file()]
+    if "tokenizer.json" in written and _TEMPLATE not in written and (folder / _TEMPLATE).is_file():
+        found.append(folder / _TEMPLATE)
     if not is_there(folder / INDEX):
         return found
     try:

@@ -175,7 +175,7 @@ def save(
             new.content("config.json", json_bytes(config))
             for name, content in files.items():
                 new.content(name, content if isinstance(content, bytes) else content.read_bytes())
-            for path in left_behind(folder):
+            for path in left_behind(folder, files):
                 new.remove(path)
     except OSError as error:
         if isinstance(error, CheckpointError):

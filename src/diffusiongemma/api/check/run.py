@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from diffusiongemma.api.check.forward import check_forward
 from diffusiongemma.api.check.layout import Layout, layout_of
@@ -13,7 +14,7 @@ from diffusiongemma.errors import CheckpointError, ConfigError, DiffusionGemmaEr
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.weights.names import VISION_PREFIXES
 from diffusiongemma.weights.resolve import download_small, is_hub_id, resolve
-from diffusiongemma.weights.stream import read_json
+from diffusiongemma.weights.stream import read_json, tensor_files
 
 __all__ = ["check"]
 
@@ -28,7 +29,8 @@ def check(
     """Compare a checkpoint with what its config.json asks for and with what is published of the released 26B.
 
     Args:
-        name: a built-in name, a folder of safetensors files, or a hub id, of which headers and small files are downloaded.
+        name: a built-in name, a folder of safetensors files, or a hub id, of which headers and small files are
+            downloaded (weights that an earlier download left in the cache are used).
         forward: compute one denoising step.
         device: of the step; None: a CUDA device if there is one, else the CPU.
         progress: called with what is done now.
@@ -41,6 +43,7 @@ def check(
     hub = is_hub_id(name)
     progress("small files")
     folder = download_small(os.fspath(name)) if hub else resolve(name)
+    hub = hub and not _is_whole(folder)
     if folder.is_file():
         raise CheckpointError(f"{folder} is a GGUF file, whose names and sizes are checked when it is loaded; give safetensors")
     try:
@@ -67,6 +70,14 @@ def check(
     else:
         report.take(check_forward(folder, config, report.published, device, progress))
     return report
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether what was downloaded before has the weights too."""
+    try:
+        return bool(tensor_files(folder))
+    except CheckpointError:
+        return False
 
 
 def _config(config: ModelConfig, layout: Layout, the_26b: bool) -> Iterator[Row]:
