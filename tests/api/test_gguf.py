@@ -215,3 +215,20 @@ def test_int8_at_load(tmp_path: Path) -> None:
     assert model.generate(PROMPTS[0], **OPTIONS).token_ids
     kinds = {name: record.kind for name, record in model.transformer.packed()}
     assert "gguf-q8_0" not in {kinds["layers.0.mlp.up_proj.weight"], kinds["embed_tokens.weight"]}
+
+
+def test_results_of_an_evaluation_know_the_file(tmp_path: Path) -> None:
+    from diffusiongemma.evals.results import fingerprint
+
+    write_model(tmp_path / "a.gguf")
+    write_model(tmp_path / "b.gguf", seed=1)
+    one, same, other = (fingerprint(DiffusionGemmaModel.from_pretrained(tmp_path / f"{name}.gguf")) for name in "aab")
+    assert one == same != other
+
+
+def test_bench(tmp_path: Path) -> None:
+    write_model(tmp_path / "m.gguf")
+    arguments = ["bench", "--preset", str(tmp_path / "m.gguf"), "--repeat", "1", "--steps", "2", "--prompt", "8", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["sides"]["diffusiongemma"]["weight_bytes"] > 0.9 * GGUFFile(tmp_path / "m.gguf").nbytes
