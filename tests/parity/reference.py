@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
 
-from diffusiongemma.api import empty_transformer
+from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.model.expected import text_shapes
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.weights.load import fill
+from diffusiongemma.weights.load import open_weights
 from tests.tiny import TEXT, VISION
 
 S, F = "sliding_attention", "full_attention"
@@ -153,9 +154,8 @@ def load_reference(folder: Path, dtype: torch.dtype = torch.float32, attention: 
 def load_ours(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
     """The checkpoint as we load it."""
     config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    model = empty_transformer(config, dtype, torch.device("cpu"))
-    fill(model.state_dict(keep_vars=True), folder)
-    return model.eval().requires_grad_(False)
+    weights = open_weights(folder, text_shapes(config.text), config.quantization)
+    return assemble(config, weights.load(), dtype, torch.device("cpu"), keep=weights.quantised)
 
 
 def make_pair(folder: Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa", **options: Any) -> Pair:

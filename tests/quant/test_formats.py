@@ -131,14 +131,18 @@ def test_nvfp4_as_compressed_tensors_divides() -> None:
     same(record, theirs)
 
 
-def test_nvfp4_as_modelopt_multiplies() -> None:
-    """modelopt rounds the product of both scales first (NVFP4QTensor.dequantize); its package is not needed to say so."""
+@pytest.mark.parametrize("divides", [False, True])
+def test_nvfp4_in_products_is_rounded_once(divides: bool) -> None:
+    """And so are all values of modelopt's, whose second scale multiplies; each row has its own."""
     codes = torch.randint(0, 256, (24, 40), generator=made(0), dtype=torch.uint8)
     scale = torch.randint(0, 127, (24, 5), generator=made(1), dtype=torch.uint8).view(torch.float8_e4m3fn)
     second = torch.tensor([0.0012345] * 12 + [0.0067891] * 12)
-    block = scale.float() * second[:, None]
-    theirs = unpack_fp4_from_uint8(codes, 24, 80, torch.float32) * block.repeat_interleave(16, 1)
-    same(Nvfp4Weight(shape=(24, 80), codes=codes, scale=scale, second=second, divides=False), theirs)
+    exact = unpack_fp4_from_uint8(codes, 24, 80, torch.float32).double() * scale.double().repeat_interleave(16, 1)
+    exact = exact / second[:, None].double() if divides else exact * second[:, None].double()
+    record = Nvfp4Weight(shape=(24, 80), codes=codes, scale=scale, second=second, divides=divides)
+    assert torch.equal(record.operand(slice(0, 24)), exact.float())
+    if not divides:
+        same(record, exact.float())
 
 
 def test_nvfp4_packs_as_compressed_tensors_packs() -> None:

@@ -36,7 +36,12 @@ def test_a_header_says_what_the_library_says(tmp_path: Path) -> None:
     found = read_header(tmp_path / "x.safetensors")
     assert {name: stored.shape for name, stored in found.items()} == {name: tuple(t.shape) for name, t in tensors.items()}
     assert {name: stored.nbytes for name, stored in found.items()} == {name: t.nbytes for name, t in tensors.items()}
-    assert found["torch.bfloat16"] == Stored("BF16", (3, 2), 12) and found["scalar"].shape == ()
+    one = found["torch.bfloat16"]
+    assert one == Stored("BF16", (3, 2), 12, tmp_path / "x.safetensors", one.start) and found["scalar"].shape == ()
+    content = (tmp_path / "x.safetensors").read_bytes()
+    for name, tensor in tensors.items():
+        stored = found[name]
+        assert content[stored.start : stored.start + stored.nbytes] == bytes(tensor.reshape(-1).view(torch.uint8).tolist()), name
     assert {stored.dtype for stored in found.values()} <= set(BITS)
 
 

@@ -98,7 +98,7 @@ def change(folder: Path, top: dict[str, Any] | None = None, **text: Any) -> None
     ("text", "needle"),
     [
         ({"num_hidden_layers": 10**6, "layer_types": None, "per_layer_config": None}, "must be at most"),
-        ({"num_hidden_layers": 1_000, "layer_types": (S + S + F) * 333 + F}, "parameters, and the"),
+        ({"num_hidden_layers": 1_000, "layer_types": (S + S + F) * 333 + F}, "lacks 22598 tensor(s)"),
         ({"vocab_size": 2**31 - 1}, "config.json asks for [2147483647, 32]"),
         ({"hidden_size": 2**31 - 1}, "config.json asks for"),
         ({"num_experts": 2**31 - 1}, "config.json asks for"),

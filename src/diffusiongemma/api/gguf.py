@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 
 from diffusiongemma.errors import CheckpointError, ConfigError
-from diffusiongemma.model.assemble import assemble, shapes_of
+from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.model.expected import text_shapes
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.gguf_tokenizer import GGUFTokenizer
@@ -72,7 +73,7 @@ def load_gguf(
     stop_ids = tuple(generation["eos_token_id"])
     if wrong := [token for token in stop_ids if not 0 <= token < config.text.vocab_size]:
         raise CheckpointError(f"{path}: the end token is {wrong[0]}; it must be from 0 to {config.text.vocab_size - 1}")
-    weights = read_weights(file, shapes_of(config), progress)
+    weights = read_weights(file, text_shapes(config.text), progress)
     tokenizer = GGUFTokenizer.from_metadata(file.metadata, path)
     if tokenizer.vocab_size > config.text.vocab_size:
         raise CheckpointError(

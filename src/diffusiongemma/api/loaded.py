@@ -16,6 +16,7 @@ from diffusiongemma.constraints import Vocabulary
 from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.frame import Executor
 from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
+from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.expected import text_shapes
@@ -28,9 +29,9 @@ from diffusiongemma.text.messages import Message
 from diffusiongemma.text.prompts import PromptOptions, Prompts, prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.weights.companions import companions
-from diffusiongemma.weights.load import fill, refuse_other_sizes, refuse_quantised, save, vision_tensors
+from diffusiongemma.weights.load import open_weights, save, vision_tensors
 from diffusiongemma.weights.resolve import resolve
-from diffusiongemma.weights.stream import json_bytes, read_json, stored_tensors
+from diffusiongemma.weights.stream import json_bytes, read_json
 
 __all__ = ["Loaded", "device_of", "empty_transformer"]
 
@@ -77,8 +78,9 @@ class Loaded:
         Args:
             name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, a GGUF file or a folder with one, or a
                 hub id (``owner/name:Q4_K_M`` where a repository has several GGUF files).
-            dtype: of the weights: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
-                CPU float32 (in which a result depends on the batch by rounding only).
+            dtype: of the computation: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
+                CPU float32 (in which a result depends on the batch by rounding only). Weights are kept in it too, but for those of
+                a quantised checkpoint: their codes stay packed, and on a CPU their other matrices stay as they are stored.
             device: None: a CUDA device if there is one, else the CPU.
             quantize: ``int8`` rounds attention, dense MLP, experts and the tied head to int8 as they are loaded, and computes them
                 in int8 too: faster on a CPU and half of bfloat16's memory, not exact (docs/quantisation.md). None: as stored.
@@ -106,7 +108,6 @@ class Loaded:
                 use_fast_int8(loaded.transformer)
             return cls(*loaded, folder)
         config = ModelConfig.from_dict(read_json(folder / "config.json"))
-        refuse_quantised(config.quantization, folder)
         generation = _generation(folder, config)
         defaults = SamplingParams.from_generation_config(generation)
         tokenizer = Tokenizer.from_folder(folder)
@@ -114,12 +115,9 @@ class Loaded:
             raise CheckpointError(
                 f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, config.json a vocabulary of {config.text.vocab_size}"
             )
-        refuse_other_sizes(stored_tensors(folder), text_shapes(config.text), folder)
-        transformer = empty_transformer(config, chosen_dtype, chosen_device)
-        total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        with _loading_bar(total, progress) as advance:
-            fill(transformer.state_dict(keep_vars=True), folder, advance)
-        transformer.eval().requires_grad_(False)
+        weights = open_weights(folder, text_shapes(config.text), config.quantization)
+        with _loading_bar(weights.file_bytes, progress) as advance:
+            transformer = assemble(config, weights.load(advance), chosen_dtype, chosen_device, keep=weights.quantised)
         if quantize:
             use_fast_int8(transformer)
         return cls(transformer, tokenizer, defaults, _stop_ids(generation, config), folder)

@@ -13,6 +13,7 @@ from diffusiongemma.kernels.dispatch import (
     linear,
     product_dtype,
     rms_norm,
+    tile_rows,
 )
 from diffusiongemma.kernels.draws import Stream, position_keys, random_ids
 from diffusiongemma.kernels.reference import (
@@ -56,4 +57,5 @@ __all__ = [
     "statistics",
     "table_rows",
     "table_tile",
+    "tile_rows",
 ]

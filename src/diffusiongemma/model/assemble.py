@@ -10,13 +10,7 @@ from diffusiongemma.model.packable import Packable
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.quant import PackedWeight
 
-__all__ = ["assemble", "shapes_of"]
-
-
-def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight, by name; nothing is allocated."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+__all__ = ["assemble"]
 
 
 def assemble(
@@ -31,12 +25,11 @@ def assemble(
 
     Args:
         config: its configuration.
-        weights: name and weight, each name of ``shapes_of`` once and of its shape. A plain tensor that already has its dtype and
-            device is taken as it is: a view of a mapped file stays one.
+        weights: name and weight, each of the model's once, in its shape.
         dtype: of the computation and of the cache.
         device: of the weights.
-        keep: whether plain matrices keep the dtype that they are stored in, on a CPU: bfloat16 ones then take half the memory
-            that a computation in float32 would have them take (on a GPU, which computes in 16 bits, all take ``dtype``).
+        keep: whether plain matrices stay as they are stored, on a CPU: views of a mapped file stay views, and bfloat16 takes
+            half the memory that the dtype of a computation in float32 would. Otherwise, and on a GPU, all take ``dtype``.
 
     Returns:
         The model in evaluation mode; no weight takes gradients.
@@ -52,7 +45,7 @@ def assemble(
             module.pack(leaf, weight.to(device))
             continue
         kept = keep and weight.ndim > 1 and device.type == "cpu"
-        placed = weight.to(device, weight.dtype if kept else dtype)
+        placed = weight if kept else weight.to(device, dtype, copy=True)
         if leaf in dict(module.named_buffers(recurse=False)):
             module.register_buffer(leaf, placed)
         else:

@@ -1,7 +1,8 @@
 """How layers use a weight, whether it is a plain tensor or packed.
 
 The dtype of the weights and that of the computation are apart: ``x`` brings the latter. Plain tensors of x's dtype take the
-kernels' way at no cost; everything else is widened or dequantised a tile of rows at a time.
+kernels' way at no cost; everything else is widened or dequantised a tile of rows at a time,
+and gives in float32 the bits that plain weights of the same values give.
 Shapes: T tokens, X chosen experts, D hidden, I expert width, E experts, V vocabulary, N rows, K columns.
 """
 
@@ -50,7 +51,7 @@ def experts(
     exact = all(isinstance(weight, Tensor) or weight.exact for weight in (gate_up, down))
     if exact and kernels.experts_choice(gate_up.shape[0], index_TX.shape[1], numbers, x_TD.dtype).name == "dense":
         # So small that all of them cost less than a loop; and a twin of plain weights has the same bits.
-        return kernels.experts(x_TD, index_TX, weight_TX, _expanded(gate_up, x_TD.dtype), _expanded(down, x_TD.dtype), act)
+        return kernels.experts(x_TD, index_TX, weight_TX, _whole(gate_up, x_TD.dtype), _whole(down, x_TD.dtype), act)
     order, source = kernels.by_expert(index_TX)
     counts = torch.bincount(index_TX.reshape(-1), minlength=gate_up.shape[0]).tolist()
     wide = x_TD.to(kernels.product_dtype(x_TD.dtype, x_TD.device))
@@ -78,9 +79,13 @@ def mix_rows(probs: Tensor, weight: Weight) -> Tensor:
     return mixed.to(probs.dtype)
 
 
+def _whole(weight: Weight, dtype: torch.dtype) -> Tensor:
+    """A small stack with all its values."""
+    if isinstance(weight, Tensor):
+        return weight.to(dtype)
+    rows = slice(0, weight.shape[1])
+    return torch.stack([weight.expert(index).operand(rows) for index in range(weight.shape[0])]).to(dtype)
+
+
 def _expert(weight: Weight, index: int) -> Weight:
     return weight[index] if isinstance(weight, Tensor) else weight.expert(index)
-
-
-def _expanded(weight: Weight, dtype: torch.dtype) -> Tensor:
-    return weight.to(dtype) if isinstance(weight, Tensor) else weight.expanded(dtype)

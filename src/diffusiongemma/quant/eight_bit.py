@@ -39,9 +39,8 @@ class EightBitWeight(PackedWeight):
         return scale_groups(self.decode(self.codes.view(torch.uint8)[rows]), self.scale[rows].float(), self.width)
 
     def product(self, x_TK: Tensor, start: int, end: int) -> Tensor:
-        """A scale of a row is the same for all columns, so the product may take it afterwards: fewer multiplications."""
-        # Not in float16, which the unscaled sums would leave.
-        if self.scale.shape[-1] > 1 or x_TK.dtype == torch.float16:
+        """In bfloat16 a scale of the whole row is taken after the product: the codes are exact in it, scaled weights are not."""
+        if self.scale.shape[-1] > 1 or x_TK.dtype != torch.bfloat16:
             return super().product(x_TK, start, end)
         unscaled = x_TK @ self.decode(self.codes.view(torch.uint8)[start:end]).to(x_TK.dtype).T
         return unscaled.mul_(self.scale[start:end, 0].to(x_TK.dtype))

@@ -20,7 +20,7 @@ _UNSIGNED = tuple(float(code) for code in range(16))
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Nvfp4Weight(PackedWeight):
-    """``e2m1(code) * (e4m3(scale) * second)``, or divided by ``second``: in this order in both writers' own code.
+    """``e2m1(code) * e4m3(scale) * second``, or ``... / second``.
 
     Attributes:
         codes: uint8 ``[N, K / 2]``.
@@ -37,9 +37,21 @@ class Nvfp4Weight(PackedWeight):
 
     def values(self, rows: slice | Tensor) -> Tensor:
         """See ``PackedWeight``."""
-        block, second = e4m3(self.scale.view(torch.uint8)[rows]), self.second[rows, None]
-        block = block.div_(second) if self.divides else block.mul_(second)
-        return scale_groups(pairs(self.codes[rows], pair_table(E2M1, self.codes.device)), block, NVFP4_GROUP)
+        if not self.divides:
+            return self.operand(rows)
+        # In compressed-tensors' own order, to the bit: it rounds twice.
+        decoded, block, second = self._parts(rows)
+        return scale_groups(decoded, block.div_(second), NVFP4_GROUP)
+
+    def operand(self, rows: slice | Tensor) -> Tensor:
+        """The product of code and block scale has at most six bits, so this rounds once."""
+        decoded, block, second = self._parts(rows)
+        scaled = scale_groups(decoded, block, NVFP4_GROUP)
+        return scaled.div_(second) if self.divides else scaled.mul_(second)
+
+    def _parts(self, rows: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        decoded = pairs(self.codes[rows], pair_table(E2M1, self.codes.device))
+        return decoded, e4m3(self.scale.view(torch.uint8)[rows]), self.second[rows, None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -16,10 +16,6 @@ from diffusiongemma import kernels
 __all__ = ["PackedWeight"]
 
 
-TILE = 1 << 19
-"""Values of a weight that are made at once: 2 MiB of float32 stay in the cache until the product has read them."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PackedWeight(ABC):
     """A matrix ``[N, K]``, or experts stacked as ``[E, N, K]``, whose codes stay packed.
@@ -48,6 +44,10 @@ class PackedWeight(ABC):
             rows: a slice with both ends, or ``[R]`` int64 row numbers.
         """
 
+    def operand(self, rows: slice | Tensor) -> Tensor:
+        """``values`` as products use them: a format may round less often than its writer's own code."""
+        return self.values(rows)
+
     def dequantize(self, start: int = 0, end: int | None = None) -> Tensor:
         """Rows ``start .. end`` of a matrix as float32 ``[end - start, K]``; exactly the published values."""
         return self.values(slice(start, self.shape[-2] if end is None else end))
@@ -60,7 +60,7 @@ class PackedWeight(ABC):
         """``x @ W.T`` in x's dtype: ``[T, K]`` to ``[T, N]``, a tile of rows at a time."""
         rows, columns = self.shape
         out_TN = x_TK.new_empty(len(x_TK), rows)
-        step = max(1, TILE // columns)
+        step = kernels.tile_rows(columns)
         for start in range(0, rows, step):
             end = min(start + step, rows)
             out_TN[:, start:end] = self.product(x_TK, start, end)
@@ -72,14 +72,14 @@ class PackedWeight(ABC):
             return torch.stack([self.expert(i).expanded(dtype) for i in range(self.shape[0])])
         rows, columns = self.shape
         out = torch.empty(self.shape, dtype=dtype, device=self.device)
-        step = max(1, TILE // columns)
+        step = kernels.tile_rows(columns)
         for start in range(0, rows, step):
             out[start : start + step] = self.dequantize(start, min(start + step, rows))
         return out
 
     def product(self, x_TK: Tensor, start: int, end: int) -> Tensor:
         """``x @ W[start:end].T`` in x's dtype: ``[T, K]`` to ``[T, end - start]``; a format may know a shorter way."""
-        return x_TK @ self.dequantize(start, end).to(x_TK.dtype).T
+        return x_TK @ self.operand(slice(start, end)).to(x_TK.dtype).T
 
     def reader(self, hidden_ND: Tensor) -> kernels.TableReader:
         """The products of the canvas head, where the matrix is its table."""

@@ -28,11 +28,21 @@ _MOST_RANK = 16
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor as a header describes it."""
+    """One tensor as a header describes it.
+
+    Attributes:
+        dtype: as the format spells it.
+        shape: of the tensor.
+        nbytes: its length.
+        path: its file.
+        start: its first byte, counted from the file's beginning.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    path: Path
+    start: int
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -63,23 +73,23 @@ def read_header(path: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     finally:
         os.close(handle)
-    return parse_header(content, found.st_size - 8 - length, str(path))
+    return parse_header(content, found.st_size - 8 - length, path)
 
 
-def parse_header(content: bytes, data_bytes: int, where: str) -> dict[str, Stored]:
+def parse_header(content: bytes, data_bytes: int, path: Path) -> dict[str, Stored]:
     """The tensors that a header describes.
 
     Args:
         content: the JSON.
         data_bytes: bytes of the file after the header, which the tensors must fill without gaps and overlaps.
-        where: the file, for errors.
+        path: the file.
 
     Raises:
         CheckpointError: the header is not what the format asks for.
     """
 
     def damaged(why: str) -> CheckpointError:
-        return CheckpointError(f"{where} is damaged or cut short: {why}; download it again")
+        return CheckpointError(f"{path} is damaged or cut short: {why}; download it again")
 
     try:
         data = json.loads(content.decode("utf-8"), object_pairs_hook=_pairs)
@@ -91,8 +101,8 @@ def parse_header(content: bytes, data_bytes: int, where: str) -> dict[str, Store
     found = {}
     spans = []
     for name, entry in data.items():
-        stored, begin, end = _entry(name, entry, damaged)
-        found[name] = stored
+        dtype, shape, begin, end = _entry(name, entry, damaged)
+        found[name] = Stored(dtype, shape, end - begin, path, 8 + len(content) + begin)
         spans.append((begin, end, name))
     at = 0
     for begin, end, name in sorted(spans):
@@ -104,7 +114,7 @@ def parse_header(content: bytes, data_bytes: int, where: str) -> dict[str, Store
     return found
 
 
-def _entry(name: str, entry: Any, damaged: Callable[[str], CheckpointError]) -> tuple[Stored, int, int]:
+def _entry(name: str, entry: Any, damaged: Callable[[str], CheckpointError]) -> tuple[str, tuple[int, ...], int, int]:
     if not isinstance(entry, Mapping):
         raise damaged(f"its header says nothing of {name}")
     dtype, shape, offsets = entry.get("dtype"), _whole_numbers(entry.get("shape")), _whole_numbers(entry.get("data_offsets"))
@@ -119,7 +129,7 @@ def _entry(name: str, entry: Any, damaged: Callable[[str], CheckpointError]) -> 
         bits *= size
     if bits != 8 * (offsets[1] - offsets[0]):
         raise damaged(f"{name} has {offsets[1] - offsets[0]:,} bytes, not those of {dtype} {list(shape)}")
-    return Stored(dtype, tuple(shape), offsets[1] - offsets[0]), offsets[0], offsets[1]
+    return dtype, tuple(shape), offsets[0], offsets[1]
 
 
 def _whole_numbers(value: Any) -> list[int] | None:

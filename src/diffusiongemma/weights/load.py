@@ -1,131 +1,44 @@
-"""A checkpoint folder -> a Transformer with every tensor in its place, or an error that names what is wrong."""
+"""A checkpoint folder -> its weights, or an error that names what is wrong; and back."""
 
-import logging
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError, ConfigError
+from diffusiongemma.text.files import is_there, read_json
+from diffusiongemma.weights.checkpoint import SafetensorsWeights
 from diffusiongemma.weights.companions import left_behind
-from diffusiongemma.weights.headers import FLOATS, Stored
-from diffusiongemma.weights.names import ENCODER, VISION_PREFIXES, is_tied_copy, to_checkpoint, to_ours
+from diffusiongemma.weights.names import ENCODER, VISION_PREFIXES, is_tied_copy, to_checkpoint
 from diffusiongemma.weights.replacement import Replacement
-from diffusiongemma.weights.stream import SINGLE, json_bytes, stream_tensors, write_tensors
+from diffusiongemma.weights.stream import SINGLE, json_bytes, stored_tensors, stream_tensors, write_tensors
 
-__all__ = ["fill", "refuse_other_sizes", "refuse_quantised", "save", "vision_tensors"]
+__all__ = ["open_weights", "save", "vision_tensors"]
 
-log = logging.getLogger(__name__)
-# Tensors that only a quantised checkpoint has.
-_QUANTISED_SUFFIXES = (
-    "weight_packed", "weight_scale", "weight_scale_2", "weight_scale_inv", "weight_shape", "input_scale",
-    "qweight", "qzeros", "scales",
-)  # fmt: skip
+QUANT_CONFIG = "hf_quant_config.json"
+"""Where modelopt alone says how weights are quantised, if config.json does not."""
 
 
-def fill(targets: Mapping[str, Tensor], folder: Path, progress: Callable[[str, int], None] | None = None) -> None:
-    """Copy a checkpoint's tensors into our parameters and buffers, each converted to its target's dtype.
+def open_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]], quantization: Mapping[str, Any] | None) -> SafetensorsWeights:
+    """The weights of a checkpoint, checked from its headers; nothing is read yet and nothing allocated.
 
     Args:
-        targets: our name -> tensor to fill, all of them.
         folder: the checkpoint.
-        progress: called with each tensor's name and size in bytes.
+        shapes: of our weights, as config.json asks for them, by name.
+        quantization: config.json's ``quantization_config``, if it has one.
 
     Raises:
-        CheckpointError: a missing, left-over, unknown, mis-shaped, quantised or damaged tensor, or a second copy of a tied
-            tensor that differs from the first.
+        CheckpointError: the tensors are not those of config.json, or a file is damaged.
     """
-    filled: set[str] = set()
-    skipped = 0
-    unknown = []
-    for name, tensor in stream_tensors(folder):
-        if progress:
-            progress(name, tensor.nbytes)
-        if name.startswith(VISION_PREFIXES):
-            skipped += 1
-            continue
-        ours = to_ours(name)
-        if ours is None or ours not in targets:
-            if name.endswith(_QUANTISED_SUFFIXES):
-                raise CheckpointError(
-                    f"{folder} is quantised (it has {name}); quantised checkpoints are not read yet. Use the bfloat16 checkpoint"
-                )
-            unknown.append(name)
-            continue
-        target = targets[ours]
-        if tensor.shape != target.shape:
-            raise CheckpointError(
-                f"{name} has shape {list(tensor.shape)}; config.json asks for {list(target.shape)}. "
-                "The weights and config.json are not of the same model"
-            )
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{name} has dtype {tensor.dtype}; a floating-point tensor is needed")
-        converted = tensor.to(target.dtype)
-        if ours in filled:
-            if not torch.equal(converted, target.cpu()):
-                raise CheckpointError(
-                    f"{name} differs from {to_checkpoint(ours)}, its tied copy; only checkpoints whose copies are equal are read"
-                )
-            continue
-        with torch.no_grad():
-            target.copy_(converted)
-        filled.add(ours)
-    if unknown:
-        raise CheckpointError(
-            f"{folder} has {len(unknown)} tensor(s) that this model has no place for: {', '.join(unknown[:5])}"
-            f"{' and more' if len(unknown) > 5 else ''}; config.json does not describe these weights"
-        )
-    if missing := sorted(set(targets) - filled):
-        names = [to_checkpoint(name) for name in missing]
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} tensor(s): {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}; "
-            "download the rest of the checkpoint, or mend config.json"
-        )
-    if skipped:
-        log.info("%s: %d vision tensors are not loaded: images are not supported yet", folder, skipped)
+    return SafetensorsWeights(stored_tensors(folder), shapes, quantization or _modelopt_config(folder), folder)
 
 
-def refuse_quantised(quantization: Mapping[str, object] | None, folder: Path) -> None:
-    """Refuse a checkpoint whose config.json says that its weights are quantised, before anything is allocated.
-
-    Raises:
-        CheckpointError: it does.
-    """
-    if quantization is not None:
-        raise CheckpointError(
-            f"{folder} is quantised ({quantization.get('quant_method', 'unknown method')}); quantised checkpoints are not read "
-            "yet. Use the bfloat16 checkpoint, for example google/diffusiongemma-26B-A4B-it"
-        )
-
-
-def refuse_other_sizes(stored: Mapping[str, Stored], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Refuse a config.json whose sizes are not those of the weights, before anything of these sizes is allocated.
-
-    Args:
-        stored: what the headers of the weights say.
-        expected: what config.json asks for, by our names.
-        folder: the checkpoint, for errors.
-
-    Raises:
-        CheckpointError: another shape, or more elements than the files could hold at one bit each.
-    """
-    for ours, shape in expected.items():
-        name = to_checkpoint(ours)
-        found = stored.get(name)
-        if found is not None and found.dtype in FLOATS and found.shape != shape:
-            raise CheckpointError(
-                f"{name} has shape {list(found.shape)}; config.json asks for {list(shape)}. "
-                "The weights and config.json are not of the same model"
-            )
-    elements, there = sum(map(math.prod, expected.values())), sum(tensor.nbytes for tensor in stored.values())
-    if elements > 8 * there:
-        raise CheckpointError(
-            f"config.json asks for {elements:,} parameters, and the weights of {folder} have {there:,} bytes. "
-            "The weights and config.json are not of the same model"
-        )
+def _modelopt_config(folder: Path) -> Mapping[str, Any] | None:
+    if not is_there(folder / QUANT_CONFIG):
+        return None
+    found = read_json(folder / QUANT_CONFIG).get("quantization")
+    return found if isinstance(found, Mapping) else None
 
 
 def vision_tensors(folder: Path) -> dict[str, Tensor]:

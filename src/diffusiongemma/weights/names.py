@@ -1,13 +1,59 @@
 """Tensor names of a Hugging Face checkpoint <-> parameter names of ``model.Transformer``."""
 
 import re
+from typing import NamedTuple
 
-__all__ = ["DECODER", "ENCODER", "VISION_PREFIXES", "is_tied_copy", "to_checkpoint", "to_ours"]
+__all__ = [
+    "DECODER",
+    "ENCODER",
+    "VISION_PREFIXES",
+    "ExpertPart",
+    "expert_of",
+    "expert_parts",
+    "is_tied_copy",
+    "to_checkpoint",
+    "to_ours",
+]
 
 DECODER = "model.decoder."
 ENCODER = "model.encoder.language_model."
 VISION_PREFIXES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 _ENCODER_SCALAR = re.compile(r"layers\.(\d+)\.layer_scalar")
+_EXPERT = re.compile(r"(layers\.\d+\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)")
+_STACKS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+
+
+class ExpertPart(NamedTuple):
+    """Where a linear of one expert belongs in our stacks.
+
+    Attributes:
+        name: our name of the stack.
+        expert: which.
+        part: its place among the linears that lie on top of each other.
+        parts: how many of those there are.
+    """
+
+    name: str
+    expert: int
+    part: int
+    parts: int
+
+
+def expert_parts(name: str) -> tuple[str, ...]:
+    """The linears of one expert that our stack of that name holds on top of each other."""
+    return _STACKS[name.rpartition(".")[2]]
+
+
+def expert_of(module: str) -> ExpertPart | None:
+    """Where the linear of one expert, as quantised checkpoints have them, belongs; None: it is none."""
+    prefix = next((one for one in (DECODER, ENCODER) if module.startswith(one)), None)
+    found = _EXPERT.fullmatch(module[len(prefix) :]) if prefix else None
+    if found is None:
+        return None
+    for stack, parts in _STACKS.items():
+        if found[3] in parts:
+            return ExpertPart(f"{found[1]}.{stack}", int(found[2]), parts.index(found[3]), len(parts))
+    raise AssertionError(module)
 
 
 def to_ours(name: str) -> str | None:

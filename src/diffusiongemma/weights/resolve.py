@@ -109,7 +109,7 @@ def hub_headers(hub_id: str) -> dict[str, dict[str, Stored]]:
             raise CheckpointError(f"a safetensors file of {hub_id} is damaged: {error}") from error
     return {
         file: {
-            name: Stored(one.dtype, tuple(one.shape), one.data_offsets[1] - one.data_offsets[0])
+            name: Stored(one.dtype, tuple(one.shape), one.data_offsets[1] - one.data_offsets[0], Path(file), one.data_offsets[0])
             for name, one in meta.tensors.items()
         }
         for file, meta in found.items()
