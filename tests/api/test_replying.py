@@ -167,16 +167,21 @@ def test_the_stop_rule_of_skeletons(models: list[DiffusionGemmaModel]) -> None:
     assert not sooner(thinking_budget=3)
 
 
-def test_what_is_left_of_the_context(models: list[DiffusionGemmaModel]) -> None:
+def test_room_where_max_tokens_is_not_given(models: list[DiffusionGemmaModel]) -> None:
     model = models[0]
+    asked: list[tuple[int, int, int]] = []
+
+    def room(prompt: int, canvas: int, steps: int) -> int:
+        asked.append((prompt, canvas, steps))
+        return 64
+
     (default,) = model.requests(messages=ASKED)
     assert default.params.max_tokens == 48
-    (filled,) = model.requests(messages=ASKED, fill=1000)
-    canvas = model.config.canvas_length
-    assert filled.params.max_tokens == (1000 - len(filled.prompt)) // canvas * canvas
-    (causal,) = model.requests(messages=ASKED, fill=1000, mode="causal")
-    assert causal.params.max_tokens == 1000 - len(causal.prompt)
-    (given,) = model.requests(messages=ASKED, fill=1000, max_tokens=9)
+    (filled,) = model.requests(messages=ASKED, room=room)
+    assert filled.params.max_tokens == 64
+    model.requests(messages=ASKED, room=room, mode="causal")
+    assert asked == [(len(filled.prompt), model.config.canvas_length, 3), (len(filled.prompt), 1, 1)]
+    (given,) = model.requests(messages=ASKED, room=room, max_tokens=9)
     assert given.params.max_tokens == 9
 
 

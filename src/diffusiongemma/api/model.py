@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, get_args, overload
 
@@ -23,6 +23,7 @@ from diffusiongemma.text.questions import Decisions, Question, Sheet, sheets
 
 __all__ = ["DiffusionGemmaModel", "held_params"]
 
+Room = Callable[[int, int, int], int]
 MOST_ANSWERS = 128
 """To one prompt at a time (as in OpenAI's API)."""
 HELD_CONFIDENCE = 2.5
@@ -158,15 +159,15 @@ class DiffusionGemmaModel(Rewriting):
         tool_choice: str | Mapping[str, Any] | None = None,
         parallel_tool_calls: bool | None = None,
         logprobs: int | None = None,
-        fill: int | None = None,
+        room: Room | None = None,
         **options: Any,
     ) -> list[Request]:
         """What ``stream`` runs: one request a prompt, or n, which the model can take.
 
         Args:
             n: answers to each prompt; those of one prompt follow each other and draw from seed, seed + 1, ...
-            fill: positions that a prompt and its answer may take where ``max_tokens`` is not given; None: the checkpoint's
-                ``max_tokens``, however many there are.
+            room: what ``max_tokens`` is where it is not given, of a prompt's tokens, the tokens of a canvas and its steps; None:
+                the checkpoint's, however many the prompt leaves.
             prompt, messages, mode, pins, seeds, drafts, response_format, regex, choices, grammar, rules, tool_choice,
                 parallel_tool_calls, logprobs, **options: see ``stream``.
 
@@ -193,11 +194,11 @@ class DiffusionGemmaModel(Rewriting):
             raise InputError("there is no prompt; give at least one")
         if seeds is not None and len(seeds) != len(prompts):
             raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one each, or seed for all")
-        whole = canvas_length(self.transformer, params) if mode == "diffusion" else 1
-        room = [params.max_tokens] * len(prompts)
-        if fill is not None and options.get("max_tokens") is None:
-            room = [max((fill - len(ids)) // whole * whole, 1) for ids in prompts]
-        fixed = [None] * len(prompts) if pins is None else pins_by_row(pins, len(prompts), max(room))
+        most = [params.max_tokens] * len(prompts)
+        if room is not None and options.get("max_tokens") is None:
+            canvas, steps = (canvas_length(self.transformer, params), params.num_diffusion_steps) if mode == "diffusion" else (1, 1)
+            most = [room(len(ids), canvas, steps) for ids in prompts]
+        fixed = [None] * len(prompts) if pins is None else pins_by_row(pins, len(prompts), max(most))
         stop_ids = self._reply_stops(tools, prompts)
         grammars: Sequence[Grammar | ReplyGrammar | Rules | None] = [None] * len(prompts)
         if rules is not None:
@@ -208,7 +209,7 @@ class DiffusionGemmaModel(Rewriting):
             Request(
                 prompt=ids,
                 params=(held if is_skeleton(grammars[row]) else params).replaced(
-                    seed=(params.seed if seeds is None else seeds[row]) + answer, max_tokens=room[row]
+                    seed=(params.seed if seeds is None else seeds[row]) + answer, max_tokens=most[row]
                 ),
                 stop_ids=stop_ids,
                 mode=mode,

@@ -192,7 +192,7 @@ class ReplyCursor:
         if token in self._marks():
             return True
         free = self._state == "words" or (self._state == "thought" and not self._spent)
-        return free and 0 <= token < self._vocabulary.size and bool(self._vocabulary.words[token])
+        return free and self._vocabulary.is_word(token)
 
     def advance(self, token: int) -> None:
         """Take a token.

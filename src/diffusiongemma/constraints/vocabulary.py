@@ -144,7 +144,11 @@ class Vocabulary:
     @cached_property
     def words(self) -> Tensor:
         """Tokens that are text: ``[V]`` bool."""
-        return torch.tensor([bool(text) and token != self.quote for token, text in enumerate(self.token_bytes)])
+        return torch.tensor([self.is_word(token) for token in range(self.size)])
+
+    def is_word(self, token: int) -> bool:
+        """Whether a token is text."""
+        return 0 <= token < self.size and token != self.quote and bool(self.token_bytes[token])
 
     @cached_property
     def _sorted(self) -> list[bytes]:

@@ -46,6 +46,8 @@ class EngineStats:
         running: requests with a row.
         kv_bytes: memory of the rows' caches.
         kv_bytes_most: what all rows may have.
+        rows_most: rows that can run at a time.
+        client_steps: most steps that the requests of a client may take together.
         prefix_bytes: memory of the prefix cache.
         prefix_tokens_reused: prompt tokens that were found there.
         prompt_tokens, completion_tokens, denoising_steps, passes: see ``engine.Counts``.
@@ -65,6 +67,8 @@ class EngineStats:
     passes: int
     seconds_busy: float
     failure: str | None = None
+    rows_most: int = 0
+    client_steps: int = 0
 
 
 class Ticket:
@@ -254,6 +258,8 @@ class SharedEngine:
             running=running,
             kv_bytes=engine.kv_bytes,
             kv_bytes_most=self._most_bytes,
+            rows_most=self._max_batch,
+            client_steps=self._client_steps,
             prefix_bytes=engine.prefix.bytes,
             prefix_tokens_reused=engine.prefix.reused,
             seconds_busy=self._busy_seconds,

@@ -108,7 +108,8 @@ def naming(body: Answering) -> Iterator[None]:
     try:
         yield
     except ConstraintError as error:
-        raise ApiError(400, str(error), next(iter(_constraints(body)), None)) from error
+        fields = [name for name in _constraints(body) if (name == "tools") == ("tools" in str(error).partition(":")[0])]
+        raise ApiError(400, str(error), next(iter(fields or _constraints(body)), None)) from error
 
 
 async def answer(

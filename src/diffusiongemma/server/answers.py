@@ -32,6 +32,7 @@ def usage(results: Sequence[Result], each: int = 1) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "completion_tokens_details": {"reasoning_tokens": sum(result.usage.thinking_tokens for result in results)},
         "diffusion": {
             "denoising_steps": steps,
             "commit_passes": commits,
@@ -113,6 +114,8 @@ class Canvases:
             canvas = self._done.get(event.row, 0)
             self._done[event.row] = canvas + 1
             said = {"canvas": canvas, "text": event.text, "token_ids": event.token_ids, "texts": self._texts(event.token_ids)}
+            if event.thinking:
+                said["reasoning_content"] = event.thinking
         else:
             result = event.result
             said = {

@@ -1,12 +1,13 @@
 """``/v1/chat/completions``."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
-from diffusiongemma.engine.events import Commit, Result, TokenLogprob
+from diffusiongemma.engine.events import Commit, Result, TokenLogprob, ToolCall
 from diffusiongemma.engine.request import Request
 from diffusiongemma.server.answering import answer, answer_options, constrained, naming
 from diffusiongemma.server.answers import chat_logprobs, head
@@ -39,6 +40,7 @@ def _requests(served: Served, body: ChatRequest, settings: Settings, tools: Tool
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
     if body.logprobs:
         options["logprobs"] = body.top_logprobs or 0
+    options["room"] = served.room
     messages = conversation(body.messages, tools)
     with naming(body):
         if tools is not None:
@@ -52,7 +54,7 @@ class ChatShape:
     Args:
         served: the model.
         logprobs: whether they were asked for.
-        tools: what may be called.
+        tools: what may be called in the JSON dialect; None: nothing, or calls come in the model's own markup.
     """
 
     def __init__(self, served: Served, logprobs: bool = False, tools: Toolset | None = None) -> None:
@@ -60,6 +62,7 @@ class ChatShape:
         self._logprobs = logprobs
         self._tools = tools
         self._held: dict[int, str] = {}
+        self._called: dict[int, int] = {}
         self.head = head("chat.completion", "chatcmpl", served)
         self.chunk = self.head | {"object": "chat.completion.chunk"}
 
@@ -68,42 +71,71 @@ class ChatShape:
         return [_chunk(index, {"role": "assistant", "content": None if self._tools and self._tools.forced else ""})]
 
     def delta(self, index: int, commit: Commit) -> list[dict[str, Any]]:
-        """New text; what may become a call is held back until it is known."""
+        """New thoughts, text and calls; what may become a call is held back until it is known."""
+        found = [_chunk(index, {"reasoning_content": commit.thinking})] if commit.thinking else []
         text = commit.text
         if self._tools is not None:
             text = self._held.pop(index, "") + text
             if self._tools.forced or MARK.startswith(text[: len(MARK)]):
-                self._held[index] = text
-                return []
+                self._held[index], text = text, ""
         logprobs = chat_logprobs(self._served, commit.logprobs) if self._logprobs else None
-        return [_chunk(index, {"content": text}, logprobs)] if text or (logprobs and logprobs["content"]) else []
+        if text or (logprobs and logprobs["content"]):
+            found.append(_chunk(index, {"content": text}, logprobs))
+        return [*found, *self._call_chunks(index, [_spelled(call) for call in commit.tool_calls])]
 
     def closing(self, index: int, result: Result) -> list[dict[str, Any]]:
-        """The reason why it ended, behind the calls."""
-        calls = self._calls(result)
+        """The reason why it ended, behind the calls of the JSON dialect."""
+        calls = self._read(result)
         held = self._held.pop(index, "")
-        before = [_chunk(index, {"content": held})] if held and calls is None else []
-        if calls is not None:
+        before = [_chunk(index, {"content": held})] if held and not calls else []
+        if calls:
             before = [_chunk(index, {"tool_calls": [{"index": place} | call for place, call in enumerate(calls)]})]
-        return [*before, _chunk(index, {}, finish="tool_calls" if calls else result.finish_reason)]
+        return [*before, _chunk(index, {}, finish=_finish(result, calls))]
 
     def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """A whole answer; ``token_ids`` is an extension."""
-        calls = self._calls(result)
-        message: dict[str, Any] = {"role": "assistant", "content": result.text if calls is None else None, "refusal": None}
-        if calls is not None:
+        """A whole answer; ``token_ids`` and ``reasoning_content`` are extensions."""
+        read = self._read(result)
+        calls = read or [_spelled(call) for call in result.tool_calls]
+        text = "" if read else result.text
+        message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
+        if self._served.model.tokenizer.markup.thoughts:
+            message["reasoning_content"] = result.thinking
+        if calls:
             message["tool_calls"] = calls
         return {
             "index": index,
             "message": message,
             "logprobs": chat_logprobs(self._served, logprobs) if self._logprobs else None,
-            "finish_reason": "tool_calls" if calls else result.finish_reason,
+            "finish_reason": _finish(result, read),
             "token_ids": result.token_ids,
         }
 
-    def _calls(self, result: Result) -> list[dict[str, Any]] | None:
-        """An answer that was cut is no call: its text is shown as it is."""
-        return self._tools.read(result.text) if self._tools is not None and result.finish_reason == "stop" else None
+    def _call_chunks(self, index: int, calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Each call in two chunks: its name, then its arguments."""
+        found = []
+        for call in calls:
+            place = self._called.get(index, 0)
+            self._called[index] = place + 1
+            name = {"name": call["function"]["name"], "arguments": ""}
+            found.append(_chunk(index, {"tool_calls": [{"index": place, **call, "function": name}]}))
+            arguments = {"arguments": call["function"]["arguments"]}
+            found.append(_chunk(index, {"tool_calls": [{"index": place, "function": arguments}]}))
+        return found
+
+    def _read(self, result: Result) -> list[dict[str, Any]]:
+        """Calls in the JSON dialect. An answer that was cut is no call: its text is shown as it is."""
+        return (self._tools.read(result.text) or []) if self._tools is not None and result.finish_reason == "stop" else []
+
+
+def _spelled(call: ToolCall) -> dict[str, Any]:
+    """A call in OpenAI's shape."""
+    arguments = json.dumps(call.arguments, ensure_ascii=False)
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _finish(result: Result, read: Sequence[dict[str, Any]]) -> str:
+    """An answer that was cut behind a whole call says so."""
+    return "tool_calls" if result.finish_reason == "stop" and (read or result.tool_calls) else result.finish_reason
 
 
 def _chunk(index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None) -> dict[str, Any]:

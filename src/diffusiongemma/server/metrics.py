@@ -13,7 +13,7 @@ __all__ = ["Metrics"]
 
 _PREFIX = "diffusiongemma"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-_GAUGES = frozenset({"waiting", "running", "kv_bytes", "kv_bytes_most", "prefix_bytes", "failure"})
+_GAUGES = frozenset({"waiting", "running", "kv_bytes", "kv_bytes_most", "rows_most", "client_steps", "prefix_bytes", "failure"})
 
 
 class Metrics:

@@ -1,6 +1,7 @@
 """A model with its engine, as the handlers use it."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import anyio.to_thread
 
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.shared import SharedEngine
+from diffusiongemma.model.cache import KVCache
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import Generation
 
@@ -19,6 +21,8 @@ __all__ = ["Served", "public_name"]
 T = TypeVar("T")
 _COLDEST = 1e-4
 """``t_max`` for temperature 0, which must be above 0: the most probable token everywhere."""
+_CHATS = 4
+"""Answers of unsaid length for each row of the engine that a client may wait for at a time."""
 _OPTIONS = (
     "seed", "num_diffusion_steps", "canvas_length", "entropy_bound", "t_min", "t_max", "schedule", "self_conditioning",
     "soft_top_k", "stability",
@@ -94,6 +98,28 @@ class Served:
         """
         bos = self.model.config.text.bos_token_id
         return [*([] if bos is None else [bos]), *self.model.tokenizer.encode(text, allow_special=False)]
+
+    def room(self, prompt: int, canvas: int, steps: int) -> int:
+        """Tokens that an answer may have where nobody says how many: what the model's positions leave.
+
+        Within a row's share of the memory for caches, and of the steps that a client may ask for, so that one long answer keeps
+        nobody waiting; but the checkpoint's own ``max_tokens`` are there in any case.
+
+        Args:
+            prompt: its tokens.
+            canvas: tokens of a canvas.
+            steps: of a canvas.
+        """
+        stats, config = self.engine.stats, self.model.config.text
+        most, usual = config.max_position_embeddings - prompt, -(-self.model.defaults.max_tokens // canvas) * canvas
+        wanted = most
+        if stats.rows_most:
+            share = stats.kv_bytes_most // stats.rows_most
+            slots = bisect_right(
+                range(1, config.max_position_embeddings + 1), share, key=lambda n: KVCache.bytes_of(config, n, self.model.dtype)
+            )
+            wanted = min(slots - prompt, canvas * (stats.client_steps // (_CHATS * stats.rows_most) // steps))
+        return max(min(most, max(wanted, usual)) // canvas * canvas, 1)
 
     def entry(self) -> dict[str, Any]:
         """The model's entry of ``/v1/models``."""
