@@ -1,14 +1,24 @@
 """HumanEval with a hole: one line of each solution is cut out, and the problem's own tests judge what is put there."""
 
+import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusiongemma.errors import InputError
 from diffusiongemma.tasks.base import Example, example_rng
 from diffusiongemma.tasks.python_code import around, infill_prompt
-from diffusiongemma.tasks.sandbox import runs_to_its_end
+from diffusiongemma.tasks.sandbox import passes
 
 __all__ = ["HumanEvalInfill"]
+
+
+def _given(program: str) -> dict[str, Any]:
+    """What the tests may take from the problem itself: its functions by name, and its imports."""
+    body = ast.parse(program).body
+    return {
+        "names": [node.name for node in body if isinstance(node, ast.FunctionDef)],
+        "setup": "\n".join(ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)),
+    }
 
 
 class HumanEvalInfill:
@@ -36,7 +46,8 @@ class HumanEvalInfill:
         detail = example.detail
         if not text.strip():
             return 0.0
-        return float(runs_to_its_end(f"{detail['before']}{text.strip()}{detail['after']}\n{detail['test']}"))
+        program = f"{detail['before']}{text.strip()}{detail['after']}\n"
+        return float(passes(program, detail["test"], names=detail["names"], setup=detail["setup"]))
 
     def _example(self, problem: Mapping[str, Any], seed: int, index: int) -> Example:
         head = str(problem["prompt"])
@@ -50,6 +61,7 @@ class HumanEvalInfill:
             "before": "\n".join([*lines[:row], line[:start]]),
             "after": "\n".join([line[end:], *lines[row + 1 :]]),
             "test": f"{problem['test']}\ncheck({problem['entry_point']})\n",
+            **_given(head + problem["canonical_solution"]),
             "problem": problem["task_id"],
         }
         return Example(infill_prompt(*around(lines, row, start, end)), line[start:end], detail=detail)
