@@ -1,18 +1,24 @@
 """A place in a text that a grammar describes: what may follow, what must, and a short way to the end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from llguidance import LLMatcher
-from torch import Tensor
 
 from diffusiongemma.constraints.search import Path
 from diffusiongemma.constraints.through import Effort, Guide, Way, way_through
 from diffusiongemma.constraints.vocabulary import Vocabulary
+from diffusiongemma.constraints.work import STEP_WORK, Exhausted, Work
 from diffusiongemma.errors import ConstraintError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["Cursor"]
+
+_AT_ONCE = 16
+"""Tokens that the engine looks at in one go: it bounds what it keeps of a text only where it takes tokens for good."""
 
 
 class Cursor:
@@ -25,17 +31,33 @@ class Cursor:
         tokens: the engine behind the tokens so far.
         path: the engine behind the same bytes, one by one; ``ending`` searches from it.
         guide: what is known of the grammar besides.
+        ending: bytes that make the text whole, where some are known.
+        work: what is left to do for its searches, and for those of its copies.
     """
 
-    def __init__(self, vocabulary: Vocabulary, tokens: LLMatcher, path: Path, guide: Guide) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        tokens: LLMatcher,
+        path: Path,
+        guide: Guide,
+        ending: bytes | None = None,
+        work: Work | None = None,
+    ) -> None:
         self._vocabulary = vocabulary
         self._tokens = tokens
         self._path = path  # its tail is the text up to where it was last brought along
         self._guide = guide
         self._text = path.tail
-        self._ending: bytes | None = None
+        self._ending = ending
         self._strayed = 0  # bytes taken since the ending was found that are not its own
+        self._searched = False  # the ending is not the one that was given
         self._stopped = False
+        self._work = Work(STEP_WORK) if work is None else work
+
+    def begin(self, work: int = STEP_WORK) -> None:
+        """From now on the searches of this cursor and its copies may do so much together."""
+        self._work.left = work
 
     @property
     def text(self) -> bytes:
@@ -59,17 +81,19 @@ class Cursor:
 
     def copy(self) -> "Cursor":
         """A cursor at the same place that goes its own way."""
-        other = Cursor(self._vocabulary, self._tokens.deep_copy(), self._path, self._guide)
+        other = Cursor(self._vocabulary, self._tokens.deep_copy(), self._path, self._guide, self._ending, self._work)
         other._text, other._stopped = self._text, self._stopped
-        other._ending, other._strayed = self._ending, self._strayed
+        other._strayed, other._searched = self._strayed, self._searched
         return other
 
-    def allowed(self) -> Tensor:
+    def allowed(self) -> "Tensor":
         """Tokens that may follow: ``[V]`` bool.
 
         Raises:
             ConstraintError: the constraint has grown beyond the engine's limits.
         """
+        import torch  # here, since a process that has cursors for others knows no torch
+
         bits = np.frombuffer(self.packed(), dtype=np.uint8)
         flags = np.unpackbits(bits, count=self._vocabulary.size, bitorder="little")
         return torch.from_numpy(flags).view(torch.bool)
@@ -101,13 +125,17 @@ class Cursor:
         inside = list(tokens[:end])
         if self._stopped:
             return 0
-        count = 0 if self.finished or not inside else self._tokens.validate_tokens(inside)
+        count, behind = 0, self._tokens
+        while count < end and not (count == 0 and self.finished):
+            piece = inside[count : count + _AT_ONCE]
+            taken = behind.validate_tokens(piece)
+            count += taken
+            if taken < len(piece) or count == len(tokens):
+                return count
+            behind = behind.deep_copy() if behind is self._tokens else behind
+            behind.consume_tokens(piece)
         if count < end or end == len(tokens) or tokens[end] not in stops:
             return count
-        if not count:
-            return int(self._tokens.is_accepting())
-        behind = self._tokens.deep_copy()
-        behind.consume_tokens(inside)
         return count + int(behind.is_accepting())
 
     def advance(self, token: int) -> None:
@@ -146,16 +174,19 @@ class Cursor:
         """
         if self.accepting:
             return []
-        for known in self._known():
-            tokens = self._vocabulary.spell(known)
-            if tokens is not None and len(tokens) <= limit:
-                return tokens
+        # A text that has left the ending that was given is likely to have a shorter one.
+        known = self._known(limit) if self._searched or not self._strayed else None
+        if known is not None:
+            return known
         # The search stops at what cannot be written within the limit: few tokens have more than 16 bytes.
-        found = self._guide.find(self._here(), self._text, 64 + 16 * limit)
+        try:
+            found = self._guide.find(self._here().begin(self._work), self._text, 64 + 16 * limit)
+        except Exhausted:
+            return self._known(limit)
         tokens = None if found is None else self._vocabulary.spell(found)
         if tokens is None or len(tokens) > limit:
             return None
-        self._ending, self._strayed = found, 0
+        self._ending, self._strayed, self._searched = found, 0, True
         return tokens
 
     def through(self, given: Sequence[int], limit: int, effort: Effort) -> Way:
@@ -169,17 +200,23 @@ class Cursor:
         if self.finished and given:
             stops = len(given) == 1 and given[0] in self._vocabulary.stop_ids and not self._stopped
             return Way(list(given), True, 1) if stops else Way([], False, 0)
-        return way_through(self._here(), self._text, given, limit, self._vocabulary, self._guide, effort)
+        try:
+            return way_through(self._here().begin(self._work), self._text, given, limit, self._vocabulary, self._guide, effort)
+        except Exhausted:
+            return Way([], False, 0)
 
-    def _known(self) -> Iterator[bytes]:
+    def _known(self, limit: int) -> list[int] | None:
         """The last ending, if it still is one, after what was taken instead of its beginning, or as a whole."""
         if self._ending is None:
-            return
+            return None
         for ending in dict.fromkeys((self._ending[self._strayed :], self._ending)):
             path = self._here().follow(ending)
             if path is not None and path.matcher.is_accepting():
                 self._ending, self._strayed = ending, 0
-                yield ending
+                tokens = self._vocabulary.spell(ending)
+                if tokens is not None and len(tokens) <= limit:
+                    return tokens
+        return None
 
     def _here(self) -> Path:
         """The engine behind the bytes so far."""

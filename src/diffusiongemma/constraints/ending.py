@@ -70,10 +70,13 @@ def close_json(start: Path, limit: int, hints: Hints) -> bytes | None:
         start: the state behind the text so far, with its scanner.
         limit: bytes at most.
         hints: of the schema.
+
+    Raises:
+        Exhausted: there is no work left.
     """
     steps = [_STEPS]
     for bound in _LIMITS:
-        found = _close(Path(start.matcher, start.scanner), min(bound, limit), hints, steps)
+        found = _close(start.begin(), min(bound, limit), hints, steps)
         if found is not None or bound >= limit:
             return found
     return None

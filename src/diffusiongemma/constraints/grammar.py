@@ -15,7 +15,7 @@ from diffusiongemma.constraints.regex import emit, parse
 from diffusiongemma.constraints.scanner import NativeScanner, Scanner
 from diffusiongemma.constraints.schema import prepare
 from diffusiongemma.constraints.search import Path, nearest
-from diffusiongemma.constraints.through import Guide
+from diffusiongemma.constraints.through import Guide, Way
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.errors import ConstraintError
 
@@ -38,12 +38,14 @@ class Grammar:
         constraint: what it was compiled from.
         vocabulary: what it was compiled for.
         shortest: tokens of a short whole text; none shorter was found.
+        ways: through pins that were asked for, with what was asked.
     """
 
     def __init__(self, constraint: Constraint, vocabulary: Vocabulary) -> None:
         source, self._guide = _BUILDERS[constraint.kind](constraint)
         self.constraint = constraint
         self.vocabulary = vocabulary
+        self.ways: dict[object, Way] = {}
         self._scanner = Scanner if constraint.kind.startswith("json") else NativeScanner if constraint.kind == "calls" else None
         self._bytes = _matcher(vocabulary.byte_engine, source, constraint)
         self._tokens = _matcher(vocabulary.engine, source, constraint)
@@ -52,7 +54,8 @@ class Grammar:
 
     def start(self) -> Cursor:
         """A cursor at the beginning of a text."""
-        return Cursor(self.vocabulary, self._tokens.deep_copy(), self.start_path(), self._guide)
+        ending = self.vocabulary.text(self.shortest)
+        return Cursor(self.vocabulary, self._tokens.deep_copy(), self.start_path(), self._guide, ending)
 
     def start_path(self) -> Path:
         """The state at the beginning, byte by byte."""

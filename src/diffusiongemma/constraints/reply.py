@@ -11,16 +11,17 @@ A call's inside and the text of a grammar have cursors of their own; thoughts an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from diffusiongemma.constraints.cursor import Cursor
 from diffusiongemma.constraints.grammar import Grammar
 from diffusiongemma.constraints.vocabulary import Vocabulary
+from diffusiongemma.constraints.work import STEP_WORK
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.text.markup import HEADER, Markup
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ReplyCursor", "ReplyGrammar", "Thoughts"]
 
@@ -95,6 +96,11 @@ class ReplyCursor:
         if inner is not None:
             self._inner = inner.start()
 
+    def begin(self, work: int = STEP_WORK) -> None:
+        """See ``Cursor.begin``."""
+        if self._inner is not None:
+            self._inner.begin(work)
+
     @property
     def accepting(self) -> bool:
         """The reply so far is whole."""
@@ -126,8 +132,10 @@ class ReplyCursor:
         other._inner = None if self._inner is None else self._inner.copy()
         return other
 
-    def allowed(self) -> Tensor:
+    def allowed(self) -> "Tensor":
         """Tokens that may follow: ``[V]`` bool."""
+        import torch  # here, since a process that has cursors for others knows no torch
+
         if self._inner is not None:
             mask = self._inner.allowed()
             if self._state == "call":

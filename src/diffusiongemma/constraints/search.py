@@ -13,6 +13,7 @@ from llguidance import LLMatcher
 from diffusiongemma.constraints.automaton import Automaton
 from diffusiongemma.constraints.scanner import Scanner
 from diffusiongemma.constraints.vocabulary import MARK
+from diffusiongemma.constraints.work import UNLIMITED, Work
 
 __all__ = ["Path", "guesses", "nearest"]
 
@@ -32,20 +33,37 @@ _BITS = [[bit for bit in range(8) if byte >> bit & 1] for byte in range(256)]
 
 @dataclass(frozen=True)
 class Path:
-    """A state of the engine's byte matcher, the JSON around it (None for other texts), and the bytes that led here."""
+    """A state of the engine's byte matcher.
+
+    Attributes:
+        matcher: the state; nothing is done to it that changes it.
+        scanner: the JSON around it; None for other texts.
+        tail: the bytes that led here.
+        again: the last byte, where the state behind it looks like the one before: the next one is then the same, without others.
+        work: what is left to do for the search that made it.
+    """
 
     matcher: LLMatcher
     scanner: Scanner | None
     tail: bytes = b""
     again: bytes = b""
-    """The last byte, where the state behind it looks like the one before: the next one is then the same, without others."""
+    work: Work = UNLIMITED
+
+    def begin(self, work: Work | None = None) -> "Path":
+        """The same state with no bytes that led here, for a search that may do so much; None: as much as this one."""
+        return Path(self.matcher, self.scanner, work=self.work if work is None else work)
 
     def extend(self, text: bytes) -> "Path":
-        """The state behind more bytes, which the engine is known to allow."""
+        """The state behind more bytes, which the engine is known to allow.
+
+        Raises:
+            Exhausted: there is no work left.
+        """
+        self.work.spend()
         matcher = self.matcher.deep_copy()
         matcher.consume_tokens(list(text))
         scanner = self.scanner.copy().push(text) if self.scanner else None
-        return Path(matcher, scanner, self.tail + text)
+        return Path(matcher, scanner, self.tail + text, work=self.work)
 
     def forced(self) -> bytes:
         """Bytes that must come next."""
@@ -76,9 +94,12 @@ def nearest(
         limit: bytes at most.
         patterns: of strings; where one of them knows an end of the open string, that is tried.
         first: the first byte is one of these; None: any.
+
+    Raises:
+        Exhausted: there is no work left.
     """
     layers: defaultdict[int, list[Path]] = defaultdict(list)
-    layers[0].append(Path(start.matcher, start.scanner))
+    layers[0].append(start.begin())
     expanded, most = 0, _EXPANDED
     for length in range(limit + 1):
         alike: defaultdict[object, int] = defaultdict(int)

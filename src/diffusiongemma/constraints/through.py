@@ -30,6 +30,8 @@ _FEW = 2
 """Next bytes up to which all are tried, so that hints are not needed."""
 _HINTS = 3
 _BACKSLASH = 92
+_LONGEST_CHARACTER = 3
+"""Bytes, and so tokens, of a character before its last byte."""
 _MANY = 1 << 20
 _COMMON = bytes(dict.fromkeys(b"ea0 " + bytes(range(32, 127)) + b"\n\t"))
 _OPEN, _CLOSED = b"([{", b")]}"
@@ -68,6 +70,7 @@ class Effort:
         steps: texts looked at between two given tokens.
         total: texts looked at in all.
         escapes: strings in JSON may hold a backslash where nothing asks for one: then a given quote can mean much more.
+        deep: what has most tokens is followed first: a long gap that nothing narrows is crossed at once, others are missed.
     """
 
     alike: int
@@ -77,14 +80,16 @@ class Effort:
     steps: int
     total: int
     escapes: bool
+    deep: bool = False
 
 
 EFFORTS = (
+    Effort(1, 1, 2, 2, 300, 1_000, escapes=False, deep=True),
     Effort(1, 1, 6, 2, 400, 4_000, escapes=False),
     Effort(2, 2, 16, 4, 1_500, 10_000, escapes=False),
     Effort(2, 3, 100, 6, 3_000, 15_000, escapes=True),
 )
-"""Tried in turn, the last only where the others find nothing: milliseconds, half a second, seconds."""
+"""Tried in turn, the last only where the others find nothing: from milliseconds to seconds."""
 AGAIN = Effort(1, 1, 4, 2, 200, 1_000, escapes=False)
 """Where a way is known already, and another one would only be welcome: a tenth of a second at most."""
 
@@ -147,10 +152,13 @@ def way_through(
         vocabulary: of the grammar.
         guide: what is known of the grammar.
         effort: how wide to search.
+
+    Raises:
+        Exhausted: there is no work left.
     """
     if guide.texts is not None:
         return _one_of(guide.texts, text, given, limit, vocabulary)
-    starts = [_Start(Path(start.matcher, start.scanner), (), text)]
+    starts = [_Start(start.begin(), (), text)]
     search = _Search(vocabulary, guide, effort)
     at = 0
     for position, token in enumerate(given):
@@ -222,7 +230,7 @@ class _Search:
     def __init__(self, vocabulary: Vocabulary, guide: Guide, effort: Effort) -> None:
         self._vocabulary, self._guide, self._effort = vocabulary, guide, effort
         self._steps = effort.total
-        self._bytes: dict[object, bytes] = {}  # behind a free state: a few of each kind
+        self._bytes: dict[tuple[object, bool], bytes] = {}  # behind a free state: a few of each kind
 
     def gap(self, starts: Sequence[_Start], count: int, token: int) -> list[_Start]:
         """States behind so many open tokens and a given one, the shortest text first."""
@@ -230,9 +238,9 @@ class _Search:
         goal = b"" if ends or not 0 <= token < self._vocabulary.size else self._vocabulary.token_bytes[token]
         if not ends and not goal:
             return []
-        every = bool(goal) and 0x80 <= goal[0] < 0xC0  # the gap ends within a character, so its last bytes are not ASCII
+        within = bool(goal) and 0x80 <= goal[0] < 0xC0  # the gap ends within a character, so its last bytes are not ASCII
         serial = len(starts)
-        first = [_Node(start, Path(start.path.matcher, start.path.scanner), start.marks, led=start.led) for start in starts]
+        first = [_Node(start, start.path.begin(), start.marks, led=start.led) for start in starts]
         queue = [(0, len(node.start.text), n, node) for n, node in enumerate(first)]
         taken: defaultdict[object, list[int]] = defaultdict(list)
         found: defaultdict[object, dict[int, _Start]] = defaultdict(dict)
@@ -240,16 +248,19 @@ class _Search:
         self._steps -= steps
         while queue and steps:
             least, size, _, node = heapq.heappop(queue)
-            key = _key(node.path)
+            least, key = abs(least), _key(node.path)
             if least and not self._taken(taken[key, node.marks, node.led, least], size, least, count):
                 continue
             steps -= 1
             if node.counts[-1] >> count & 1 and (reached := self._reached(node, count, token, goal)):
                 found[_key(reached.path), node.marks, node.led].setdefault(len(reached.text), reached)
-            for following in self._following(node, key, count, every):
+                if self._effort.deep:
+                    break
+            for following in self._following(node, key, count, within and least >= count - _LONGEST_CHARACTER):
                 if (fewest := self._fewest(following)) <= count:
                     serial += 1
-                    heapq.heappush(queue, (fewest, len(node.start.text) + len(following.path.tail), serial, following))
+                    depth = -fewest if self._effort.deep else fewest
+                    heapq.heappush(queue, (depth, len(node.start.text) + len(following.path.tail), serial, following))
         self._steps += steps
         return self._chosen(list(found.values()))
 
@@ -287,9 +298,9 @@ class _Search:
             end = begin
         before, marks = node.start, _marks(node.marks, path, goal)
         tokens = [*before.tokens, *reversed(tokens)]
-        return _Start(Path(path.matcher, path.scanner), tuple(tokens), before.text + path.tail, marks, node.led)
+        return _Start(path.begin(), tuple(tokens), before.text + path.tail, marks, node.led)
 
-    def _following(self, node: _Node, key: object, count: int, every: bool) -> Iterator[_Node]:
+    def _following(self, node: _Node, key: object, count: int, within: bool) -> Iterator[_Node]:
         path = node.path
         if run := path.forced():
             yield replace(self._extended(node, run[:1]), led=node.led)  # the given token may begin within the run
@@ -297,10 +308,10 @@ class _Search:
         allowed = path.allowed()
         for rank, byte in enumerate(islice(dict.fromkeys(self._hints(node)), _HINTS), 1) if len(allowed) > _FEW else ():
             yield replace(self._extended(node, bytes((byte,))), led=rank)
-        if len(allowed) <= _FREE or every:
+        if len(allowed) <= _FREE:
             few = allowed
         elif node.counts[-1] & ((1 << count) - 1):
-            few = self._few(path, key, allowed)
+            few = self._few(path, key, allowed, within)
             for filler in self._vocabulary.fillers(allowed):
                 if path.matcher.validate_tokens(list(filler)) == len(filler):
                     yield self._extended(node, filler)
@@ -311,13 +322,15 @@ class _Search:
         for byte in few:
             yield self._extended(node, bytes((byte,)))
 
-    def _few(self, path: Path, key: object, allowed: bytes) -> bytes:
+    def _few(self, path: Path, key: object, allowed: bytes, within: bool) -> bytes:
         """Next bytes of a free state, a few of each kind; states that look alike are taken to have the same."""
-        if key not in self._bytes:
+        if (key, within) not in self._bytes:
             escapes = self._effort.escapes or path.scanner is None
             common = bytes(byte for byte in _COMMON if byte in allowed and (escapes or byte != _BACKSLASH))
-            self._bytes[key] = self._some(path, common) or allowed
-        return self._bytes[key]
+            if within:
+                common += bytes(byte for byte in allowed if byte >= 0x80)
+            self._bytes[key, within] = self._some(path, common) or allowed
+        return self._bytes[key, within]
 
     def _some(self, path: Path, allowed: bytes) -> bytes:
         """A few of each kind."""

@@ -5,15 +5,16 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
 from llguidance import LLTokenizer, TokenizerWrapper
-from torch import Tensor
 
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["MARK", "MARK_NAME", "Vocabulary"]
 
@@ -142,8 +143,10 @@ class Vocabulary:
         return self._fillers[allowed]
 
     @cached_property
-    def words(self) -> Tensor:
+    def words(self) -> "Tensor":
         """Tokens that are text: ``[V]`` bool."""
+        import torch  # here, since a process that has cursors for others knows no torch
+
         return torch.tensor([self.is_word(token) for token in range(self.size)])
 
     def is_word(self, token: int) -> bool:

@@ -141,6 +141,7 @@ class HeldRow:
 
     def read(self, tokens: Sequence[int], entropy: Sequence[float], best_of: BestOf) -> tuple[list[int], list[int], bool]:
         """Read a canvas as far as a few replacements lead; behind a position that is not sure nothing is mended."""
+        self._cursor.begin()
         return read_on(self._cursor, tokens, self._left, entropy, best_of, self._stop_ids)
 
     def commit(self, tokens: Sequence[int], best_of: BestOf) -> list[int]:
@@ -149,6 +150,7 @@ class HeldRow:
         Returns:
             ``[L]``: the grammar allows all of it up to the first stop token or to the end of the answer.
         """
+        self._cursor.begin()
         end = min(len(tokens), self._left)
         reader = _Reader(self._cursor.copy(), list(tokens), end, best_of, self._stop_ids)
         reader.run(end)

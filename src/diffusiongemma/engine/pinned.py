@@ -10,10 +10,10 @@ would have been possible.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from diffusiongemma.constraints import Cursor, Grammar, ReplyGrammar
 from diffusiongemma.constraints.through import AGAIN, EFFORTS, Way
+from diffusiongemma.constraints.work import PLAN_WORK
 from diffusiongemma.engine.held import MENDED_A_STEP, BestOf, Held, HeldRow, Rules, read_on, settled
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.errors import ConstraintError
@@ -23,6 +23,8 @@ __all__ = ["PinnedRow", "held_row"]
 SEARCHES_A_STEP, SEARCHES_A_COMMIT = 4, 16
 """Searches for a new plan; a few milliseconds each, and only where the canvas leaves the old one."""
 _ANY = 1 << 14
+_WAYS = 256
+"""Ways through pins that a grammar keeps, from when a request is made to when it gets its row."""
 
 
 def held_row(
@@ -57,7 +59,8 @@ def held_row(
     if not isinstance(grammar, Grammar):
         return grammar.row(max_tokens, stop_ids, given)
     if not given:
-        return HeldRow(grammar.start(), max_tokens, stop_ids)
+        plan = grammar.shortest if len(grammar.shortest) <= max_tokens else None
+        return HeldRow(grammar.start(), max_tokens, stop_ids, plan)
     return PinnedRow(grammar, max_tokens, stop_ids, given, row)
 
 
@@ -108,6 +111,7 @@ class PinnedRow:
         """Read a canvas as far as a few replacements lead; behind a position that is not sure nothing is mended."""
         if self._behind:
             return self._behind.read(tokens, entropy, best_of)
+        self.cursor.begin()
         reading = _Reading(self, tokens, best_of, SEARCHES_A_STEP)
         complete = reading.run(MENDED_A_STEP, settled(entropy))
         at, mended, held = reading.at, reading.tokens, reading.held
@@ -122,6 +126,7 @@ class PinnedRow:
         """Read a canvas to its end, always with a way through the pins behind, and go on there."""
         if self._behind:
             return self._behind.commit(tokens, best_of)
+        self.cursor.begin()
         reading = _Reading(self, tokens, best_of, SEARCHES_A_COMMIT)
         reading.run(len(tokens))
         at, mended = reading.at, reading.tokens
@@ -253,8 +258,19 @@ def _shifted(best_of: BestOf, by: int) -> BestOf:
     return lambda at, allowed: best_of(at + by, allowed)
 
 
-@lru_cache(maxsize=64)  # asked before a request is taken, and again when it gets its row
 def _first_way(grammar: Grammar, limit: int, stop_ids: frozenset[int], given: tuple[int, ...], row: int) -> Way:
+    """The way that was found when the request was made, when it gets its row; the grammar keeps a few."""
+    key = (limit, stop_ids, given)
+    way = grammar.ways.get(key)
+    if way is None:
+        way = _found_way(grammar, limit, stop_ids, given, row)
+        for old in list(grammar.ways)[: len(grammar.ways) + 1 - _WAYS]:
+            grammar.ways.pop(old, None)
+        grammar.ways[key] = way
+    return way
+
+
+def _found_way(grammar: Grammar, limit: int, stop_ids: frozenset[int], given: tuple[int, ...], row: int) -> Way:
     """A way from the start through all pins, and to the end of a text if without pins there is one within the limit."""
     kind, vocabulary = grammar.constraint.kind.replace("_", " "), grammar.vocabulary
     for at, token in enumerate(given):
@@ -263,14 +279,17 @@ def _first_way(grammar: Grammar, limit: int, stop_ids: frozenset[int], given: tu
             raise ConstraintError(f"{pinned}, which ends the text, and others behind it; pin nothing behind a stop token")
         if token != -1 and token not in stop_ids and not (0 <= token < vocabulary.size and vocabulary.token_bytes[token]):
             raise ConstraintError(f"{pinned}, which stands for no bytes; a text of a grammar cannot have it")
+    start = grammar.start()
+    start.begin(PLAN_WORK)
     for effort in EFFORTS:
-        way = grammar.start().through(given, limit, effort)
+        way = start.through(given, limit, effort)
         if way.ends:
             return way
-    short = grammar.start().ending(limit) is None
+    short = len(grammar.shortest) > limit and start.ending(limit) is None
     if short:
         # Too few tokens for any text: as without pins, the answer ends with "length".
-        way = replace(grammar.start().through(given, _ANY, EFFORTS[-1]), ends=False)
+        start.begin(PLAN_WORK)
+        way = replace(start.through(given, _ANY, EFFORTS[-1]), ends=False)
     if way.passed == len(given):
         if short:
             return way

@@ -1,0 +1,124 @@
+"""What a search may do is counted: it ends, whatever it looks for, and an answer does without what it did not find."""
+
+import pytest
+
+from diffusiongemma.constraints import Constraint, Cursor, Vocabulary, compile_grammar
+from diffusiongemma.constraints.search import Path
+from diffusiongemma.constraints.through import EFFORTS
+from diffusiongemma.constraints.work import PLAN_WORK, STEP_WORK, Exhausted, Work
+from tests.constraints.schemas import record, text
+
+MANY = record("*", **{f"f{n}": text(minLength=3) for n in range(12)})
+SLOW = """start: item{60}
+item: "a" | T r3
+r3: r2{20}
+r2: r1{20}
+r1: (P Q){20}
+T: /[0-9]/
+P: /[a-z]/
+Q: /[A-Z]/
+"""
+"""130 bytes that held the engine's thread for 355 s: behind a digit 16,000 letters must follow."""
+
+
+@pytest.fixture(name="looked")
+def _looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Texts that searches looked at."""
+    count = [0]
+    extend = Path.extend
+
+    def counted(self: Path, text: bytes) -> Path:
+        count[0] += 1
+        return extend(self, text)
+
+    monkeypatch.setattr(Path, "extend", counted)
+    return count
+
+
+def behind(vocabulary: Vocabulary, constraint: Constraint, begun: bytes) -> Cursor:
+    cursor = compile_grammar(constraint, vocabulary).start()
+    for token in vocabulary.spell(begun) or []:
+        cursor.advance(token)
+    return cursor
+
+
+def test_work_is_used_up() -> None:
+    work = Work(2)
+    work.spend()
+    work.spend()
+    with pytest.raises(Exhausted):
+        work.spend()
+    endless = Work(-1)
+    for _ in range(5):
+        endless.spend()
+
+
+def test_a_search_that_has_no_work_left_finds_nothing(nano: Vocabulary, looked: list[int]) -> None:
+    cursor = behind(nano, Constraint.json_schema(MANY), b'{"f0": "abcdef", "f1": "xyzabc')
+    cursor.begin(50)
+    looked[0] = 0
+    assert cursor.ending(500) is None
+    assert cursor.ending(500) is None and looked[0] < 60, "the second search had nothing left"
+    cursor.begin(PLAN_WORK)
+    assert cursor.ending(500) is not None
+
+
+def test_copies_share_what_is_left(nano: Vocabulary, looked: list[int]) -> None:
+    cursor = behind(nano, Constraint.json_schema(MANY), b'{"f0": "abcdef", "f1": "xyzabc')
+    cursor.begin(500)
+    looked[0] = 0
+    for _ in range(20):
+        cursor.copy().ending(500)
+    assert looked[0] < 550
+
+
+def test_the_beginning_needs_no_search(nano: Vocabulary, looked: list[int]) -> None:
+    grammar = compile_grammar(Constraint.json_schema(MANY), nano)
+    cursor = grammar.start()
+    looked[0] = 0
+    assert cursor.ending(500) == grammar.shortest and looked[0] <= 1
+    for token in grammar.shortest[:10]:
+        cursor.advance(token)
+    assert cursor.ending(500) == grammar.shortest[10:] and looked[0] <= 4
+
+
+def test_an_ending_that_is_known_serves_where_there_is_no_work_left(nano: Vocabulary) -> None:
+    cursor = behind(nano, Constraint.json_schema(record("*", a=text(minLength=9))), b'{"a": "wwwww')
+    cursor.begin(0)
+    ending = cursor.ending(50)
+    assert ending is not None
+    for token in ending:
+        cursor.advance(token)
+    assert cursor.accepting
+
+
+def test_the_grammar_that_stopped_the_engine_is_given_up(nano: Vocabulary, looked: list[int]) -> None:
+    cursor = behind(nano, Constraint.grammar(SLOW), b"1x")
+    looked[0] = 0
+    assert cursor.ending(200) is None
+    assert looked[0] <= STEP_WORK + 5
+
+
+@pytest.mark.parametrize("position", [1, 3, 50, 200])
+def test_a_pin_within_a_character_is_found(nano: Vocabulary, looked: list[int], position: int) -> None:
+    """It took 9 s and 1 GB to say that the second byte of a character cannot stand at position 50, where it can."""
+    token = nano.id_of(b"\xa1")
+    assert token is not None
+    cursor = compile_grammar(Constraint.regex("(?s:.*)"), nano).start()
+    cursor.begin(PLAN_WORK)
+    looked[0] = 0
+    ways = (cursor.through([-1] * position + [token], 256, effort) for effort in EFFORTS)
+    way = next(way for way in ways if way.ends)
+    assert way.ends and way.tokens[position] == token
+    nano.text(way.tokens).decode()
+    assert looked[0] < 5_000
+
+
+def test_pins_that_cannot_be_are_given_up(nano: Vocabulary, looked: list[int]) -> None:
+    token = nano.id_of(b"\xa1")
+    assert token is not None
+    cursor = compile_grammar(Constraint.regex("[a-z ]*"), nano).start()
+    cursor.begin(PLAN_WORK)
+    looked[0] = 0
+    assert not any(cursor.through([-1] * 50 + [token], 256, effort).ends for effort in EFFORTS)
+    assert looked[0] <= PLAN_WORK + 3
