@@ -11,7 +11,6 @@ from torch import Tensor
 
 import diffusiongemma
 from diffusiongemma import Choice, DiffusionGemmaModel, Predicate, Score
-from diffusiongemma.engine import prefill
 from diffusiongemma.engine.decide import ROWS_A_PASS, Alternatives, chain, decide
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
 from diffusiongemma.evals.decisions import RULES
@@ -133,7 +132,7 @@ def test_a_decision_is_made_in_passes_of_few_rows(stack: Transformer, monkeypatc
     def watched(name: str) -> None:
         real = getattr(stack, name)
 
-        def passed(ids: Tensor, *rest: Any) -> Tensor:
+        def passed(ids: Any, *rest: Any) -> Any:
             assert inside and torch.is_inference_mode_enabled()
             sizes.append(len(ids))
             return real(ids, *rest)
@@ -155,9 +154,9 @@ def test_a_decision_is_made_in_passes_of_few_rows(stack: Transformer, monkeypatc
 
     many = [Alternatives([5, 9, i, 2] * 5, [[7 + i, 2, END], [8 + i, 3, END], [9 + i, END]]) for i in range(20)]
     expected = decide(stack, many, seed=4, draws=3)
-    for name in ("encode", "denoise"):
+    for name in ("encode_rows", "denoise"):
         watched(name)
-    monkeypatch.setattr(prefill, "CHUNK_CPU", 8)
+    monkeypatch.setattr("diffusiongemma.model.cache.CHUNK_CPU", 8)
     monkeypatch.setattr("diffusiongemma.engine.decide.KVCache", Cache)
     found = decide(stack, many, seed=4, draws=3, call=call)
     assert max(sizes) == ROWS_A_PASS and caches == [16, 4]

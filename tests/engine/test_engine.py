@@ -166,14 +166,14 @@ def test_a_saved_model_gives_the_same_answer(model: DiffusionGemmaModel, tmp_pat
 
 def test_long_prompts_are_encoded_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64: a random model turns the last bit of float32 into another token sooner or later."""
-    from diffusiongemma.engine import prefill
+    from diffusiongemma.model import cache
 
     wide = tiny_model(tmp_path, tiny_transformer(scale=0.4, dtype=torch.float64))
     for mode in ("diffusion", "causal"):
-        monkeypatch.setattr(prefill, "CHUNK_CPU", 2048)
+        monkeypatch.setattr(cache, "CHUNK_CPU", 2048)
         whole = [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)]
         for chunk in (1, 4, 9):
-            monkeypatch.setattr(prefill, "CHUNK_CPU", chunk)
+            monkeypatch.setattr(cache, "CHUNK_CPU", chunk)
             assert [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)] == whole
 
 

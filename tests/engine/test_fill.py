@@ -148,9 +148,9 @@ def test_scores_are_read_in_passes_of_few_tokens(monkeypatch: pytest.MonkeyPatch
     prompt, texts = [1, 2, 3] * 5, [[4 + n, 5, 6, 7, 8] * 4 for n in range(6)]
     expected = score.log_probs(model, prompt, texts)
     sizes: list[int] = []
-    encode = model.encode
-    monkeypatch.setattr(model, "encode", lambda ids, *rest: (sizes.append(ids.numel()), encode(ids, *rest))[1])
-    monkeypatch.setattr("diffusiongemma.engine.prefill.CHUNK_CPU", 8)
+    encode = model.encode_rows
+    monkeypatch.setattr(model, "encode_rows", lambda ids, rows: (sizes.append(sum(map(len, ids))), encode(ids, rows))[1])
+    monkeypatch.setattr("diffusiongemma.model.cache.CHUNK_CPU", 8)
     calls: list[int] = []
     found = score.log_probs(model, prompt, texts, lambda work: (work(), calls.append(len(sizes))))
     assert calls == list(range(1, len(sizes) + 1)) and max(sizes) <= 32 and len(sizes) == 2 + 4

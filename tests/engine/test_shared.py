@@ -13,12 +13,12 @@ import torch
 
 from diffusiongemma import Choice
 from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.engine import prefill
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, Result
 from diffusiongemma.engine.request import Request
 from diffusiongemma.engine.shared import SharedEngine, default_kv_bytes
 from diffusiongemma.errors import EngineError, InputError, OptionError, OverloadedError, PromptTooLongError
+from diffusiongemma.model import cache
 from diffusiongemma.model.cache import KVCache
 from tests.tiny import tiny_model, tiny_transformer
 
@@ -78,7 +78,7 @@ def test_an_answer_is_what_it_is_alone(model: DiffusionGemmaModel, shared: Share
 
 
 def test_a_long_prompt_does_not_hold_up_the_others(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill, "CHUNK_CPU", 4)
+    monkeypatch.setattr(cache, "CHUNK_CPU", 4)
     engine = Engine(model.transformer, model.tokenizer, max_rows=4)
     long, short = (*model.requests("abc" * 8, seed=1, **SHORT), *model.requests("a", seed=2, drafts=True, **SHORT))
     engine.add(long, "long")
@@ -103,11 +103,11 @@ def test_prefill_is_rationed(model: DiffusionGemmaModel, monkeypatch: pytest.Mon
 
 
 def test_a_prefix_is_encoded_once_and_changes_nothing(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill, "CHUNK_CPU", 4)
+    monkeypatch.setattr(cache, "CHUNK_CPU", 4)
     prompts = ["abcdefghij", "abcdefghxy", "abcdefgh", "abcd", "zbcdefghij"]
     requests = [request for prompt in prompts for request in model.requests(prompt, seed=3, **SHORT)]
     expected = [told(alone(model, request)) for request in requests]
-    a_block = KVCache.bytes_of(model.config.text, 4, model.dtype)
+    a_block = KVCache.bytes_of(model.config.text, 4, model.dtype, canvas=0, chunk=4)
     shared = SharedEngine(model.transformer, model.tokenizer, prefix_bytes=3 * a_block)
     found = [told(run(shared, request)) for request in requests]
     assert found == expected
@@ -157,9 +157,7 @@ def test_too_much_is_refused_with_the_time_to_wait(model: DiffusionGemmaModel) -
 
 def test_memory_is_known_before_a_row_joins(model: DiffusionGemmaModel) -> None:
     (request,) = model.requests("abc", seed=1, **SHORT)
-    needed = KVCache.bytes_of(model.config.text, 3 + 24, model.dtype)
-    cache = KVCache(model.config.text, 1, 3 + 24, model.dtype, model.device)
-    assert cache.bytes == needed
+    needed = KVCache.bytes_of(model.config.text, 3 + 24, model.dtype, canvas=8, chunk=128)
     shared = SharedEngine(model.transformer, model.tokenizer, kv_bytes=2 * needed)
     most = 0
 

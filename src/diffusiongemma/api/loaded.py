@@ -22,7 +22,7 @@ from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.expected import text_shapes
 from diffusiongemma.model.fast import use_fast_int8
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.sampler import CanvasWindow, SamplingParams
 from diffusiongemma.sampler.params import OWN_FIELD
 from diffusiongemma.text.files import is_there
 from diffusiongemma.text.messages import Message
@@ -199,7 +199,7 @@ class Loaded:
 
         Args:
             batch_size: rows.
-            max_length: tokens a row can hold.
+            max_length: tokens a row can hold; memory is taken as they come.
 
         Raises:
             OptionError: a size below 1.
@@ -233,25 +233,30 @@ class Loaded:
         return self.transformer.encode(token_ids, cache, lengths)
 
     @torch.inference_mode()
-    def denoise(self, canvas: Tensor, cache: KVCache, soft: Tensor | None = None) -> Tensor:
+    def denoise(
+        self, canvas: Tensor, cache: KVCache, soft: Tensor | None = None, canvas_window: CanvasWindow | None = None
+    ) -> Tensor:
         """One bidirectional pass over a canvas; the cache is only read.
 
         Args:
             canvas: ``[B, L]`` int64.
             cache: of B rows.
             soft: ``[B, L, D]``, ``soften`` of the last step's shaped logits; None at the first step.
+            canvas_window: ``shared`` or ``per_position`` (``SamplingParams``); None: the checkpoint's.
 
         Returns:
             ``[B, L, D]`` final hidden states in the model's dtype.
 
         Raises:
             InputError: wrong shape or ids outside the vocabulary.
+            OptionError: an unknown ``canvas_window``.
         """
         self._check_ids(canvas, cache)
+        window = self.defaults.replaced(canvas_window=canvas_window).canvas_window
         expected = (*canvas.shape, self.config.text.hidden_size)
         if soft is not None and soft.shape != expected:
             raise InputError(f"soft has shape {list(soft.shape)}; the canvas needs {list(expected)}")
-        return self.transformer.denoise(canvas, cache, soft)
+        return self.transformer.denoise(canvas, cache, soft, window)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

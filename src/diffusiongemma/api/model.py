@@ -118,10 +118,10 @@ class DiffusionGemmaModel(Rewriting):
                 answer's tokens; None: they do not.
             **options: how the prompt is written, fields of ``PromptOptions``: ``tools``, ``enable_thinking``,
                 ``preserve_thinking``, ``reasoning_effort``, ``chat_template_kwargs``, ``allow_special``, ``raw``. And fields of
-                ``SamplingParams``: ``max_tokens``, ``canvas_length``, ``num_diffusion_steps``, ``seed``, ``entropy_bound``,
-                ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``, ``early_stop``,
-                ``stop_rule``, ``commit``, ``stop``, ``temperature``. Unset ones come from the checkpoint; ``seed`` unset is drawn
-                at random.
+                ``SamplingParams``: ``max_tokens``, ``canvas_length``, ``canvas_window``, ``num_diffusion_steps``, ``seed``,
+                ``entropy_bound``, ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``,
+                ``early_stop``, ``stop_rule``, ``commit``, ``stop``, ``temperature``. Unset ones come from the checkpoint; ``seed``
+                unset is drawn at random.
 
         Yields:
             Draft (each row and denoising step), Commit (text that is final), Done (the row's Result).
@@ -319,7 +319,14 @@ class DiffusionGemmaModel(Rewriting):
         began = time.perf_counter()
         asked = sheets(questions, joint, template, threshold)
         alternatives = self._alternatives(prompt, messages, asked, options)
-        found = decide(self.transformer, alternatives, seed=seed, draws=draws, call=self.engine.call)
+        found = decide(
+            self.transformer,
+            alternatives,
+            seed=seed,
+            draws=draws,
+            canvas_window=self.defaults.canvas_window,
+            call=self.engine.call,
+        )
         pairs = zip(asked, found.probabilities, strict=True)
         decisions = [decision for sheet, probs in pairs for decision in sheet.decisions(probs, threshold)]
         return Decisions(tuple(decisions), found.passes, found.rows, time.perf_counter() - began)

@@ -59,7 +59,14 @@ def serve(
         int | None,
         typer.Option(min=1, help="Most MiB for keys and values, of all models together; unset: a quarter of the memory."),
     ] = None,
-    prefix_mib: Annotated[int, typer.Option(min=0, help="MiB a model keeps of what prompts begin with; 0: nothing.")] = 64,
+    prefix_mib: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="MiB a model keeps of what prompts begin with; 0: nothing; unset: 8,192 tokens (of the 26B in bfloat16 1,760 "
+            "MiB), but no more than a quarter of its part of --kv-mib, and at least 64.",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a pass; unset: as many as there are cores.")] = None,
     dtype: common.DtypeOption = None,
     device: common.DeviceOption = None,
@@ -100,7 +107,8 @@ def serve(
                 memory = (default_kv_bytes(loaded.device) if kv_mib is None else kv_mib << 20) // len(names)
                 engine = SharedEngine(
                     loaded.transformer, loaded.tokenizer,
-                    max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory, prefix_bytes=prefix_mib << 20,
+                    max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory,
+                    prefix_bytes=None if prefix_mib is None else prefix_mib << 20,
                     client_rows=client_rows, client_steps=client_steps,
                 )  # fmt: skip
                 served = Served(public_name(name), loaded, engine)

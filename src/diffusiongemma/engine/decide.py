@@ -35,7 +35,7 @@ from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.kernels import Stream, position_keys, random_ids
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.sampler import CanvasWindow, SamplingParams
 
 __all__ = ["MOST_DRAWS", "OPEN", "Alternatives", "Decided", "Factor", "Rule", "chain", "check_alternatives", "decide"]
 
@@ -129,6 +129,7 @@ def decide(
     seed: int = 0,
     draws: int = 1,
     rule: Rule = chain,
+    canvas_window: CanvasWindow = "shared",
     call: Call = lambda work: work(),
 ) -> Decided:
     """Compare answers, for one question or several at once.
@@ -139,6 +140,7 @@ def decide(
         seed: of the noise.
         draws: of noise; the probabilities are the mean over them.
         rule: which factors make up a probability.
+        canvas_window: what a canvas position sees in sliding layers (``SamplingParams.canvas_window``).
         call: makes each of the passes.
 
     Returns:
@@ -170,7 +172,7 @@ def decide(
         for encode in prefill(model, prompts, cache):
             call(torch.inference_mode()(encode))
         for start in range(0, len(group), at_once):
-            _denoised(model, group[start : start + at_once], cache, prompts, seed, call)
+            _denoised(model, group[start : start + at_once], cache, prompts, seed, canvas_window, call)
             passes += 1
     return Decided([log_NA.softmax(-1).mean(0).tolist() for log_NA in logs], passes, rows)
 
@@ -222,7 +224,13 @@ def _groups(sheets: Sequence[_Sheet], logs: Sequence[Tensor], draws: int, most: 
 
 
 def _denoised(
-    model: Transformer, rows: Sequence[_Row], cache: KVCache, prompts: Sequence[tuple[int, ...]], seed: int, call: Call
+    model: Transformer,
+    rows: Sequence[_Row],
+    cache: KVCache,
+    prompts: Sequence[tuple[int, ...]],
+    seed: int,
+    canvas_window: CanvasWindow,
+    call: Call,
 ) -> None:
     """One pass; the log-probabilities of the factors that are read in it are added to those of their answers."""
     tokens_RL = torch.stack([_noised(row, seed, model.config.text.vocab_size) for row in rows]).to(model.device)
@@ -234,8 +242,8 @@ def _denoised(
 
     @torch.inference_mode()
     def work() -> None:
-        chosen = cache.select([prompts.index(row.sheet.prompt) for row in rows], cache.max_length)
-        hidden = model.denoise(tokens_RL, chosen).flatten(0, 1)
+        chosen = cache.select([prompts.index(row.sheet.prompt) for row in rows])
+        hidden = model.denoise(tokens_RL, chosen, None, canvas_window).flatten(0, 1)
         found.extend(model.logits(hidden[places]).log_softmax(-1)[which_F, token_F].tolist())
 
     call(work)

@@ -24,7 +24,6 @@ from diffusiongemma.engine.events import Commit, Done, Draft, Event, Failed, Tok
 from diffusiongemma.engine.held import Guarded, hold
 from diffusiongemma.engine.pinned import held_row
 from diffusiongemma.engine.pins import last_set
-from diffusiongemma.engine.prefill import prefill_chunk
 from diffusiongemma.engine.prefix import PrefixCache
 from diffusiongemma.engine.request import Request, canvas_length, check
 from diffusiongemma.engine.row import Row, share
@@ -32,7 +31,7 @@ from diffusiongemma.engine.score import alternatives
 from diffusiongemma.engine.turns import Waiting, displaced, first_in_turn
 from diffusiongemma.errors import EngineError, PromptTooLongError, as_error
 from diffusiongemma.kernels import Stream, draw, position_keys
-from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import Canvas, committed, new_canvas, step, temperature
 from diffusiongemma.text.tokenizer import Tokenizer
@@ -84,7 +83,7 @@ class Engine:
         self.model, self._tokenizer = model, tokenizer
         self._max_rows, self._kv_bytes = max_rows, kv_bytes
         self._chunk = prefill_chunk(model.device)
-        self.prefix = PrefixCache(self._chunk, prefix_bytes)
+        self.prefix = PrefixCache(model.config.text, model.dtype, self._chunk, prefix_bytes)
         self.line: deque[Waiting | Row] = deque()
         self.rows: list[Row] = []
         self.counts = Counts()
@@ -96,22 +95,35 @@ class Engine:
 
     @property
     def kv_bytes(self) -> int:
-        """Memory of the rows' caches, with those of the parked ones."""
-        return sum(row.cache.bytes for row in (*self.rows, *self.line) if isinstance(row, Row))
+        """Memory of the rows' caches so far, with those of the parked ones."""
+        return sum(row.cache.bytes for row in self._held_rows())
+
+    @property
+    def promised_bytes(self) -> int:
+        """The most that these caches can grow to."""
+        return sum(self.cache_bytes(row.request, row.cache.max_length) for row in self._held_rows())
+
+    def _held_rows(self) -> list[Row]:
+        return [row for row in (*self.rows, *self.line) if isinstance(row, Row)]
+
+    def cache_bytes(self, request: Request, tokens: int) -> int:
+        """The most memory that the cache of a request takes which may hold so many tokens."""
+        canvas = canvas_length(self.model, request.params) if request.mode == "diffusion" else 1
+        return KVCache.bytes_of(self.model.config.text, tokens, self.model.dtype, canvas=canvas, chunk=self._chunk)
 
     def check(self, request: Request, number: int = 0) -> int:
-        """Refuse what can never run; returns the cache slots it needs.
+        """Refuse what can never run; returns the tokens that its cache must hold.
 
         Raises:
             InputError, PromptTooLongError, OptionError: see ``request.check``; PromptTooLongError also where the memory for
                 caches is too small for it.
         """
         slots = check(self.model, request, number)
-        needed = KVCache.bytes_of(self.model.config.text, slots, self.model.dtype)
+        needed = self.cache_bytes(request, slots)
         if self._kv_bytes is not None and needed > self._kv_bytes:
             raise PromptTooLongError(
-                f"prompt and answer need {slots} cache slots, {needed >> 20} MiB; this server gives all requests together "
-                f"{self._kv_bytes >> 20} MiB. Shorten the prompt or lower max_tokens"
+                f"prompt and answer are {slots} tokens, whose cache takes {needed >> 20} MiB; this server gives all requests "
+                f"together {self._kv_bytes >> 20} MiB. Shorten the prompt or lower max_tokens"
             )
         return slots
 
@@ -125,8 +137,7 @@ class Engine:
             slots: what ``check`` returned for it; None: it is checked here.
         """
         slots = self.check(request, number) if slots is None else slots
-        kv_bytes = KVCache.bytes_of(self.model.config.text, slots, self.model.dtype)
-        self.line.append(Waiting(key, number, request, slots, kv_bytes))
+        self.line.append(Waiting(key, number, request, slots, self.cache_bytes(request, slots)))
 
     def cancel(self, key: object) -> None:
         """Drop all requests of a key; their rows are free at once."""
@@ -192,7 +203,7 @@ class Engine:
 
     def _able(self) -> Iterator[Waiting | Row]:
         """Those that wait and have memory, or get it; where it is short, requests get it in order."""
-        free = None if self._kv_bytes is None else self._kv_bytes - self.kv_bytes
+        free = None if self._kv_bytes is None else self._kv_bytes - self.promised_bytes
         for one in self.line:
             if isinstance(one, Waiting) and free is not None and one.kv_bytes > free:
                 free = -1
@@ -201,15 +212,16 @@ class Engine:
 
     def _join(self, one: Waiting) -> Row:
         key, number, request = one.key, one.number, one.request
-        cache = KVCache(self.model.config.text, 1, one.slots, self.model.dtype, self.model.device)
+        cache = RowCache(self.model.config.text, one.slots, self.model.dtype, self.model.device)
         fixed = 0 if request.pins is None else last_set(request.pins)
         opening = self._tokenizer.markup.opening(request.prompt)
         answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), fixed, opening)
         held = held_row(request.grammar, request.params.max_tokens, request.stop_ids, request.pins, number)
-        found = self.prefix.load(request.prompt, cache)
+        blocks = self.prefix.names(request.prompt)
+        found = self.prefix.load(blocks, cache, len(request.prompt) - 1)
         self.counts.prompt_tokens += len(request.prompt)
         guarded = None if held is None else Guarded(held)
-        return Row(key, number, request, answer, cache, guarded, request.prompt[found:], self._likeness(request))
+        return Row(key, number, request, answer, cache, guarded, request.prompt[found:], blocks, self._likeness(request))
 
     def _likeness(self, request: Request) -> str:
         length = canvas_length(self.model, request.params)
@@ -221,7 +233,7 @@ class Engine:
     def _encode(self) -> Iterator[tuple[Row, Event]]:
         rows, chunks, prompts = [], [], 0
         for row in self.rows:
-            in_prompt = row.cache.used < len(row.request.prompt)
+            in_prompt = row.cache.length < len(row.request.prompt)
             if row.pending and not (in_prompt and self._max_rows is not None and prompts >= PREFILL_ROWS):
                 rows.append(row)
                 chunks.append(row.pending[: self._chunk] if in_prompt else list(row.pending))
@@ -234,8 +246,8 @@ class Engine:
             if row.commit is not None:
                 row.commit.logprobs.extend(self._logprobs(row, chunk, hidden_TD))
             row.last_1D = hidden_TD[-1:]
-            if row.cache.used == len(row.request.prompt):
-                self.prefix.store(row.request.prompt, row.cache)
+            if row.cache.length <= len(row.request.prompt):
+                self.prefix.store(row.blocks, row.cache)
         ready = [row for row in rows if not row.pending]
         for row in ready:
             if row.commit is not None:
@@ -295,7 +307,8 @@ class Engine:
             request.params.stability,
             *(None if given is None else torch.tensor([given], device=device) for given in (pins, starts)),
         )
-        row.soft_1LD, row.view, row.began = None, self.model.view(row.cache, length), time.perf_counter()
+        row.soft_1LD, row.began = None, time.perf_counter()
+        row.metadata = self.model.canvas_metadata(row.cache, length, request.params.canvas_window)
 
     def _denoise(self, rows: Sequence[Row]) -> list[Tensor]:
         """One pass over all canvases; final hidden states ``[L, D]`` of each."""
@@ -303,11 +316,9 @@ class Engine:
             return []
         self.counts.passes += 1
         self.counts.denoising_steps += len(rows)
-        canvases, views = [row.canvas for row in rows], [row.view for row in rows]
-        tokens = [canvas.tokens_BL for canvas in canvases if canvas is not None]
-        return self.model.denoise_rows(
-            tokens, [row.cache for row in rows], [row.soft_1LD for row in rows], [view for view in views if view is not None]
-        )
+        tokens = [row.canvas.tokens_BL for row in rows if row.canvas is not None]
+        metadata = [row.metadata for row in rows if row.metadata is not None]
+        return self.model.denoise_rows(tokens, [row.cache for row in rows], [row.soft_1LD for row in rows], metadata)
 
     def _advance(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Event]]:
         """Step canvases of one length and one set of sampling parameters; commit those that stopped."""
@@ -345,7 +356,7 @@ class Engine:
             if row.failed is not None:
                 continue
             final = finals[at] if row.held is None else row.held.commit(finals[at], partial(self.model.best_of, hidden, at))
-            row.canvas = row.soft_1LD = row.view = None
+            row.canvas = row.soft_1LD = row.metadata = None
             if row.failed is None:
                 yield from _alone(row, self._commit(row, final, steps[at]))
 

@@ -1,6 +1,6 @@
-"""Prompts of a batch into one cache, in passes that always end at the same places.
+"""Prompts of a batch into the rows of one cache, in passes that always end at the same places.
 
-Shapes: B rows, T prompt tokens, D hidden.
+Shapes: B rows, D hidden.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,41 +9,25 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.cache import KVCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
 
-__all__ = ["encode_prompts", "prefill", "prefill_chunk"]
-
-CHUNK, CHUNK_CPU = 1024, 128
-"""Prompt tokens of a row in one pass."""
-
-
-def prefill_chunk(device: torch.device) -> int:
-    """Prompt tokens of a row in one pass: the same whatever else runs, so that the bits are."""
-    return CHUNK_CPU if device.type == "cpu" else CHUNK
+__all__ = ["encode_prompts", "prefill"]
 
 
 def prefill(model: Transformer, prompts: Sequence[Sequence[int]], cache: KVCache) -> Iterator[Callable[[], Tensor]]:
     """The passes of a prefill in turn, to be made one by one; each returns the rows' last hidden states so far ``[B, D]``."""
-    lengths = torch.tensor([len(ids) for ids in prompts], device=model.device)
-    longest = int(lengths.max())
-    padded = torch.zeros(len(prompts), longest, dtype=torch.int64)
-    for row, ids in enumerate(prompts):
-        padded[row, : len(ids)] = torch.tensor(ids)
-    padded = padded.to(model.device)
-    last: Tensor | None = None
+    last: dict[int, Tensor] = {}
     width = prefill_chunk(model.device)
 
     def encode(start: int) -> Tensor:
-        nonlocal last
-        chunk = padded[:, start : start + width]
-        here = (lengths - start).clamp(0, chunk.shape[1])
-        hidden = model.encode(chunk, cache, here)
-        ends = hidden[torch.arange(len(prompts), device=model.device), (here - 1).clamp(min=0)]
-        last = ends if last is None else torch.where((here > 0)[:, None], ends, last)
-        return last
+        going = [row for row, ids in enumerate(prompts) if len(ids) > start]
+        chunks = [prompts[row][start : start + width] for row in going]
+        for row, hidden_TD in zip(going, model.encode_rows(chunks, [cache.rows[row] for row in going]), strict=True):
+            last[row] = hidden_TD[-1]
+        return torch.stack([last[row] for row in range(len(prompts))])
 
-    for start in range(0, longest, width):
+    for start in range(0, max(map(len, prompts)), width):
         yield partial(encode, start)
 
 

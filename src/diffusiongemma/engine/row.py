@@ -12,8 +12,8 @@ from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.events import Commit
 from diffusiongemma.engine.held import Guarded
 from diffusiongemma.engine.request import Request
-from diffusiongemma.model.cache import KVCache
-from diffusiongemma.model.transformer import View
+from diffusiongemma.model.cache import RowCache
+from diffusiongemma.model.transformer import PassMetadata
 from diffusiongemma.sampler import Canvas
 
 __all__ = ["Row", "share"]
@@ -28,16 +28,17 @@ class Row:
         number: the row number in its events.
         request: what was asked.
         answer: what is there of it.
-        cache: of one row.
+        cache: its own.
         held: its place in its grammar or rules.
         pending: tokens to encode before anything else.
+        blocks: names of the prompt's blocks in the prefix cache.
         likeness: rows for which it is equal step together.
         last_1D: hidden state of the last token encoded.
         hidden_LD: of the canvas, from the last pass.
         index: which canvas.
         canvas: on which it denoises; None while it encodes.
         soft_1LD: expected embedding of the last step.
-        view: of the canvas.
+        metadata: of the canvas.
         began: when the canvas began.
         commit: an event that waits for its log-probabilities.
         placed: since when it has a place among the rows that step.
@@ -48,16 +49,17 @@ class Row:
     number: int
     request: Request
     answer: Answer
-    cache: KVCache
+    cache: RowCache
     held: Guarded | None
     pending: list[int]
+    blocks: list[bytes]
     likeness: str
     last_1D: Tensor | None = None
     hidden_LD: Tensor | None = None
     index: int = 0
     canvas: Canvas | None = None
     soft_1LD: Tensor | None = None
-    view: View | None = None
+    metadata: PassMetadata | None = None
     began: float = 0.0
     commit: Commit | None = None
     placed: float = 0.0

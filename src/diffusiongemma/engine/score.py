@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.engine.events import TokenLogprob
-from diffusiongemma.engine.prefill import prefill, prefill_chunk
-from diffusiongemma.model.cache import KVCache
+from diffusiongemma.engine.prefill import prefill
+from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
 
 __all__ = ["alternatives", "log_probs"]
@@ -44,34 +44,34 @@ def log_probs(
     if not longest:
         return [[] for _ in texts]
     cache = KVCache(model.config.text, 1, len(prompt) + longest, model.dtype, model.device)
-    last_BD, found = torch.empty(0), list[Tensor]()
-    ids_BT = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=model.device)
     most = min(LOGITS_BYTES // (4 * model.config.text.vocab_size), PASS_ROWS * prefill_chunk(model.device))
     chunk = max(1, most // len(texts))
+    rows: list[RowCache] = []
+    last: list[Tensor] = []
+    found: list[list[float]] = [[] for _ in texts]
 
     @torch.inference_mode()
     def read(encode: Callable[[], Tensor]) -> None:
-        nonlocal last_BD
-        last_BD = encode()
+        last[:] = [encode()] * len(texts)
 
     @torch.inference_mode()
     def score(start: int) -> None:
-        nonlocal last_BD, cache
-        if not start:
-            cache = cache.select([0] * len(texts), cache.max_length)
-            last_BD = last_BD.expand(len(texts), -1)
-        here_BT = ids_BT[:, start : start + chunk]
-        hidden_BTD = model.encode(here_BT, cache)
-        # Each token is foretold by the state before it.
-        before_BTD = torch.cat((last_BD[:, None], hidden_BTD[:, :-1]), dim=1)
-        found.append(_chosen(model.logits(before_BTD), here_BT))
-        last_BD = hidden_BTD[:, -1]
+        rows[:] = rows or [cache.rows[0].fork() for _ in texts]
+        going = [row for row, text in enumerate(texts) if len(text) > start]
+        here = [texts[row][start : start + chunk] for row in going]
+        hidden = model.encode_rows(here, [rows[row] for row in going])
+        # Each token is predicted by the state before it.
+        before = [torch.cat((last[row], hidden_TD[:-1])) for row, hidden_TD in zip(going, hidden, strict=True)]
+        logs = iter(_chosen(model.logits(torch.cat(before)), [token for ids in here for token in ids]))
+        for row, ids, hidden_TD in zip(going, here, hidden, strict=True):
+            found[row] += [next(logs) for _ in ids]
+            last[row] = hidden_TD[-1:]
 
     for encode in prefill(model, [prompt], cache):
         call(partial(read, encode))
     for start in range(0, longest, chunk):
         call(partial(score, start))
-    return [row[: len(text)] for row, text in zip(torch.cat(found, dim=1).tolist(), texts, strict=True)]
+    return found
 
 
 @torch.inference_mode()
@@ -96,6 +96,8 @@ def alternatives(model: Transformer, before_TD: Tensor, ids: Sequence[int], top:
     return found
 
 
-def _chosen(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
-    """Log-probabilities ``[B, T]`` of the ids."""
-    return logits_BTV.gather(-1, ids_BT[..., None]).squeeze(-1) - logits_BTV.logsumexp(-1)
+def _chosen(logits_TV: Tensor, ids: Sequence[int]) -> list[float]:
+    """Log-probabilities of the ids."""
+    ids_T1 = torch.tensor(ids, device=logits_TV.device)[:, None]
+    log_probs: list[float] = (logits_TV.gather(-1, ids_T1).squeeze(-1) - logits_TV.logsumexp(-1)).tolist()
+    return log_probs

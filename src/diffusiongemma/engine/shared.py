@@ -19,9 +19,10 @@ import torch
 
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Done, Event, Failed
+from diffusiongemma.engine.prefix import default_prefix_bytes
 from diffusiongemma.engine.request import Request, most_steps
 from diffusiongemma.errors import EngineError, InputError, OptionError, OverloadedError, as_error
-from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.cache import RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.text.tokenizer import Tokenizer
 
@@ -109,7 +110,7 @@ class SharedEngine:
         max_batch: most rows at a time.
         max_waiting: most requests that wait for a row.
         kv_bytes: most memory of the rows' caches together; None: ``default_kv_bytes``.
-        prefix_bytes: most memory of the prefix cache; 0: none.
+        prefix_bytes: most memory of the prefix cache; 0: none; None: ``default_prefix_bytes``.
         client_rows: most requests of a client that run or wait; None: all but ``max_batch``, which are kept for others.
         client_steps: most steps that the requests of a client may take together (``request.most_steps``).
 
@@ -125,13 +126,13 @@ class SharedEngine:
         max_batch: int = 8,
         max_waiting: int = 64,
         kv_bytes: int | None = None,
-        prefix_bytes: int = 64 << 20,
+        prefix_bytes: int | None = None,
         client_rows: int | None = None,
         client_steps: int = CLIENT_STEPS,
     ) -> None:
         if min(client_steps, 1 if client_rows is None else client_rows) < 1:
             raise OptionError(f"client_rows is {client_rows} and client_steps {client_steps}; at least 1 of each is needed")
-        if max_batch < 1 or max_waiting < 0 or prefix_bytes < 0 or (kv_bytes is not None and kv_bytes < 1):
+        if max_batch < 1 or max_waiting < 0 or (prefix_bytes or 0) < 0 or (kv_bytes is not None and kv_bytes < 1):
             raise OptionError(
                 f"max_batch is {max_batch}, max_waiting {max_waiting}, kv_bytes {kv_bytes}, prefix_bytes {prefix_bytes}; "
                 "at least 1, 0, 1 and 0 are needed"
@@ -139,6 +140,8 @@ class SharedEngine:
         self._most_bytes = kv_bytes or default_kv_bytes(model.device)
         self._max_batch, self._bound = max_batch, max_batch + max_waiting
         self._client_rows, self._client_steps = client_rows or max(max_batch, max_waiting), client_steps
+        if prefix_bytes is None:
+            prefix_bytes = default_prefix_bytes(model.config.text, model.dtype, prefill_chunk(model.device), self._most_bytes)
         self._engine = Engine(model, tokenizer, max_rows=max_batch, kv_bytes=self._most_bytes, prefix_bytes=prefix_bytes)
         self._changed = threading.Condition()
         self._incoming: deque[Ticket] = deque()
@@ -361,7 +364,7 @@ class SharedEngine:
         """After a failure: whether the model computes at all; raises what it does instead."""
         model = self._engine.model
         with torch.inference_mode():
-            cache = KVCache(model.config.text, 1, 1, model.dtype, model.device)
+            cache = RowCache(model.config.text, 1, model.dtype, model.device)
             model.logits(model.encode_rows([[0]], [cache])[0]).argmax(-1).tolist()
 
     def _cancel(self, ticket: Ticket) -> None:

@@ -3,6 +3,7 @@
 ``reference`` holds the plain implementations; a faster one is proved against it and then chosen here.
 """
 
+from diffusiongemma.kernels.attend import KeysValues, Mask, attention
 from diffusiongemma.kernels.dispatch import (
     Choice,
     Kernels,
@@ -19,7 +20,6 @@ from diffusiongemma.kernels.draws import Stream, position_keys, random_ids
 from diffusiongemma.kernels.reference import (
     STEADY_ROWS,
     Statistics,
-    attention,
     by_expert,
     draw,
     entropy,
@@ -33,6 +33,8 @@ __all__ = [
     "STEADY_ROWS",
     "Choice",
     "Kernels",
+    "KeysValues",
+    "Mask",
     "PackedRows",
     "Statistics",
     "Stream",

@@ -20,6 +20,7 @@ __all__ = [
     "STEADY_ROWS",
     "Statistics",
     "attention",
+    "attention_lse",
     "by_expert",
     "canvas_head",
     "draw",
@@ -65,22 +66,37 @@ def rotate(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
     return x_BTNH * cos_BTH.unsqueeze(-2) + turned * sin_BTH.unsqueeze(-2)
 
 
-def attention(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1TS: Tensor | None) -> Tensor:
-    """Softmax attention with scale 1; ``mask`` is True where a query sees a key, None where all see all.
+def attention(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1TS: Tensor | str | None) -> Tensor:
+    """Softmax attention with scale 1 over keys in one piece; masks as in ``kernels.attend.Mask``.
 
     Returns:
         ``[B, T, N * H]``.
     """
-    groups = q_BTNH.shape[2] // k_BSKH.shape[2]
     out = F.scaled_dot_product_attention(
         q_BTNH.transpose(1, 2),
         k_BSKH.transpose(1, 2),
         v_BSKH.transpose(1, 2),
-        attn_mask=mask_B1TS,
+        attn_mask=mask_B1TS if isinstance(mask_B1TS, Tensor) else None,
+        is_causal=isinstance(mask_B1TS, str),
         scale=1.0,
-        enable_gqa=groups > 1,
+        enable_gqa=q_BTNH.shape[2] > k_BSKH.shape[2],
     )
     return out.transpose(1, 2).flatten(2)
+
+
+def attention_lse(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """Softmax attention with scale 1, and the logarithm of each query's mass; all scores are in memory, in float32.
+
+    Returns:
+        ``[B, N, T, H]`` in q's dtype and ``[B, N, T]`` in the scores' dtype.
+    """
+    groups = q_BNTH.shape[1] // k_BKSH.shape[1]
+    k_BNSH, v_BNSH = k_BKSH.repeat_interleave(groups, 1), v_BKSH.repeat_interleave(groups, 1)
+    scores = q_BNTH @ k_BNSH.transpose(-1, -2)
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+    return scores.softmax(-1).to(q_BNTH.dtype) @ v_BNSH, scores.logsumexp(-1)
 
 
 def by_expert(index_TX: Tensor) -> tuple[Tensor, Tensor]:

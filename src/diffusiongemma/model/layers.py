@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusiongemma import kernels, quant
-from diffusiongemma.model.cache import Context, Role
+from diffusiongemma.model.attention import AttentionContext, Role
 from diffusiongemma.model.config import LayerConfig, TextConfig
 from diffusiongemma.model.packable import Packable
 
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(layer.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(layer.head_dim, config.rms_norm_eps)
 
-    def forward(self, x_BTD: Tensor, role: Role, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, context: Context) -> Tensor:
+    def forward(self, x_BTD: Tensor, role: Role, cos_sin: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
         """``[B, T, D] -> [B, T, D]``; encoding stores keys and values in the context, denoising only reads it."""
         split = (*x_BTD.shape[:2], -1, self.head_dim)
         q = self.q_proj(x_BTD).view(split)
@@ -124,7 +124,7 @@ class Attention(nn.Module):
         q = kernels.rotate(self.q_norm(q), *cos_sin)
         k = kernels.rotate(self.k_norm(k), *cos_sin)
         v = kernels.rms_norm(v, None, self.eps)
-        out: Tensor = self.o_proj(context.attend(self.index, role, q, k, v, mask))
+        out: Tensor = self.o_proj(context.attend(self.index, role, q, k, v))
         return out
 
 
@@ -187,9 +187,9 @@ class Layer(nn.Module):
         self.register_buffer("layer_scalar", torch.ones(1))
         self.register_buffer("encoder_layer_scalar", torch.ones(1))
 
-    def forward(self, x_BTD: Tensor, role: Role, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None, context: Context) -> Tensor:
+    def forward(self, x_BTD: Tensor, role: Role, cos_sin: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
         """``[B, T, D] -> [B, T, D]``."""
-        attended = self.self_attn(self.input_layernorm(x_BTD), role, cos_sin, mask, context)
+        attended = self.self_attn(self.input_layernorm(x_BTD), role, cos_sin, context)
         residual = x_BTD + self.post_attention_layernorm(attended)
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(residual)))
         flat_TD = residual.flatten(0, 1)

@@ -11,25 +11,30 @@ from torch import Tensor, nn
 
 from diffusiongemma import kernels
 from diffusiongemma.kernels import Kernels, Statistics
-from diffusiongemma.model.cache import Context, KVCache, Part, Role, Rows
+from diffusiongemma.model.attention import AttentionContext, RaggedBatch, Role, Segment
+from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.config import ModelConfig, RopeConfig
 from diffusiongemma.model.layers import Embedding, Layer, RMSNorm, SelfConditioning
 from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 from diffusiongemma.model.packable import Packable
 from diffusiongemma.quant import PackedWeight
+from diffusiongemma.sampler import CanvasWindow
 
-__all__ = ["Transformer", "View"]
+__all__ = ["PassMetadata", "Tables", "Transformer"]
+
+Tables = dict[str, tuple[Tensor, Tensor]]
+"""Layer type to cosines and sines ``[B, T, H]``."""
 
 
-class View(NamedTuple):
-    """Where tokens stand and what they see.
+class PassMetadata(NamedTuple):
+    """What all passes over one canvas share.
 
     Attributes:
-        tables: layer type to cosines and sines ``[B, T, H]``.
-        masks: layer type to mask.
+        tables: where its tokens stand.
+        masks: what they see.
     """
 
-    tables: dict[str, tuple[Tensor, Tensor]]
+    tables: Tables
     masks: Masks
 
 
@@ -91,105 +96,120 @@ class Transformer(nn.Module):
         Raises:
             InputError: the cache has no room.
         """
-        tokens = ids_BT.shape[1]
-        slots = cache.reserve(tokens)
-        positions = cache.lengths[:, None] + torch.arange(tokens, device=ids_BT.device)
-        masks = encode_masks(self.config.text, cache.lengths, tokens, slots)
-        hidden = self.stack(self.embed(ids_BT), Role.ENCODE, View(self.rotary(positions, self.dtype), masks), cache)
-        cache.advance(torch.full_like(cache.lengths, tokens) if lengths_B is None else lengths_B)
+        rows, tokens = ids_BT.shape
+        lengths = [tokens] * rows if lengths_B is None else lengths_B.tolist()
+        for each, new in zip(cache.rows, lengths, strict=True):
+            each.check_room(new)
+        hidden = torch.zeros(rows, tokens, self.config.text.hidden_size, dtype=self.dtype, device=self.device)
+        chunk = prefill_chunk(self.device)
+        for start in range(0, max(lengths), chunk):
+            ends = [min(new, start + chunk) for new in lengths]
+            going = [row for row, end in enumerate(ends) if end > start]
+            ids = [ids_BT[row, start : ends[row]] for row in going]
+            found = self._encode(ids, [cache.rows[row] for row in going])
+            for place, hidden_TD in zip(going, found, strict=True):
+                hidden[place, start : ends[place]] = hidden_TD
         return hidden
 
-    def encode_rows(self, ids: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> list[Tensor]:
+    def encode_rows(self, ids: Sequence[Sequence[int]], caches: Sequence[RowCache]) -> list[Tensor]:
         """``encode`` for rows of any lengths in one pass, each with a cache of its own.
 
         Args:
-            ids: token ids of each row.
-            caches: of one row each.
+            ids: token ids of each row, at least one.
+            caches: of each row.
 
         Returns:
             ``[T, D]`` final hidden states of each row.
+
+        Raises:
+            InputError: a cache has no room.
         """
-        slots = [cache.reserve(len(row)) for row, cache in zip(ids, caches, strict=True)]
-        positions = [
-            cache.lengths[:, None] + torch.arange(len(row), device=self.device) for row, cache in zip(ids, caches, strict=True)
-        ]
-        masks = [
-            encode_masks(self.config.text, cache.lengths, len(row), end) for row, cache, end in zip(ids, caches, slots, strict=True)
-        ]
-        parts = [Part(cache, len(row), mask) for row, cache, mask in zip(ids, caches, masks, strict=True)]
-        flat_1T = torch.tensor([[token for row in ids for token in row]], device=self.device)
-        tables = self.rotary(self._filled(torch.cat(positions, dim=1)), self.dtype)
-        hidden = self._rows(self.embed(self._filled(flat_1T)), Role.ENCODE, tables, parts)
         for row, cache in zip(ids, caches, strict=True):
-            cache.advance(torch.full_like(cache.lengths, len(row)))
+            cache.check_room(len(row))
+        return self._encode([torch.tensor(row, device=self.device) for row in ids], caches)
+
+    def _encode(self, ids: Sequence[Tensor], caches: Sequence[RowCache]) -> list[Tensor]:
+        config, segments, positions = self.config.text, [], list[int]()
+        for new, cache in zip(map(len, ids), caches, strict=True):
+            masks = encode_masks(config, cache.length, new, self.device, joined=cache.joined(new))
+            segments.append(Segment(cache, new, masks))
+            positions += range(cache.length, cache.length + new)
+        tables = self.rotary(self._filled(torch.tensor([positions], device=self.device)), self.dtype)
+        hidden = self._ragged(self.embed(self._filled(_joined(ids, 0)[None])), Role.ENCODE, tables, segments)
+        for segment in segments:
+            segment.cache.advance(segment.tokens)
         return hidden
 
-    def denoise_rows(
-        self, canvases: Sequence[Tensor], caches: Sequence[KVCache], softs: Sequence[Tensor | None], views: "Sequence[View]"
-    ) -> list[Tensor]:
-        """``denoise`` for rows of any lengths in one pass, each with a cache of its own.
-
-        Args:
-            canvases: ``[1, L]`` int64 token ids of each row.
-            caches: of one row each.
-            softs: ``[1, L, D]`` of each row, None at its first step.
-            views: of each row's cache and canvas.
-
-        Returns:
-            ``[L, D]`` final hidden states of each row.
-        """
-        if len(canvases) == 1 and not canvases[0].shape[1] % kernels.STEADY_ROWS:
-            return [self.denoise(canvases[0], caches[0], softs[0], views[0])[0]]
-        embeds = self.embed(self._filled(torch.cat(list(canvases), dim=1)))
-        soft = None
-        if any(row is not None for row in softs):
-            given = [
-                embeds.new_zeros(*canvas.shape, embeds.shape[-1]) if row is None else row
-                for row, canvas in zip(softs, canvases, strict=True)
-            ]
-            soft = self._filled(torch.cat(given, dim=1))
-        x = self.self_conditioning.combine(embeds, torch.zeros_like(embeds) if soft is None else soft)
-        tables = {
-            kind: (
-                self._filled(torch.cat([v.tables[kind][0] for v in views], 1)),
-                self._filled(torch.cat([v.tables[kind][1] for v in views], 1)),
-            )
-            for kind in views[0].tables
-        }
-        parts = [Part(cache, canvas.shape[1], view.masks) for cache, canvas, view in zip(caches, canvases, views, strict=True)]
-        return self._rows(x, Role.DENOISE, tables, parts)
-
-    def _rows(self, x_1TD: Tensor, role: Role, tables: dict[str, tuple[Tensor, Tensor]], parts: Sequence[Part]) -> list[Tensor]:
-        kinds = self.config.text.layer_types
-        hidden = self.stack(x_1TD, role, View(tables, dict.fromkeys(kinds)), Rows(kinds, parts))[0]
-        lengths = [part.tokens for part in parts]
-        return list(torch.split(hidden[: sum(lengths)], lengths))
-
-    def view(self, cache: KVCache, length: int) -> "View":
-        """What all passes over one canvas share."""
-        positions = cache.lengths[:, None] + torch.arange(length, device=cache.lengths.device)
-        masks = denoise_masks(self.config.text, cache.lengths, length, cache.used, cache.even)
-        return View(self.rotary(positions, self.dtype), masks)
-
-    def denoise(self, canvas_BL: Tensor, cache: KVCache, soft_BLD: Tensor | None = None, view: "View | None" = None) -> Tensor:
+    def denoise(
+        self, canvas_BL: Tensor, cache: KVCache, soft_BLD: Tensor | None = None, canvas_window: CanvasWindow = "shared"
+    ) -> Tensor:
         """Run the bidirectional role over a canvas; the cache is only read.
 
         Args:
             canvas_BL: ``[B, L]`` int64 token ids.
             cache: the context; row b's canvas stands at positions ``lengths[b] ...``.
             soft_BLD: ``[B, L, D]``, the last step's expected embedding (``soften``); None at the first step.
-            view: of this cache and length, made once for all passes over a canvas; None makes one.
+            canvas_window: what a canvas position sees in sliding layers (``masks``).
 
         Returns:
             ``[B, L, D]`` final hidden states.
         """
-        view = view or self.view(cache, canvas_BL.shape[1])
-        return self.stack(self.canvas_embeds(canvas_BL, soft_BLD), Role.DENOISE, view, cache)
+        canvases = torch.split(canvas_BL, 1)
+        softs: Sequence[Tensor | None] = [None] * len(canvases) if soft_BLD is None else torch.split(soft_BLD, 1)
+        metadata = {row: self.canvas_metadata(row, canvas_BL.shape[1], canvas_window) for row in set(cache.rows)}
+        return torch.stack(self.denoise_rows(canvases, cache.rows, softs, [metadata[row] for row in cache.rows]))
 
-    def stack(self, x_BTD: Tensor, role: Role, view: "View", context: Context) -> Tensor:
+    def canvas_metadata(self, cache: RowCache, length: int, canvas_window: CanvasWindow = "shared") -> PassMetadata:
+        """What all passes over one canvas of a length share."""
+        positions = torch.arange(cache.length, cache.length + length, device=self.device)[None]
+        masks = denoise_masks(self.config.text, cache.length, length, self.device, canvas_window)
+        return PassMetadata(self.rotary(positions, self.dtype), masks)
+
+    def denoise_rows(
+        self,
+        canvases: Sequence[Tensor],
+        caches: Sequence[RowCache],
+        softs: Sequence[Tensor | None],
+        metadata: Sequence[PassMetadata],
+    ) -> list[Tensor]:
+        """``denoise`` for canvases of any lengths in one pass.
+
+        Args:
+            canvases: ``[1, L]`` int64 token ids of each row.
+            caches: of each row; several rows may stand after the same context.
+            softs: ``[1, L, D]`` of each row, None at its first step.
+            metadata: of each row's cache and canvas (``canvas_metadata``).
+
+        Returns:
+            ``[L, D]`` final hidden states of each row.
+        """
+        ids = self._filled(_joined(canvases))
+        soft = None
+        if any(row is not None for row in softs):
+            blank_D = torch.zeros(self.config.text.hidden_size, dtype=self.dtype, device=self.device)
+            rows = zip(softs, canvases, strict=True)
+            soft = self._filled(_joined([blank_D.expand(*canvas.shape, -1) if row is None else row for row, canvas in rows]))
+        tables = {
+            kind: (
+                self._filled(_joined([each.tables[kind][0] for each in metadata])),
+                self._filled(_joined([each.tables[kind][1] for each in metadata])),
+            )
+            for kind in metadata[0].tables
+        }
+        lengths = [canvas.shape[1] for canvas in canvases]
+        masks = [each.masks for each in metadata]
+        segments = [Segment(*row) for row in zip(caches, lengths, masks, strict=True)]
+        return self._ragged(self.canvas_embeds(ids, soft), Role.DENOISE, tables, segments)
+
+    def _ragged(self, x_1TD: Tensor, role: Role, tables: Tables, segments: Sequence[Segment]) -> list[Tensor]:
+        hidden = self.stack(x_1TD, role, tables, RaggedBatch(self.config.text.layer_types, segments))[0]
+        lengths = [segment.tokens for segment in segments]
+        return list(torch.split(hidden[: sum(lengths)], lengths))
+
+    def stack(self, x_BTD: Tensor, role: Role, tables: Tables, context: AttentionContext) -> Tensor:
         """All layers and the last norm over embeddings that are ready."""
         for kind, layer in zip(self.config.text.layer_types, self.layers, strict=True):
-            x_BTD = layer(x_BTD, role, view.tables[kind], view.masks[kind], context)
+            x_BTD = layer(x_BTD, role, tables[kind], context)
         out: Tensor = self.norm(x_BTD)
         return out
 
@@ -253,7 +273,7 @@ class Transformer(nn.Module):
         probs = shaped_BLV.softmax(dim=-1, dtype=torch.float32).to(self.dtype)
         return self.embed_tokens.mix(probs) * self._embed_scale()
 
-    def rotary(self, positions_BT: Tensor, dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
+    def rotary(self, positions_BT: Tensor, dtype: torch.dtype) -> Tables:
         """Cosine and sine tables ``[B, T, H]`` for each layer type; angles are computed in float32."""
         tables = {}
         text = self.config.text
@@ -273,6 +293,10 @@ class Transformer(nn.Module):
 
     def _embed_scale(self) -> float:
         return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype).item()
+
+
+def _joined(rows: Sequence[Tensor], dim: int = 1) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(list(rows), dim=dim)
 
 
 def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:

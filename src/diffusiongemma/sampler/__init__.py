@@ -4,7 +4,18 @@
 """
 
 from diffusiongemma.sampler.canvas import Canvas, new_canvas
-from diffusiongemma.sampler.params import CommitRule, SamplingParams
+from diffusiongemma.sampler.params import CanvasWindow, CommitRule, SamplingParams
 from diffusiongemma.sampler.step import accept, committed, relevant, step, temperature
 
-__all__ = ["Canvas", "CommitRule", "SamplingParams", "accept", "committed", "new_canvas", "relevant", "step", "temperature"]
+__all__ = [
+    "Canvas",
+    "CanvasWindow",
+    "CommitRule",
+    "SamplingParams",
+    "accept",
+    "committed",
+    "new_canvas",
+    "relevant",
+    "step",
+    "temperature",
+]

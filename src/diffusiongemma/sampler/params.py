@@ -8,12 +8,13 @@ from typing import Any, Literal, get_args
 
 from diffusiongemma.errors import ConfigError, OptionError
 
-__all__ = ["OWN_FIELD", "CommitRule", "SamplingParams", "Schedule", "StopRule"]
+__all__ = ["OWN_FIELD", "CanvasWindow", "CommitRule", "SamplingParams", "Schedule", "StopRule"]
 
 CommitRule = Literal["best", "canvas", "accepted"]
 Schedule = Literal["linear", "cosine"]
 StopRule = Literal["canvas", "answer"]
-_CHOICES = {"commit": CommitRule, "schedule": Schedule, "stop_rule": StopRule}
+CanvasWindow = Literal["shared", "per_position"]
+_CHOICES = {"commit": CommitRule, "schedule": Schedule, "stop_rule": StopRule, "canvas_window": CanvasWindow}
 OWN_FIELD = "diffusiongemma"
 """Field of a generation_config.json that holds what transformers has no name for."""
 _MAX_SEED = 2**63 - 1
@@ -24,7 +25,7 @@ _NOT_SAMPLING = frozenset(
         "eos_token_id", "pad_token_id", "return_dict_in_generate", "transformers_version",
     }
 )  # fmt: skip
-_OWN_FIELDS = frozenset({"canvas_length", "commit", "schedule", "self_conditioning", "soft_top_k", "stop_rule"})
+_OWN_FIELDS = frozenset({"canvas_length", "canvas_window", "commit", "schedule", "self_conditioning", "soft_top_k", "stop_rule"})
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +55,9 @@ class SamplingParams:
         max_tokens: most new tokens, >= 1.
         canvas_length: positions of a canvas, at most the checkpoint's; None: the checkpoint's. A model that has learnt short
             canvases answers short questions on them in less time (docs/lab-log.md).
+        canvas_window: what a canvas position sees in sliding layers: ``"shared"``: the last tokens before the canvas, the same
+            for all positions, and the whole canvas (transformers); ``"per_position"``: what is less than ``sliding_window`` away
+            from it (vLLM, SGLang). They differ once context and canvas are longer than the window (decision 0002).
         seed: 0 to 2**63 - 1.
         stop: strings that end the text; the text ends before the first of them.
         temperature: of the causal mode only, >= 0; 0 takes the most probable token.
@@ -73,6 +77,7 @@ class SamplingParams:
     commit: CommitRule = "best"
     max_tokens: int = 256
     canvas_length: int | None = None
+    canvas_window: CanvasWindow = "shared"
     seed: int = 0
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
