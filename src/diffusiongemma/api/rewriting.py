@@ -153,6 +153,8 @@ class Rewriting(Loaded):
             ends: whether the answer may end where it likes, and ``max_tokens`` and ``stop`` mean something.
         """
         written, options = PromptOptions.split(options)
+        if written.raw:
+            raise OptionError("raw means nothing here: a text without prompt and messages stands outside any conversation already")
         for name in () if ends else ("max_tokens", "stop"):
             if options.get(name) is not None:
                 raise OptionError(f"{name} has no say here: what is given around the holes says where the text ends; leave it out")

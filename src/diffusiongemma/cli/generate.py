@@ -30,6 +30,14 @@ StopRule = Annotated[
 ]
 EarlyStop = Annotated[bool | None, typer.Option("--early-stop/--no-early-stop", help="Stop a canvas once it is stable and sure.")]
 
+Think = Annotated[
+    bool | None, typer.Option("--think/--no-think", help="Think before the answer, or not; unset: as the chat template has it.")
+]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told before the conversation.")]
+AllowSpecial = Annotated[
+    bool, typer.Option("--allow-special", help="Texts of control tokens in what you write become control tokens.")
+]
+
 JsonSchema = Annotated[
     str | None,
     typer.Option("--json-schema", metavar="FILE", help="The answer is JSON of this schema; - reads standard input."),
@@ -49,6 +57,9 @@ def generate(
     steps: common.StepsOption = None,
     seed: common.SeedOption = None,
     mode: common.ModeOption = "diffusion",
+    think: Think = None,
+    system: System = None,
+    allow_special: AllowSpecial = False,
     entropy_bound: Bound = None,
     t_min: TMin = None,
     t_max: TMax = None,
@@ -75,9 +86,12 @@ def generate(
         options = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
             stop=stop, commit=commit, early_stop=early_stop, stop_rule=stop_rule, temperature=temperature,
-            canvas_length=canvas_length, mode=mode,
+            canvas_length=canvas_length, mode=mode, enable_thinking=think, allow_special=allow_special or None,
         )  # fmt: skip
-        result = _answer(loaded, {"prompt": text, **held}, options, show=common.out.is_terminal and not json)
+        asked: dict[str, Any] = {"prompt": text}
+        if system is not None and text.strip():
+            asked = {"messages": [*_told(system), {"role": "user", "content": text}]}
+        result = _answer(loaded, {**asked, **held}, options, show=common.out.is_terminal and not json)
         if json:
             common.print_json(result.to_dict())
         elif not common.out.is_terminal:
@@ -90,6 +104,8 @@ def chat(
     steps: common.StepsOption = None,
     seed: common.SeedOption = None,
     mode: common.ModeOption = "diffusion",
+    think: Think = None,
+    system: System = None,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
     json: common.JsonOption = False,
@@ -100,13 +116,15 @@ def chat(
     """
     with common.reporting(json):
         loaded = common.load(model, dtype, device)
-        options = common.sampling_options(max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, mode=mode)
-        messages: list[dict[str, str]] = []
+        options = common.sampling_options(
+            max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, mode=mode, enable_thinking=think
+        )
+        messages: list[dict[str, str]] = _told(system)
         while (line := _next_line(json)) is not None:
             if line == "/exit":
                 break
             if line == "/reset":
-                messages = []
+                messages = _told(system)
             elif line:
                 _turn(loaded, messages, line, options, json)
         if json:
@@ -130,6 +148,11 @@ def _turn(model: "DiffusionGemmaModel", messages: list[dict[str, str]], line: st
     messages[:] = [*asked, {"role": "assistant", "content": result.text}]
     if not json and not common.out.is_terminal:
         common.out.print(result.text, markup=False, soft_wrap=True)
+
+
+def _told(system: str | None) -> list[dict[str, str]]:
+    """What stands before a conversation."""
+    return [] if system is None else [{"role": "system", "content": system}]
 
 
 def _next_line(json: bool) -> str | None:

@@ -20,6 +20,8 @@ from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import cut_hole, functions, infill_prompt, module_files
 from diffusiongemma.tasks.reasoning import REASONING_TASKS, ReasoningTask
 from diffusiongemma.text.chat import ChatTemplate
+from diffusiongemma.text.prompts import prompt_ids
+from diffusiongemma.text.tokenizer import Tokenizer as PromptTokenizer
 
 __all__ = ["SOURCES", "TextMixture"]
 
@@ -56,7 +58,7 @@ class TextMixture:
         self.tokenizer = self._load_or_train(folder / "tokenizer.json")
         progress(2, 2)
         self.canvas_length = recipe.canvas_length
-        self._template = ChatTemplate(CHAT_TEMPLATE, {})
+        self._prompts = PromptTokenizer(self.tokenizer, ChatTemplate(CHAT_TEMPLATE, {}), folder)
 
     def batch(self, step: int, prompts: int) -> TrainBatch:
         """The examples of one step, all from one bucket."""
@@ -96,7 +98,7 @@ class TextMixture:
                 prompt, answer, hole = self._plain_code(bucket, index)
             else:
                 text, answer_text = self._example(name, index)
-                prompt = self._ids(self._template.render([{"role": "user", "content": text}]))
+                (prompt,) = prompt_ids(self._prompts, text)
                 answer, hole = [*self._ids(answer_text), _TURN_END], None
             if len(prompt) <= bucket.prompt and len(answer) <= bucket.answer:
                 return prompt, answer, hole

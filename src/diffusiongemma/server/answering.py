@@ -70,7 +70,13 @@ def answer_options(served: Served, body: Answering, settings: Settings) -> dict[
         options["pins"] = [(position, token) for position, token in body.pins]
     if body.response_format is not None and body.response_format.type != "text":
         options["response_format"] = body.response_format.model_dump(by_alias=True, exclude_none=True)
-    options |= {"regex": body.regex, "choices": body.choices, "grammar": body.grammar, "drafts": bool(body.diffusing)}
+    options |= {
+        "allow_special": body.allow_special,
+        "regex": body.regex,
+        "choices": body.choices,
+        "grammar": body.grammar,
+        "drafts": bool(body.diffusing),
+    }
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -16,8 +16,14 @@ from diffusiongemma.server.protocol import ChatRequest
 from diffusiongemma.server.served import Served
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.tools import MARK, Toolset, conversation
+from diffusiongemma.text.prompts import EFFORTS
 
-__all__ = ["ChatShape", "chat"]
+__all__ = ["IGNORED", "ChatShape", "chat"]
+
+IGNORED = "X-Diffusiongemma-Ignored"
+"""Header of an answer with the name of a field that clients send to every model and that means nothing to this one."""
+_WRITTEN = ("enable_thinking", "preserve_thinking", "reasoning_effort", "thinking_budget", "chat_template_kwargs")
+"""Fields about how the prompt is written."""
 
 
 async def chat(http: HttpRequest, served: Served, body: ChatRequest, settings: Settings) -> Response:
@@ -25,7 +31,11 @@ async def chat(http: HttpRequest, served: Served, body: ChatRequest, settings: S
     tools = Toolset.of(body)
     prepare = served.compile if constrained(body) else served.prepare
     requests = await prepare(_requests, served, body, settings, tools)
-    return await answer(http, served, body, requests, ChatShape(served, bool(body.logprobs), tools), each=len(requests))
+    shape = ChatShape(served, bool(body.logprobs), None if _native(served) else tools)
+    response = await answer(http, served, body, requests, shape, each=len(requests))
+    if _effort_means_nothing(served, body):
+        response.headers[IGNORED] = "reasoning_effort"
+    return response
 
 
 def _requests(served: Served, body: ChatRequest, settings: Settings, tools: Toolset | None) -> list[Request]:
@@ -41,11 +51,34 @@ def _requests(served: Served, body: ChatRequest, settings: Settings, tools: Tool
     if body.logprobs:
         options["logprobs"] = body.top_logprobs or 0
     options["room"] = served.room
-    messages = conversation(body.messages, tools)
+    options |= {name: value for name in _WRITTEN if (value := getattr(body, name)) is not None}
+    if _effort_means_nothing(served, body):
+        del options["reasoning_effort"]
+    native = _native(served)
+    messages = conversation(body.messages, tools, native)
     with naming(body):
         if tools is not None:
-            options |= tools.held_to(served.model.vocabulary)
+            options |= _called(tools, body) if native else tools.held_to(served.model.vocabulary)
         return served.model.requests(messages=messages, **options)
+
+
+def _native(served: Served) -> bool:
+    """Whether the template declares tools itself, so that calls come in the model's own markup."""
+    template = served.model.tokenizer.template
+    return template is not None and template.knows_tools
+
+
+def _called(tools: Toolset, body: ChatRequest) -> dict[str, Any]:
+    """Tools in the model's own markup, as ``DiffusionGemmaModel.requests`` takes them."""
+    choice = "required" if tools.forced else "auto"
+    return {"tools": tools.declared(), "tool_choice": choice, "parallel_tool_calls": body.parallel_tool_calls}
+
+
+def _effort_means_nothing(served: Served, body: ChatRequest) -> bool:
+    """Whether thinking is asked for by ``reasoning_effort``, which clients send to any model, and the model cannot think."""
+    template = served.model.tokenizer.template
+    can = template is not None and not template.options.isdisjoint(("enable_thinking", "reasoning_effort"))
+    return EFFORTS.get(body.reasoning_effort or "", False) and not can
 
 
 class ChatShape:

@@ -69,7 +69,8 @@ def _source(body: DecisionsRequest) -> dict[str, Any]:
         if not body.input.strip():
             raise ApiError(400, "input is empty; give it at least one character that is not a space", "input")
         return {"prompt": body.input}
-    return {"messages": [{"role": message.role, "content": text_of(message.content)} for message in body.input]}
+    said = enumerate(body.input)
+    return {"messages": [{"role": message.role, "content": text_of(message.content, f"input[{i}].content")} for i, message in said]}
 
 
 def _question(question: Question, place: int) -> Predicate | Choice:

@@ -25,7 +25,7 @@ _MOST_ERRORS = 256
 """Of one body, that are looked through for the one to tell."""
 _MOST_CHARS = 200
 """Of a field's name, which is the client's own where it is unknown."""
-_WORD = re.compile(r"[a-z_]+")
+_PLACE = re.compile(r"([a-z_]+)(\[\d+\]|\.[a-z_]+)*")
 
 
 def to_json(content: Any) -> bytes:
@@ -123,7 +123,7 @@ def from_exception(error: BaseException, fields: Collection[str] = (), draining:
 
     Args:
         error: what was raised.
-        fields: of the request; a message that begins with one is about it.
+        fields: of the request; a message that begins with one, or with a place in it, is about that.
         draining: whether the server is about to end.
     """
     if isinstance(error, HTTPException):
@@ -148,5 +148,5 @@ def from_exception(error: BaseException, fields: Collection[str] = (), draining:
 
 
 def _param(message: str, fields: Collection[str]) -> str | None:
-    word = _WORD.match(message)
-    return word[0] if word is not None and word[0] in fields else None
+    place = _PLACE.match(message)
+    return place[0] if place is not None and place[1] in fields else None

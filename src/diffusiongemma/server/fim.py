@@ -151,7 +151,7 @@ def _to_edit(body: EditRequest) -> tuple[str, str, bool]:
         if getattr(body, name) is not None:
             raise ApiError(400, f"{name} stands beside messages; give one or the other", name)
     (message,) = body.messages
-    content = text_of(message.content)
+    content = text_of(message.content, "messages[0].content")
     _, opened, rest = content.partition(_CODE)
     code, closed, behind = rest.partition(_CODE_END)
     if not opened or not closed or _CODE in behind:

@@ -6,7 +6,9 @@ quickly as any.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+from diffusiongemma.text.messages import part_text
 
 __all__ = [
     "AssistantMessage",
@@ -18,6 +20,7 @@ __all__ = [
     "FimRequest",
     "Generation",
     "Message",
+    "OtherPart",
     "Question",
     "Tool",
     "ToolCall",
@@ -50,20 +53,34 @@ class Body(BaseModel):
 
 
 class TextPart(Body):
-    """A part of a message; other kinds (images, audio, files) are refused."""
+    """A part of a message."""
 
     type: Literal["text"]
     text: Text
 
 
-Content = Text | Annotated[list[TextPart], Field(max_length=4096, fail_fast=True)]
+def _no_text(kind: str) -> str:
+    if kind in ("text", "input_text", "output_text"):
+        raise ValueError(f"a part of type {kind} has a text, and nothing else")
+    return kind
+
+
+class OtherPart(BaseModel):
+    """A part that is no text (an image, audio, a file): read as it comes, so that it can be refused with one message."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    type: Annotated[Text, AfterValidator(_no_text)]
+
+
+Content = Text | Annotated[list[TextPart | OtherPart], Field(max_length=4096, fail_fast=True)]
 
 
 class FunctionCall(Body):
-    """What a tool was called with."""
+    """What a tool was called with: JSON as text, or the object itself."""
 
     name: Text
-    arguments: Text
+    arguments: Text | dict[str, Any]
 
 
 class ToolCall(Body):
@@ -90,10 +107,12 @@ class UserMessage(Body):
 
 
 class AssistantMessage(Body):
-    """What the model said, or the calls it made. What other servers put beside it must be empty."""
+    """What the model said, thought, or called. What other servers put beside it must be empty."""
 
     role: Literal["assistant"]
     content: Content | None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=128, fail_fast=True)] | None = None
     refusal: None = None
     audio: None = None
@@ -107,6 +126,7 @@ class ToolMessage(Body):
     role: Literal["tool"]
     content: Content
     tool_call_id: Text
+    name: Text | None = None
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
@@ -205,6 +225,7 @@ class Answering(Generation):
     regex: Text | None = None
     choices: Annotated[list[Text], Field(max_length=1 << 14, fail_fast=True)] | None = None
     grammar: Text | None = None
+    allow_special: Flag | None = None
 
 
 class ChatRequest(Answering):
@@ -215,6 +236,11 @@ class ChatRequest(Answering):
     tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: Flag | None = None
+    enable_thinking: Flag | None = None
+    preserve_thinking: Flag | None = None
+    reasoning_effort: Text | None = None
+    thinking_budget: Positive | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     metadata: dict[str, Text] | None = None
@@ -268,7 +294,7 @@ class DecisionMessage(Body):
 
     type: Literal["message"] | None = None
     role: Literal["user", "developer", "system", "assistant"]
-    content: Text | Annotated[list[InputPart | OutputPart], Field(max_length=4096, fail_fast=True)]
+    content: Text | Annotated[list[InputPart | OutputPart | OtherPart], Field(max_length=4096, fail_fast=True)]
 
 
 class ChoiceOption(Body):
@@ -328,6 +354,21 @@ class DecisionsRequest(Body):
     seed: Annotated[Whole, Field(ge=0, le=2**63 - 1)] | None = None
 
 
-def text_of(content: str | list[Any] | None) -> str:
-    """Text of a message whose parts, if it has any, are texts."""
-    return content if isinstance(content, str) else "".join(part.text for part in content or ())
+def text_of(content: str | list[Any] | None, where: str = "content") -> str:
+    """Text of a message whose parts, if it has any, are texts.
+
+    Args:
+        content: of a message.
+        where: its name, for errors.
+
+    Raises:
+        InputError: a part that is no text.
+    """
+    if isinstance(content, str):
+        return content
+    return "".join(part_text(_as_text(part), f"{where}[{place}]") for place, part in enumerate(content or ()))
+
+
+def _as_text(part: Any) -> dict[str, Any]:
+    """A part of a message; OpenAI's names for text in what goes in and out mean the same."""
+    return {"type": part.type} if isinstance(part, OtherPart) else {"type": "text", "text": part.text}

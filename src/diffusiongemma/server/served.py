@@ -123,7 +123,7 @@ class Served:
 
     def entry(self) -> dict[str, Any]:
         """The model's entry of ``/v1/models``."""
-        text, defaults = self.model.config.text, self.model.defaults
+        text, defaults, template = self.model.config.text, self.model.defaults, self.model.tokenizer.template
         return {
             "id": self.name,
             "object": "model",
@@ -133,7 +133,8 @@ class Served:
                 "canvas_length": self.model.config.canvas_length,
                 "max_positions": text.max_position_embeddings,
                 "vocab_size": text.vocab_size,
-                "chat": self.model.tokenizer.template is not None,
+                "chat": template is not None,
+                "template_options": sorted(template.options) if template is not None else [],
                 "sudoku": self.name == "sudoku",
                 "defaults": {name: list(v) if isinstance(v, tuple) else v for name, v in vars(defaults).items()},
             },

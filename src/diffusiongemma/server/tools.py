@@ -16,6 +16,7 @@ from diffusiongemma.constraints.schema import prepare
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import AssistantMessage, ChatRequest, Message, NamedTool, Tool, ToolMessage, text_of
+from diffusiongemma.text.messages import REASONING
 
 __all__ = ["MARK", "Toolset", "conversation"]
 
@@ -24,6 +25,8 @@ _RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
 _SPACING = {
     "item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False, "lenient": False, "coerce_one_of": False
 }  # fmt: skip
+_NOT_SHOWN = {"refusal", "audio", "function_call", "annotations"}
+"""Fields of a message that say nothing."""
 _DATA = ("const", "enum", "default", "examples")
 """Keywords whose content is no schema."""
 
@@ -102,8 +105,12 @@ class Toolset:
             )
         return branches[0] if len(branches) == 1 else {"anyOf": branches}
 
+    def declared(self) -> list[dict[str, Any]]:
+        """The tools as a template that knows tools declares them."""
+        return [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in self.tools]
+
     def described(self) -> str:
-        """What the model is told; templates that know tools of their own are not used for it."""
+        """What the model is told where the template knows no tools."""
         lines = [
             json.dumps(tool.function.model_dump(exclude_none=True, exclude={"strict"}), ensure_ascii=False) for tool in self.tools
         ]
@@ -124,30 +131,40 @@ class Toolset:
         ]
 
 
-def conversation(messages: Sequence[Message], tools: Toolset | None) -> list[dict[str, str]]:
-    """Messages for a chat template: all of them text, calls and results too, the tools in the system message.
+def conversation(messages: Sequence[Message], tools: Toolset | None, native: bool = False) -> list[dict[str, Any]]:
+    """Messages for a chat template.
+
+    Args:
+        messages: of a request.
+        tools: what may be called.
+        native: whether the template knows tools: calls and results stay as they are, and it declares the tools itself. Else all
+            of it becomes text, the tools in the system message.
 
     Raises:
         ApiError: a message of nothing, or a result of no call.
+        InputError: a part that is no text.
     """
-    found: list[dict[str, str]] = []
+    found: list[dict[str, Any]] = []
     calls: set[str] = set()
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
-        text = text_of(message.content)
-        if isinstance(message, ToolMessage):
-            if message.tool_call_id not in calls:
-                raise ApiError(400, f"{where} answers a call that is not there", f"{where}.tool_call_id")
-            found.append({"role": "user", "content": f"{_RESULT}{text}{_RESULT_END}"})
-            continue
+        text = text_of(message.content, f"{where}.content")
         made = (message.tool_calls or []) if isinstance(message, AssistantMessage) else []
+        if isinstance(message, ToolMessage) and message.tool_call_id not in calls:
+            raise ApiError(400, f"{where} answers a call that is not there", f"{where}.tool_call_id")
         if message.content is None and not made:
             raise ApiError(400, f"{where} has neither content nor calls", f"{where}.content", "missing_field")
-        for call in made:
-            calls.add(call.id)
-            text += _spelled(call.function.name, call.function.arguments, where, marked=tools is None or not tools.forced)
-        found.append({"role": message.role, "content": text})
-    if tools is not None:
+        calls |= {call.id for call in made}
+        if native:
+            found.append(message.model_dump(exclude_none=True, exclude=_NOT_SHOWN))
+        elif isinstance(message, ToolMessage):
+            found.append({"role": "user", "content": f"{_RESULT}{text}{_RESULT_END}"})
+        else:
+            marked = tools is None or not tools.forced
+            text += "".join(_spelled(call.function.name, call.function.arguments, where, marked) for call in made)
+            thoughts = message.model_dump(include=set(REASONING), exclude_none=True)
+            found.append({"role": message.role, "content": text, **thoughts})
+    if tools is not None and not native:
         if found[0]["role"] in ("system", "developer"):
             found[0] = found[0] | {"content": f"{found[0]['content']}\n\n{tools.described()}"}
         else:
@@ -155,9 +172,10 @@ def conversation(messages: Sequence[Message], tools: Toolset | None) -> list[dic
     return found
 
 
-def _spelled(name: str, arguments: str, where: str, marked: bool) -> str:
+def _spelled(name: str, arguments: str | dict[str, Any], where: str, marked: bool) -> str:
     try:
-        call = json.dumps({"name": name, "arguments": json.loads(arguments)}, ensure_ascii=False)
+        read = json.loads(arguments) if isinstance(arguments, str) else arguments
+        call = json.dumps({"name": name, "arguments": read}, ensure_ascii=False)
     except ValueError as error:
         raise ApiError(
             400, f"{where}: the arguments of {name} are not JSON: {error}", f"{where}.tool_calls", "invalid_value"

@@ -113,15 +113,19 @@ class ChatTemplate:
             raise InputError(f"the chat template refuses these messages: {reply['message']}")
         return Rendered(reply["text"], tuple((begin, end) for begin, end in reply["generated"]))
 
-    def check_options(self, names: Mapping[str, Any]) -> None:
+    def check_options(self, names: Mapping[str, Any], where: str = "") -> None:
         """Refuse options that the template does not take.
+
+        Args:
+            names: of the options.
+            where: what stands before them in the message.
 
         Raises:
             OptionError: with those it does take.
         """
         if unknown := sorted(names.keys() - self.options):
             known = ", ".join(sorted(self.options)) or "none"
-            raise OptionError(f"{', '.join(unknown)}: not an option of this checkpoint's chat template; it takes: {known}")
+            raise OptionError(f"{where}{', '.join(unknown)}: not an option of this checkpoint's chat template; it takes: {known}")
 
     def reads_parts(self, role: str) -> bool:
         """Whether the template reads content in parts, in messages of a role; if not, it would show the list itself."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusiongemma.errors import InputError
 
-__all__ = ["REASONING", "Message", "plain", "prepared"]
+__all__ = ["REASONING", "Message", "part_text", "plain", "prepared"]
 
 Message = Mapping[str, Any]
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -43,10 +43,9 @@ def prepared(messages: Sequence[Message], reads_parts: Callable[[str], bool], ca
             )
         kept = {key: value for key, value in message.items() if value is not None}
         content = _content(kept, where)
-        ready = plain({key: value for key, value in kept.items() if key != "content"}, where)
-        if content is not None:
-            joined = isinstance(content, list) and not reads_parts(kept["role"])
-            ready["content"] = "".join(part["text"] for part in content) if joined else plain(content, f"{where}.content")
+        if isinstance(content, list) and not reads_parts(kept["role"]):
+            content = "".join(part["text"] for part in content)
+        ready = plain(kept if content is None else kept | {"content": content}, where)
         _thoughts(ready, where)
         if "tool_calls" in ready:
             if ready["tool_calls"] and not calls:
@@ -81,11 +80,28 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
     raise InputError(f"{where} has a value of type {type(value).__name__}; a template takes text, numbers, lists and mappings")
 
 
+def part_text(part: Any, where: str) -> str:
+    """The text of a part of a message.
+
+    Raises:
+        InputError: it is a part of another kind: an image, audio, video, a file.
+    """
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    given = f".type is {part['type']!r}" if isinstance(part, Mapping) and "type" in part else f" is {str(part)[:100]!r}"
+    raise InputError(
+        f"{where}{given}; this runtime reads text alone, no images, audio, video or files: "
+        'give parts {"type": "text", "text": ...}'
+    )
+
+
 def _content(message: Mapping[str, Any], where: str) -> Any:
     """The content of a message; None where it has none."""
     content = message.get("content")
     if isinstance(content, list | tuple):
-        return [_part(part, f"{where}.content[{place}]") for place, part in enumerate(content)]
+        for place, part in enumerate(content):
+            part_text(part, f"{where}.content[{place}]")
+        return list(content)
     if content is None or isinstance(content, str):
         if content is None and message["role"] in ("user", "system", "developer"):
             raise InputError(f"{where} has no content; a message of the {message['role']} needs it")
@@ -93,16 +109,6 @@ def _content(message: Mapping[str, Any], where: str) -> Any:
     if message["role"] == "tool":
         return content  # a result may be any value
     raise InputError(f"{where}.content is of type {type(content).__name__}; give text, or a list of parts of text")
-
-
-def _part(part: Any, where: str) -> Mapping[str, Any]:
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return part
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise InputError(
-        f"{where} is a part of type {kind!r}; this runtime reads text alone, no images, audio, video or files: "
-        'give parts {"type": "text", "text": ...}'
-    )
 
 
 def _thoughts(message: dict[str, Any], where: str) -> None:

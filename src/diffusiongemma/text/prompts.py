@@ -99,9 +99,11 @@ class PromptOptions:
         tools = [_declared(tool, place) for place, tool in enumerate(self.tools or ())]
         if template is None:
             if given or tools:
-                raise OptionError(f"{', '.join([*given, *(['tools'] if tools else [])])}: this checkpoint has no chat template")
+                names = ", ".join([*given, *(["tools"] if tools else [])])
+                raise OptionError(f"{names}: {'this prompt' if self.raw else 'this checkpoint'} has no chat template")
             return {}
-        template.check_options(given)
+        template.check_options({name: None for name in given if name not in (self.chat_template_kwargs or {})})
+        template.check_options(given, "chat_template_kwargs: ")
         return given | ({"tools": tools} if tools else {})
 
 

@@ -75,10 +75,11 @@ class _Worker:
 
     def ask(self, content: bytes, seconds: float) -> Reply | None:
         """The answer; None where the process ended instead."""
-        # The process ends itself by its own clock; this is for a system that has no such clock.
-        timer = threading.Timer(3 * seconds + 10, self._kill_late)
+        # The process ends itself by its own clock, and cannot wait for anything; this is for a system that has no such clock.
+        timer = threading.Timer(3 * seconds, self._kill_late)
         timer.daemon = True
-        timer.start()
+        if not hasattr(signal, "setitimer"):
+            timer.start()
         try:
             write_frame(cast(BinaryIO, self._process.stdin), content)
             frame = read_frame(cast(BinaryIO, self._process.stdout))
