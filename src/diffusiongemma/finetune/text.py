@@ -19,8 +19,8 @@ from diffusiongemma.tasks.base import FIRST_EVAL_SEED, example_rng
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import cut_hole, functions, infill_prompt, module_files
 from diffusiongemma.tasks.reasoning import REASONING_TASKS, ReasoningTask
+from diffusiongemma.text import prompts as writing
 from diffusiongemma.text.chat import ChatTemplate
-from diffusiongemma.text.prompts import prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer as PromptTokenizer
 
 __all__ = ["SOURCES", "TextMixture"]
@@ -98,7 +98,7 @@ class TextMixture:
                 prompt, answer, hole = self._plain_code(bucket, index)
             else:
                 text, answer_text = self._example(name, index)
-                (prompt,) = prompt_ids(self._prompts, text)
+                (prompt,) = writing.prompt_ids(self._prompts, text)
                 answer, hole = [*self._ids(answer_text), _TURN_END], None
             if len(prompt) <= bucket.prompt and len(answer) <= bucket.answer:
                 return prompt, answer, hole
