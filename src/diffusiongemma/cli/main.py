@@ -12,6 +12,7 @@ from diffusiongemma.cli.evaluate import evaluate
 from diffusiongemma.cli.fill import edit, fill, infill
 from diffusiongemma.cli.generate import chat, generate
 from diffusiongemma.cli.info import info
+from diffusiongemma.cli.quantize import quantize
 from diffusiongemma.cli.serve import serve
 from diffusiongemma.cli.sudoku import sudoku
 from diffusiongemma.cli.train import train
@@ -52,6 +53,7 @@ app.command()(vary)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(bench)
+app.command()(quantize)
 app.command()(info)
 app.command()(check)
 app.command()(serve)
