@@ -17,6 +17,12 @@ def test_parameters_and_memory_of_the_26b() -> None:
     assert round(report["active_parameters"] / 1e9, 2) == 3.84
     # Keys and values a token: 25 sliding layers of 8 heads of 256, 5 full layers of 2 heads of 512, two bytes each.
     assert report["cache_bytes_per_token"]["bfloat16"] == 2 * 2 * (25 * 8 * 256 + 5 * 2 * 512)
+    assert report["cache_bytes_per_token_before_the_window"]["bfloat16"] == 2 * 2 * 5 * 2 * 512
+    # At 128 K: all tokens in 5 full layers (2.5 GiB), a window and a chunk of 1,024 in 25 sliding ones (0.39 GiB).
+    at = {row["tokens"]: row["bfloat16"] for row in report["cache_bytes"]}
+    assert list(at) == [4096, 32_768, 131_072, 262_144]
+    assert at[131_072] == 131_072 * 20_480 + 2047 * 204_800 and round(at[131_072] / 2**30, 2) == 2.89
+    assert round(131_072 * report["cache_bytes_per_token"]["bfloat16"] / 2**30, 1) == 27.5, "were every token kept in every layer"
     assert config.canvas_length == 256 and config.text.vocab_size == 262_144
     assert [i for i, kind in enumerate(config.text.layer_types) if kind == "full_attention"] == [5, 11, 17, 23, 29]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MODEL",
     "CanvasLengthOption",
+    "CanvasWindowOption",
     "DeviceOption",
     "DtypeOption",
     "JsonOption",
@@ -50,6 +51,14 @@ StepsOption = Annotated[
 ]
 CanvasLengthOption = Annotated[
     int | None, typer.Option("--canvas-length", help="Positions of a canvas; unset: the checkpoint's own, which is also the most.")
+]
+CanvasWindowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--canvas-window",
+        help="What a canvas position sees of a long context in sliding layers: shared (transformers) or per_position (vLLM, "
+        "SGLang); unset: the checkpoint's own.",
+    ),
 ]
 ModeOption = Annotated[
     str, typer.Option("--mode", help="diffusion, or causal: token by token with the encoder role of the same weights.")

@@ -32,7 +32,8 @@ def _switch(text: str) -> bool:
 
 _SWEEPS: dict[str, Callable[[str], Any]] = {
     "num_diffusion_steps": int, "entropy_bound": float, "t_min": float, "t_max": float, "confidence": float, "stability": int,
-    "canvas_length": int, "commit": str, "schedule": str, "stop_rule": str, "self_conditioning": _switch, "soft_top_k": int,
+    "canvas_length": int, "canvas_window": str, "commit": str, "schedule": str, "stop_rule": str, "self_conditioning": _switch,
+    "soft_top_k": int,
 }  # fmt: skip
 _KINDS = {int: "integers", float: "numbers", _switch: "on or off"}
 _QUIET_SECONDS = 10.0
@@ -64,6 +65,7 @@ def evaluate(
     stability: Annotated[int | None, typer.Option(help="Steps a canvas must stay the same before it may stop.")] = None,
     temperature: Temperature = None,
     canvas_length: common.CanvasLengthOption = None,
+    canvas_window: common.CanvasWindowOption = None,
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed (sudoku).")] = False,
     schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
     sweep: Annotated[
@@ -98,6 +100,7 @@ def evaluate(
         fixed = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
             confidence=confidence, stability=stability, temperature=temperature, canvas_length=canvas_length,
+            canvas_window=canvas_window,
         )  # fmt: skip
         if name in fixed:
             raise OptionError(f"{name} is given both as an option and in --sweep; give it once")

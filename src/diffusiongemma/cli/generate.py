@@ -69,6 +69,7 @@ def generate(
     stop_rule: StopRule = None,
     temperature: Temperature = None,
     canvas_length: common.CanvasLengthOption = None,
+    canvas_window: common.CanvasWindowOption = None,
     json_schema: JsonSchema = None,
     json_object: JsonObject = False,
     regex: Regex = None,
@@ -86,7 +87,8 @@ def generate(
         options = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
             stop=stop, commit=commit, early_stop=early_stop, stop_rule=stop_rule, temperature=temperature,
-            canvas_length=canvas_length, mode=mode, enable_thinking=think, allow_special=allow_special or None,
+            canvas_length=canvas_length, canvas_window=canvas_window, mode=mode, enable_thinking=think,
+            allow_special=allow_special or None,
         )  # fmt: skip
         asked: dict[str, Any] = {"prompt": text}
         if system is not None and text.strip():

@@ -12,6 +12,8 @@ __all__ = ["info", "memory_report"]
 
 CONTEXT = 4096
 """Tokens of context that the memory estimate allows for."""
+CONTEXTS = (CONTEXT, 32_768, 131_072)
+"""Contexts whose cache is stated, besides the model's longest."""
 PASS_BYTES = 256 << 20
 """What a pass over one canvas may take besides: activations and the head's tiles (97 MiB were measured at a hidden size of 768
 and the released vocabulary, docs/lab-log.md)."""
@@ -52,11 +54,13 @@ def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) 
         stored: of a file that is computed with as it is: for each type its tensors and their bytes; None: of what is converted.
 
     Returns:
-        parameters and active parameters a token; bytes of weights for each dtype; bytes of cache a token; free memory here; fit.
+        parameters and active parameters a token; bytes of weights for each dtype; bytes of cache that a token takes, in all layers
+        and in those that keep it for good; the most that a row's cache takes at some lengths; free memory here; fit.
     """
     import torch
 
     from diffusiongemma.api.machine import free_memory
+    from diffusiongemma.model.cache import KVCache
     from diffusiongemma.model.transformer import Transformer
 
     with torch.device("meta"):
@@ -65,11 +69,16 @@ def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) 
     experts = sum(size for name, size in sizes.items() if ".experts." in name)
     text = config.text
     active = total - experts + experts * text.top_k_experts // text.num_experts
-    cache_elements = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in text.layers)
-    sizes_of = {"float32": 4, "bfloat16": 2}
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     packed = sum(kind["bytes"] for kind in stored.values()) if stored else None
-    weights = {name: total * size if packed is None else packed for name, size in sizes_of.items()}
-    needed = {name: weights[name] + CONTEXT * cache_elements * size + PASS_BYTES for name, size in sizes_of.items()}
+    weights = {name: total * dtype.itemsize if packed is None else packed for name, dtype in dtypes.items()}
+
+    def cache(tokens: int) -> dict[str, int]:
+        return {name: KVCache.bytes_of(text, tokens, dtype, canvas=config.canvas_length) for name, dtype in dtypes.items()}
+
+    longest = text.max_position_embeddings
+    kept = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in text.layers if not layer.is_sliding)
+    needed = {name: weights[name] + cache_bytes + PASS_BYTES for name, cache_bytes in cache(min(CONTEXT, longest)).items()}
     free = {"cpu": free_memory("cpu")}
     if torch.cuda.is_available():
         free["cuda"] = free_memory("cuda")
@@ -81,9 +90,11 @@ def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) 
         "vocab_size": text.vocab_size,
         "weight_bytes": weights,
         **({"stored": stored} if stored else {}),
-        "cache_bytes_per_token": {"float32": 4 * cache_elements, "bfloat16": 2 * cache_elements},
+        "cache_bytes_per_token": cache(1),
+        "cache_bytes_per_token_before_the_window": {name: kept * dtype.itemsize for name, dtype in dtypes.items()},
+        "cache_bytes": [{"tokens": tokens, **cache(tokens)} for tokens in (*(n for n in CONTEXTS if n < longest), longest)],
         "needed_bytes": needed,
-        "needed_for": f"weights, {CONTEXT} tokens of context and {PASS_BYTES >> 20} MiB for a pass over one canvas",
+        "needed_for": f"weights, {min(CONTEXT, longest)} tokens of context and {PASS_BYTES >> 20} MiB for a pass over one canvas",
         "free_bytes": free,
         "fits": {place: {name: need <= there for name, need in needed.items()} for place, there in free.items()},
     }
@@ -126,6 +137,8 @@ def _table(report: dict[str, Any]) -> Table:
         needed = f"{_size(report['needed_bytes'][name])} in all, {_size(report['weight_bytes'][name])} of it weights"
         table.add_row(f"memory, {name}", needed)
     table.add_row("", report["needed_for"])
+    caches = (f"{row['tokens']:,} tokens {_size(row['bfloat16'])}" for row in report["cache_bytes"])
+    table.add_row("cache of a row, bfloat16", ", ".join(caches))
     for place, free in report["free_bytes"].items():
         verdict = ", ".join(f"{name}: {'fits' if ok else 'does not fit'}" for name, ok in report["fits"][place].items())
         table.add_row(f"free, {place}", f"{_size(free)} ({verdict})")

@@ -195,6 +195,7 @@ class Generation(Body):
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     num_diffusion_steps: Annotated[Whole, Field(ge=1, le=100_000)] | None = None
     canvas_length: Annotated[Whole, Field(ge=1, le=1 << 16)] | None = None
+    canvas_window: Text | None = None
     entropy_bound: Number | None = None
     t_min: Number | None = None
     t_max: Number | None = None

@@ -24,9 +24,8 @@ _COLDEST = 1e-4
 _CHATS = 4
 """Answers of unsaid length for each row of the engine that a client may wait for at a time."""
 _OPTIONS = (
-    "seed", "num_diffusion_steps", "canvas_length", "entropy_bound", "t_min", "t_max", "schedule", "self_conditioning",
-    "soft_top_k", "stability",
-    "confidence", "early_stop", "stop_rule", "commit",
+    "seed", "num_diffusion_steps", "canvas_length", "canvas_window", "entropy_bound", "t_min", "t_max", "schedule",
+    "self_conditioning", "soft_top_k", "stability", "confidence", "early_stop", "stop_rule", "commit",
 )  # fmt: skip
 
 
