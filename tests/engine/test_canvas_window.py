@@ -65,7 +65,7 @@ def test_a_checkpoint_may_say_it(tmp_path: Path, model: DiffusionGemmaModel) -> 
 
 
 def test_decisions_and_the_bare_pass_take_the_checkpoints(model: DiffusionGemmaModel, masked: list[bool]) -> None:
-    questions = [Predicate("ab", "Is it?")]
+    questions = [Predicate("p", yes="y", no="n")]
     model.decide(LONG, questions)
     assert masked and not any(masked)
     masked.clear()

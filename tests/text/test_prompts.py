@@ -254,7 +254,7 @@ def test_options_reach_the_template(gemma: Tokenizer) -> None:
         ({"reasoning_effort": "huge"}, "reasoning_effort is 'huge'; allowed: none, minimal, low"),
         ({"reasoning_effort": "none", "enable_thinking": True}, "enable_thinking is asked to be True and False"),
         ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}, "asked to be False and True"),
-        ({"thinking_budget": 100}, "thinking_budget is not enforced"),
+        ({"thinking_budget": -1}, "thinking_budget is -1; it must be a whole number of tokens"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(gemma: Tokenizer, options: dict[str, Any], needle: str) -> None:
