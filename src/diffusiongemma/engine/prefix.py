@@ -100,11 +100,11 @@ class PrefixCache:
         mine = names[:count]
         if any((name, False) not in self._parts for name in mine[:-1]):
             return
-        for sliding in (False, True):
-            part = (mine[-1], sliding)
-            missing = self._sizes[sliding] and part not in self._parts and (not sliding or (mine[-1], False) in self._parts)
-            if missing and self._made_room(self._sizes[sliding], mine):
-                self._parts[part] = cache.read(cache.length - self._block, cache.length, sliding=sliding)
+        missing = [sliding for sliding in (False, True) if self._sizes[sliding] and (mine[-1], sliding) not in self._parts]
+        # Both parts or none: one without the other would cost the place that is there to go on from.
+        if missing and self._made_room(sum(self._sizes[sliding] for sliding in missing), mine):
+            for sliding in missing:
+                self._parts[mine[-1], sliding] = cache.read(cache.length - self._block, cache.length, sliding=sliding)
                 self.bytes += self._sizes[sliding]
         self._touch(mine)
 
