@@ -28,6 +28,7 @@ from tests import released
 from tests.tiny import config_dict, tiny_model
 
 INDEX = "model.safetensors.index.json"
+PUBLISHED = "published number of tensors"
 Headers = dict[str, tuple[str, tuple[int, ...]]]
 
 
@@ -93,12 +94,13 @@ def test_the_published_layouts_of_full_size_agree_within_seconds(tmp_path: Path,
         "shapes",
         "dtypes",
         "published config.json",
-        "published number of tensors",
+        PUBLISHED,
         "sampling defaults",
+        "loader",
     ):
         assert found[what] == "agrees", what
     assert found["tokenizer"] == found["denoising step"] == "not checked"
-    assert any(f"{count:,}" in row.detail for row in report.rows if row.what == "published number of tensors")
+    assert any(f"{count:,}" in row.detail for row in report.rows if row.what == PUBLISHED)
     assert "no data" in report.rows[-1].detail
 
 
@@ -138,6 +140,16 @@ def test_one_tensor_that_is_wrong(tmp_path: Path, kind: str, spoil: Callable[[He
     assert report.rows[-1].verdict == "not checked", "the step is not computed"
 
 
+def test_modelopt_may_say_it_in_a_file_of_its_own(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "nvfp4")
+    how = released.config("nvfp4")["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(released.config()))
+    own = {"quant_algo": "NVFP4", "group_size": 16, "kv_cache_quant_algo": "FP8", "exclude_modules": how["ignore"]}
+    (folder / "hf_quant_config.json").write_text(json.dumps({"producer": {"name": "modelopt"}, "quantization": own}))
+    report = check(folder, forward=False)
+    assert report.agrees and report.format == "NVFP4 (modelopt)" and verdicts(report)[PUBLISHED] == "agrees"
+
+
 def test_tied_copies_are_no_surplus_and_a_copy_alone_is_enough(tmp_path: Path) -> None:
     tensors = asked("bf16")
     tensors["lm_head.weight"] = tensors["model.decoder.embed_tokens.weight"]
@@ -151,7 +163,7 @@ def test_a_copy_for_text_alone(tmp_path: Path) -> None:
     tensors = {name: one for name, one in asked("bf16").items() if "vision" not in name}
     report = check(folder_of(tmp_path, "bf16", tensors), forward=False)
     assert report.agrees
-    assert verdicts(report)["vision tower"] == verdicts(report)["published number of tensors"] == "not checked"
+    assert verdicts(report)["vision tower"] == verdicts(report)[PUBLISHED] == "not checked"
 
 
 def test_a_config_that_is_not_the_published_one(tmp_path: Path) -> None:
@@ -179,7 +191,9 @@ def test_a_format_that_is_not_known_is_said_so(tmp_path: Path, how: dict[str, An
     folder = folder_of(tmp_path, "bf16")
     (folder / "config.json").write_text(json.dumps(released.config() | {"quantization_config": how}))
     report = check(folder, forward=False)
-    assert verdicts(report)["tensors"] == verdicts(report)["published number of tensors"] == "not checked"
+    assert verdicts(report)["tensors"] == verdicts(report)[PUBLISHED] == "not checked"
+    # The loader reads GPTQ, and finds none here.
+    assert verdicts(report)["loader"] == ("differs" if how.get("quant_method") == "gptq" else "not checked")
 
 
 @pytest.mark.parametrize("pattern", ["re:(a+)+$", "re:(.*.*)*x", "*a" * 50 + "x", "re:" + ".*a" * 40 + "$", "[!a]" * 100])
@@ -246,7 +260,7 @@ def test_the_built_ins() -> None:
         assert report.agrees and not report.published
         found = verdicts(report)
         assert found["names"] == found["shapes"] == found["dtypes"] == found["tokenizer"] == "agrees"
-        assert found["prompt"] == found["published config.json"] == found["published number of tensors"] == "not applicable"
+        assert found["prompt"] == found["published config.json"] == found[PUBLISHED] == "not applicable"
         assert "finite" in report.rows[-1].detail and report.rows[-1].verdict == "agrees"
 
 
@@ -298,7 +312,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_a_hub_id_needs_headers_alone(hub: Path) -> None:
     report = check("nvidia/x")
-    assert report.agrees and verdicts(report)["names"] == verdicts(report)["published number of tensors"] == "agrees"
+    assert report.agrees and verdicts(report)["names"] == verdicts(report)[PUBLISHED] == "agrees"
     assert "headers alone were downloaded" in report.rows[-1].detail
 
 

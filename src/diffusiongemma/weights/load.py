@@ -14,7 +14,7 @@ from diffusiongemma.weights.names import ENCODER, VISION_PREFIXES, is_tied_copy,
 from diffusiongemma.weights.replacement import Replacement
 from diffusiongemma.weights.stream import SINGLE, json_bytes, stored_tensors, stream_tensors, write_tensors
 
-__all__ = ["open_weights", "save", "vision_tensors"]
+__all__ = ["modelopt_config", "open_weights", "save", "vision_tensors"]
 
 QUANT_CONFIG = "hf_quant_config.json"
 """Where modelopt alone says how weights are quantised, if config.json does not."""
@@ -31,10 +31,15 @@ def open_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]], quantizati
     Raises:
         CheckpointError: the tensors are not those of config.json, or a file is damaged.
     """
-    return SafetensorsWeights(stored_tensors(folder), shapes, quantization or _modelopt_config(folder), folder)
+    return SafetensorsWeights(stored_tensors(folder), shapes, quantization or modelopt_config(folder), folder)
 
 
-def _modelopt_config(folder: Path) -> Mapping[str, Any] | None:
+def modelopt_config(folder: Path) -> Mapping[str, Any] | None:
+    """What modelopt says of the weights in a file of its own; None where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     if not is_there(folder / QUANT_CONFIG):
         return None
     found = read_json(folder / QUANT_CONFIG).get("quantization")

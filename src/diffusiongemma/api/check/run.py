@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from diffusiongemma.api.check.forward import check_forward
@@ -12,8 +13,12 @@ from diffusiongemma.api.check.tensors import Headers, compare, download_headers,
 from diffusiongemma.api.check.texts import check_generation, check_texts
 from diffusiongemma.errors import CheckpointError, ConfigError, DiffusionGemmaError
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.model.expected import text_shapes
+from diffusiongemma.weights.checkpoint import SafetensorsWeights
+from diffusiongemma.weights.load import modelopt_config
 from diffusiongemma.weights.names import VISION_PREFIXES
 from diffusiongemma.weights.resolve import download_small, is_hub_id, resolve
+from diffusiongemma.weights.schemes import scheme_of
 from diffusiongemma.weights.stream import read_json, tensor_files
 
 __all__ = ["check"]
@@ -48,6 +53,7 @@ def check(
         raise CheckpointError(f"{folder} is a GGUF file, whose names and sizes are checked when it is loaded; give safetensors")
     try:
         config = ModelConfig.from_dict(read_json(folder / "config.json"))
+        config = replace(config, quantization=config.quantization or modelopt_config(folder))
     except DiffusionGemmaError as error:
         report.add("config.json", "differs" if isinstance(error, ConfigError) else "damaged", str(error))
         return report
@@ -57,6 +63,8 @@ def check(
     report.take(_config(config, layout, report.published))
     headers = download_headers(os.fspath(name)) if hub else read_headers(folder, lambda file: progress(f"header of {file}"))
     report.take(compare(headers, layout, config.vision is not None))
+    if headers.sound:
+        report.take(_planned(headers, config, folder))
     report.take(_count(headers, layout, report.published))
     progress("tokenizer")
     report.take(check_texts(folder, config, report.published))
@@ -87,6 +95,23 @@ def _config(config: ModelConfig, layout: Layout, the_26b: bool) -> Iterator[Row]
         return
     wrong = differences(config)
     yield Row("published config.json", "differs" if wrong else "agrees", listed(wrong) if wrong else "all fields of the text part")
+
+
+def _planned(headers: Headers, config: ModelConfig, folder: Path) -> Iterator[Row]:
+    """What the loader makes of the same headers."""
+    try:
+        if config.quantization is not None:
+            scheme_of(config.quantization)
+    except CheckpointError as error:
+        yield Row("loader", "not checked", f"it does not read this format: {error}")
+        return
+    try:
+        plan = SafetensorsWeights(headers.tensors, text_shapes(config.text), config.quantization, folder)
+    except CheckpointError as error:
+        yield Row("loader", "differs", str(error))
+        return
+    kinds = ", ".join(f"{count:,} matrices in {kind}" for kind, count in plan.kinds.most_common()) or "nothing quantised"
+    yield Row("loader", "agrees", f"every weight has its place; {kinds}")
 
 
 def _count(headers: Headers, layout: Layout, the_26b: bool) -> Iterator[Row]:
