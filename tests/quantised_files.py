@@ -3,6 +3,7 @@
 compressed-tensors packs its own formats; the others are packed here, a number at a time, as their descriptions say.
 """
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -273,7 +274,7 @@ class Checkpoint:
         self.kind, make, quantization = FORMATS[fmt]
         made = torch.Generator().manual_seed(seed)
         fields = {**TEXT, **text}
-        self.config = {**config_dict(**fields), "quantization_config": quantization}
+        self.config = {**config_dict(**fields), "quantization_config": copy.deepcopy(quantization)}
         self.stored: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
         for name, tensor in tiny_transformer(tiny_config(**fields), seed=seed).state_dict().items():

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -274,24 +275,27 @@ def _arrange(
             f"{folder} has {len(unknown)} tensor(s) that this model has no place for: {', '.join(sorted(unknown)[:5])}"
             f"{' and more' if len(unknown) > 5 else ''}; config.json does not describe these weights"
         )
-    weights, missing = [], []
+    weights: list[Weight] = []
+    named: list[str] = []
+    missing = 0
     for name, shape in shapes.items():
         found = places.get(name, {})
-        wanted = _wanted(name, shape, found)
-        lacking = [at for at in wanted if at not in found]
-        missing += [_lacking(name, at) for at in lacking]
-        if not lacking:
-            if left := [piece for at, piece in found.items() if at not in wanted]:
-                raise CheckpointError(
-                    f"{folder} has {found[_WHOLE].linear.name} and its parts ({left[0].linear.name}, ...) beside it"
-                )
-            width = max(1, max(part for _, part in wanted) + 1)
-            pieces = [[found[at] for at in wanted[start : start + width]] for start in range(0, len(wanted), width)]
-            _refuse_mixed(pieces)
-            weights.append(Weight(name, shape, pieces, [(found[at], copy) for at, copy in copies.get(name, [])]))
+        whole = len(shape) < 3 or _WHOLE in found or not found
+        experts, parts = (1, 1) if whole else (shape[0], len(expert_parts(name)))
+        if len(found) > experts * parts:
+            raise CheckpointError(f"{folder} has {found[_WHOLE].linear.name} whole and the same experts one by one")
+        if lacking := experts * parts - len(found):
+            missing += lacking
+            every = iter([_WHOLE]) if whole else ((expert, part) for expert in range(experts) for part in range(parts))
+            named += islice((_lacking(name, at) for at in every if at not in found), max(0, 5 - len(named)))
+            continue
+        ordered = sorted(found)
+        pieces = [[found[at] for at in ordered[start : start + parts]] for start in range(0, len(ordered), parts)]
+        _refuse_mixed(pieces)
+        weights.append(Weight(name, shape, pieces, [(found[at], copy) for at, copy in copies.get(name, [])]))
     if missing:
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} tensor(s): {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}; "
+            f"{folder} lacks {missing} tensor(s): {', '.join(named)}{' and more' if missing > 5 else ''}; "
             "download the rest of the checkpoint, or mend config.json"
         )
     return weights
@@ -306,13 +310,6 @@ def _place(linear: Linear, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, 
         return expert.name, (expert.expert, expert.part), (shape[1] // expert.parts, shape[2])
     name = to_ours(linear.name if linear.kind == "plain" else f"{linear.base}.weight")
     return None if name is None or name not in shapes else (name, _WHOLE, shapes[name])
-
-
-def _wanted(name: str, shape: tuple[int, ...], found: Mapping[tuple[int, int], Planned]) -> list[tuple[int, int]]:
-    """The places of a weight that must be filled: the whole, or each part of each expert."""
-    if len(shape) < 3 or _WHOLE in found or not found:
-        return [_WHOLE]
-    return [(expert, part) for expert in range(shape[0]) for part in range(len(expert_parts(name)))]
 
 
 def _lacking(name: str, at: tuple[int, int]) -> str:

@@ -126,19 +126,24 @@ def _layout(base: str, parts: Mapping[str, Stored]) -> _Layout:
     if "qweight" in parts:
         return _with_dtype(base, "qweight", parts, {"I32": _QWEIGHT})
     if "weight_packed" in parts:
-        fp4 = _NVFP4 if "weight_global_scale" in parts else _MXFP4
+        fp4 = _NVFP4 if _has_two_scales("weight_global_scale", parts) else _MXFP4
         return _with_dtype(base, "weight_packed", parts, {"I32": _INT4, "U8": fp4})
     if "weight" in parts:
         if parts["weight"].dtype == "U32":
             raise CheckpointError(
                 f"{base}.weight is packed as MLX packs weights, which is not read; use a checkpoint in another format"
             )
-        fp4 = _MODELOPT_NVFP4 if "weight_scale_2" in parts else _QUARK_MXFP4
+        fp4 = _MODELOPT_NVFP4 if _has_two_scales("weight_scale_2", parts) else _QUARK_MXFP4
         fp8 = _FP8_INVERSE if "weight_scale_inv" in parts else _FP8
         return _with_dtype(base, "weight", parts, {"U8": fp4, "I8": _INT8, "F8_E4M3": fp8})
     raise CheckpointError(
         f"{base}.{next(iter(parts))} is there without the weight that it belongs to; download the checkpoint again"
     )
+
+
+def _has_two_scales(second: str, parts: Mapping[str, Stored]) -> bool:
+    """Whether 4-bit floats are NVFP4: also where its second scale is lost."""
+    return second in parts or ("weight_scale" in parts and parts["weight_scale"].dtype == "F8_E4M3")
 
 
 def _with_dtype(base: str, codes: str, parts: Mapping[str, Stored], layouts: Mapping[str, _Layout]) -> _Layout:

@@ -19,7 +19,7 @@ DECODER = "model.decoder."
 ENCODER = "model.encoder.language_model."
 VISION_PREFIXES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 _ENCODER_SCALAR = re.compile(r"layers\.(\d+)\.layer_scalar")
-_EXPERT = re.compile(r"(layers\.\d+\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)")
+_EXPERT = re.compile(r"(layers\.[0-9]+\.experts)\.(0|[1-9][0-9]{0,8})\.(gate_proj|up_proj|down_proj)")
 _STACKS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
