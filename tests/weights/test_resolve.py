@@ -43,11 +43,11 @@ def test_a_hub_id_is_downloaded_without_anything_that_could_run(monkeypatch: pyt
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert resolve("google/diffusiongemma-26b-nvfp4") == tmp_path
-    assert resolve("google/diffusiongemma-26b-nvfp4", config_only=True) == tmp_path
+    assert resolve("RedHatAI/x-FP8") == tmp_path
+    assert resolve("RedHatAI/x-FP8", config_only=True) == tmp_path
     assert asked == [
-        ("google/diffusiongemma-26b-nvfp4", ["*.json", "*.safetensors", "*.jinja"]),
-        ("google/diffusiongemma-26b-nvfp4", ["config.json", "generation_config.json"]),
+        ("RedHatAI/x-FP8", ["*.json", "*.safetensors", "*.jinja"]),
+        ("RedHatAI/x-FP8", ["config.json", "generation_config.json"]),
     ]
 
 
@@ -151,3 +151,27 @@ def test_a_gguf_file_of_the_cache_without_a_connection(monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, file: str(tmp_path / file))
     assert resolve("unsloth/x-GGUF:Q4_K_M") == tmp_path / FILES[2]
+
+
+@pytest.mark.parametrize("name", ["google/diffusiongemma-26b-nvfp4", "google/DiffusionGemma-26B-NVFP4"])
+def test_a_name_that_no_repository_has(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def download(hub_id: str, allow_patterns: list[str]) -> str:
+        asked.append(hub_id)
+        return str(tmp_path)
+
+    (tmp_path / "config.json").touch()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve(name) == tmp_path
+    assert asked == ["nvidia/diffusiongemma-26B-A4B-it-NVFP4"]
+    assert f"there is no {name} on the hub; {asked[0]} is taken" in caplog.text
+
+
+def test_a_folder_of_that_name_is_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "google" / "diffusiongemma-26b-nvfp4"
+    folder.mkdir(parents=True)
+    assert resolve("google/diffusiongemma-26b-nvfp4").resolve() == folder

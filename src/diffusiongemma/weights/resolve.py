@@ -1,5 +1,6 @@
 """A name -> a checkpoint: built-in name, local folder or GGUF file, or hub id, in this order."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from diffusiongemma.weights.headers import Stored
 
 __all__ = ["builtin_folder", "builtin_names", "download_small", "hub_headers", "is_hub_id", "resolve"]
 
+log = logging.getLogger(__name__)
+_ELSEWHERE = {"google/diffusiongemma-26b-nvfp4": "nvidia/diffusiongemma-26B-A4B-it-NVFP4"}
+"""Names in circulation that no repository has, in small letters, and the repository that is meant."""
 _FILES = ("*.json", "*.safetensors", "*.jinja")
 _CONFIG_FILES = ("config.json", "generation_config.json")
 _SMALL_FILES = ("*.json", "*.jinja")
@@ -33,7 +37,8 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
 
     Args:
         name: built-in name; folder, which may hold one GGUF file in place of safetensors; GGUF file; hub id, of a repository with
-            several GGUF files with a colon and what the file differs by: ``owner/name:Q4_K_M``.
+            several GGUF files with a colon and what the file differs by: ``owner/name:Q4_K_M``. A name in circulation that no
+            repository has stands for the one that is meant, and a warning says so.
         config_only: of a hub id download only the small JSON files.
 
     Raises:
@@ -61,6 +66,7 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
             f"no checkpoint {text!r}: it is not a folder, not a GGUF file, not a built-in name ({known}), "
             "and not a hub id (owner/name)"
         )
+    hub_id = _existing(hub_id)
     if not wanted:
         downloaded = _download(hub_id, _CONFIG_FILES if config_only else _FILES)
         if any(downloaded.glob("*.safetensors")) or (downloaded / "config.json").is_file():
@@ -88,7 +94,7 @@ def download_small(hub_id: str) -> Path:
     Raises:
         CheckpointError: they cannot be downloaded.
     """
-    return _download(hub_id, _SMALL_FILES)
+    return _download(_existing(hub_id), _SMALL_FILES)
 
 
 def hub_headers(hub_id: str) -> dict[str, dict[str, Stored]]:
@@ -100,6 +106,7 @@ def hub_headers(hub_id: str) -> dict[str, dict[str, Stored]]:
     import huggingface_hub
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
+    hub_id = _ELSEWHERE.get(hub_id.lower(), hub_id)
     with _hub_errors(hub_id):
         try:
             found = huggingface_hub.get_safetensors_metadata(hub_id).files_metadata
@@ -114,6 +121,15 @@ def hub_headers(hub_id: str) -> dict[str, dict[str, Stored]]:
         }
         for file, meta in found.items()
     }
+
+
+def _existing(hub_id: str) -> str:
+    """The repository that a name stands for."""
+    meant = _ELSEWHERE.get(hub_id.lower())
+    if meant is None:
+        return hub_id
+    log.warning("there is no %s on the hub; %s is taken, which is what the name stands for", hub_id, meant)
+    return meant
 
 
 def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
