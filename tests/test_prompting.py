@@ -107,6 +107,9 @@ def test_other_methods_take_the_options(native: DiffusionGemmaModel, monkeypatch
         native.infill("a", "b", enable_thinking=True)
     with pytest.raises(OptionError, match="raw means nothing here"):
         native.infill("a", "b", raw=True)
+    for door in (lambda: native.decide("x", [question], thinking_budget=1), lambda: native.edit("ab", "x", thinking_budget=1)):
+        with pytest.raises(OptionError, match="thinking_budget bounds the thoughts of a reply, and here is none"):
+            door()
     for wrong in ({"think": True}, {"temperature": 1.0}):
         with pytest.raises(OptionError, match="not an option of a prompt; there are tools, enable_thinking"):
             native.decide("x", [question], **wrong)

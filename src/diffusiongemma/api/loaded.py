@@ -289,6 +289,8 @@ class Loaded:
             OptionError: an unknown option, or one that the chat template does not take.
         """
         ours, others = PromptOptions.split(options)
+        if ours.thinking_budget is not None:
+            raise OptionError("thinking_budget bounds the thoughts of a reply, and here is none; leave it out")
         if others:
             raise OptionError(
                 f"{', '.join(others)}: not an option of a prompt; there are {', '.join(PromptOptions.__annotations__)}"

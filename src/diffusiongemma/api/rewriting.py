@@ -155,6 +155,8 @@ class Rewriting(Loaded):
         written, options = PromptOptions.split(options)
         if written.raw:
             raise OptionError("raw means nothing here: a text without prompt and messages stands outside any conversation already")
+        if written.thinking_budget is not None:
+            raise OptionError("thinking_budget bounds the thoughts of a reply, and here is none; leave it out")
         for name in () if ends else ("max_tokens", "stop"):
             if options.get(name) is not None:
                 raise OptionError(f"{name} has no say here: what is given around the holes says where the text ends; leave it out")

@@ -240,7 +240,7 @@ class ChatRequest(Answering):
     enable_thinking: Flag | None = None
     preserve_thinking: Flag | None = None
     reasoning_effort: Text | None = None
-    thinking_budget: Positive | None = None
+    thinking_budget: Annotated[Whole, Field(ge=0, le=1 << 24)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
