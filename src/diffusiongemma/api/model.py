@@ -239,10 +239,11 @@ class DiffusionGemmaModel(Rewriting):
             )
         if constrained and tools is not None and tools.choice == "required":
             raise OptionError("tool_choice asks for a call, and a response format, regex, choices or grammar for a text; give one")
-        if mode == "causal" and (ruled or constrained or budget is not None or (tools is not None and tools.choice != "auto")):
+        if mode == "causal" and budget is not None:
+            raise OptionError("thinking_budget needs mode 'diffusion'; bound the answer with max_tokens")
+        if mode == "causal" and (ruled or constrained or (tools is not None and tools.choice != "auto")):
             raise OptionError(
-                "rules, a response format, regex, choices, grammar, thinking_budget and a tool_choice other than 'auto' need mode "
-                "'diffusion'"
+                "rules, a response format, regex, choices, grammar and a tool_choice other than 'auto' need mode 'diffusion'"
             )
         markup = self.tokenizer.markup
         if budget is not None and not markup.thoughts:

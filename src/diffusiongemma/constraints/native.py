@@ -28,6 +28,8 @@ _BARE = r"[^\s:{}\[\],\x22\x3c\x7c\x3e]{1,64}"
 """Names that match a pattern; without blanks, and without the characters of the quote mark."""
 _INTEGER = "-?(?:0|[1-9][0-9]{0,17})"
 _NUMBER = rf"{_INTEGER}(?:\.[0-9]{{1,17}})?(?:[eE][+-]?[0-9]{{1,2}})?"
+_COUNTED = 10_000
+"""Rules for the properties of an object whose number counts."""
 _LARGE = 10**18
 """A number with one bound alone gets this as the other, so that it can be read."""
 _SCALAR = {"whitespace_flexible": False, "lenient": False}
@@ -228,6 +230,13 @@ class _Writer:
         low, high = shape.min_properties, shape.max_properties
         if high is not None and (high < low or high < len(shape.required)):
             return None
+        # Counting is for what the names alone do not see to.
+        low = 0 if low <= len(shape.required) else low
+        high = None if high is not None and free is None and high >= len(pairs) else high
+        if len(pairs) * max(low, high or 0) > _COUNTED:
+            raise ConstraintError(
+                f"{where}: 'minProperties' or 'maxProperties' with {len(pairs)} properties takes too many rules; leave it out"
+            )
         body = self._pairs(pairs, free, low, high)
         return None if body is None else f'"{{" {body} "}}"'
 

@@ -16,7 +16,7 @@ __all__ = ["ObjectPart", "Schemas", "Shape"]
 
 Node = dict[str, Any] | bool
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
-_MOST = 64
+_MOST = 128
 """Alternatives of one value, its nested ``anyOf`` multiplied out."""
 _CONTAINERS = ("properties", "patternProperties", "required", "minProperties", "maxProperties", "items", "prefixItems", "minItems",
                "maxItems")  # fmt: skip
@@ -135,6 +135,7 @@ class Schemas:
             for word in ("anyOf", "oneOf"):
                 if word in node:
                     groups.append(node[word])
+                    self._check_count(math.prod(map(len, groups)), where)
                     if word == "oneOf":
                         self._check_one(node[word], above | here, where)
             plain.append({word: what for word, what in node.items() if word not in ("$ref", "allOf", "anyOf", "oneOf")})
@@ -143,12 +144,15 @@ class Schemas:
             shape = _with(shape, one, where)
         if not groups:
             return [_chosen(shape, where)]
-        if math.prod(map(len, groups)) > _MOST:
+        alternatives: list[Shape] = []
+        for chosen in product(*groups):
+            alternatives += self._expand([*plain, *chosen], above | here, where)
+            self._check_count(len(alternatives), where)
+        return alternatives
+
+    def _check_count(self, count: int, where: str) -> None:
+        if count > _MOST:
             raise ConstraintError(f"{where}: its anyOf and oneOf have more than {_MOST} combinations; say it with fewer")
-        found = [made for chosen in product(*groups) for made in self._expand([*plain, *chosen], above | here, where)]
-        if len(found) > _MOST:
-            raise ConstraintError(f"{where}: its anyOf and oneOf have more than {_MOST} combinations; say it with fewer")
-        return found
 
     def _target(self, pointer: str) -> Node:
         node: Any = self._root

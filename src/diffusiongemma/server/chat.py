@@ -28,7 +28,7 @@ _WRITTEN = ("enable_thinking", "preserve_thinking", "reasoning_effort", "thinkin
 
 async def chat(http: HttpRequest, served: Served, body: ChatRequest, settings: Settings) -> Response:
     """Answer a conversation."""
-    tools = Toolset.of(body)
+    tools = Toolset.of(body, _native(served))
     prepare = served.compile if constrained(body) else served.prepare
     requests = await prepare(_requests, served, body, settings, tools)
     shape = ChatShape(served, bool(body.logprobs), None if _native(served) else tools)
@@ -65,7 +65,7 @@ def _requests(served: Served, body: ChatRequest, settings: Settings, tools: Tool
 def _native(served: Served) -> bool:
     """Whether the template declares tools itself, so that calls come in the model's own markup."""
     template = served.model.tokenizer.template
-    return template is not None and template.knows_tools
+    return template is not None and template.knows_tools and served.model.tokenizer.markup.calls
 
 
 def _called(tools: Toolset, body: ChatRequest) -> dict[str, Any]:

@@ -44,8 +44,12 @@ class Toolset:
     forced: bool
 
     @classmethod
-    def of(cls, body: ChatRequest) -> "Toolset | None":
+    def of(cls, body: ChatRequest, native: bool = False) -> "Toolset | None":
         """The tools a request offers; None where the answer is text.
+
+        Args:
+            body: of the request.
+            native: calls come in the model's own markup, which goes together with more.
 
         Raises:
             ApiError: two tools of one name, a choice without tools or of a tool that is not there, or what cannot be combined
@@ -63,7 +67,7 @@ class Toolset:
             tools = [tools[names.index(name)]]
         if not tools or chosen == "none":
             return None
-        for name in ("response_format", "regex", "choices", "grammar", "pins", "stop", "logprobs"):
+        for name in ("pins",) if native else ("response_format", "regex", "choices", "grammar", "pins", "stop", "logprobs"):
             value = getattr(body, name)
             if value and not (name == "response_format" and body.response_format and body.response_format.type == "text"):
                 raise ApiError(400, f"{name} cannot be combined with tools; say tool_choice: none", name)
