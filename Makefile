@@ -19,7 +19,7 @@ run: $(VENV)/.installed  ## Install, then solve a sudoku before your eyes.
 	$(BIN)/diffusiongemma sudoku
 
 test: $(VENV)/.installed  ## Install, then run every test.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check src tests

@@ -46,7 +46,8 @@ def test_sudoku_pinned(puzzle: Sudoku) -> None:
 
 
 def test_sudoku_file_and_plain_text(tmp_path: Path, puzzle: Sudoku) -> None:
-    file = tmp_path / "puzzles.txt"
+    file = tmp_path / ("a_path_as_long_as_a_puzzle_" + 81 * "x") / "puzzles.txt"
+    file.parent.mkdir()
     file.write_text(f"# two puzzles\n{puzzle.clues}\n{puzzle.clues}\n")
     data = run_json("sudoku", str(file))
     assert [p["solved"] for p in data["puzzles"]] == [True, True]

@@ -71,8 +71,7 @@ def sudoku(
 def _read(source: str | None) -> list[Sudoku]:
     if source is None:
         return [parse(EXAMPLE)]
-    # A path is only tried where the text cannot be a puzzle: 81 cells may be longer than a file name may be.
-    if source != "-" and not (len(source) < 81 and Path(source).exists()):
+    if source != "-" and not _is_file(source):
         return [parse(source)]
     text = common.read_text(source)
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -81,6 +80,13 @@ def _read(source: str | None) -> list[Sudoku]:
     if all(sum(not char.isspace() for char in line) >= 81 for line in lines):
         return [parse(line) for line in lines]
     return [parse("\n".join(lines))]
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):  # longer than a name may be, or with a zero byte
+        return False
 
 
 def _solve(
