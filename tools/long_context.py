@@ -171,7 +171,9 @@ def main() -> None:
                 subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
     for name, rows in found.items():
         for row in rows:
-            print(f"{name:>10}  {row['context']:>8,} tokens  {row['cache_bytes'] / 2**20:>9,.1f} MiB  {row['step_ms']:>9,.1f} ms a step")
+            print(
+                f"{name:>10}  {row['context']:>8,} tokens  {row['cache_bytes'] / 2**20:>9,.1f} MiB  {row['step_ms']:>9,.1f} ms a step"
+            )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["PreparedInt8", "int8_backend", "int8_mix", "int8_product", "prepare_int8", "quantize_rows"]
+__all__ = [
+    "Int8Rows",
+    "PreparedInt8",
+    "int8_backend",
+    "int8_mix",
+    "int8_product",
+    "largest_code",
+    "prepare_int8",
+    "product_of_rows",
+    "quantize_rows",
+]
 
 log = logging.getLogger(__name__)
 LARGEST = 127
@@ -22,20 +32,33 @@ LARGEST_WITHOUT_VNNI = 63
 """Of the rows, where a processor adds pairs of products in 16 bits: 2 x 127 x 127 is the most that fits."""
 
 
-def quantize_rows(x: Tensor, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
-    """Rows as int8 codes and one float32 scale each, from the largest absolute value.
+class Int8Rows(NamedTuple):
+    """Rows rounded to int8.
+
+    Attributes:
+        codes: ``[..., K]`` int8.
+        scale: ``[..., 1]`` float32.
+    """
+
+    codes: Tensor
+    scale: Tensor
+
+    def take(self, rows: slice | Tensor) -> "Int8Rows":
+        """Some of the rows."""
+        return Int8Rows(self.codes[rows], self.scale[rows])
+
+
+def quantize_rows(x: Tensor, largest: int = LARGEST) -> Int8Rows:
+    """Rows as int8 codes and one float32 scale each, from the largest absolute value; a row of zeros has scale 1.
 
     Args:
         x: ``[..., K]`` float.
         largest: code of a row's largest value.
-
-    Returns:
-        Codes ``[..., K]`` int8 and scales ``[..., 1]`` float32; a row of zeros has scale 1.
     """
     wide = x.float()
     scale = wide.abs().amax(-1, keepdim=True) / largest
     scale = torch.where(scale > 0, scale, 1.0)
-    return (wide / scale).round_().to(torch.int8), scale
+    return Int8Rows((wide / scale).round_().to(torch.int8), scale)
 
 
 class PreparedInt8(NamedTuple):
@@ -51,9 +74,19 @@ class PreparedInt8(NamedTuple):
     matrix: Tensor
     scale_N: Tensor
 
+    @property
+    def largest(self) -> int:
+        """Largest code of rows that are multiplied with it."""
+        return largest_code(self.backend)
+
     def codes(self) -> Tensor:
         """The codes ``[N, K]`` int8."""
         return self.matrix.to_dense().T if self.matrix.is_mkldnn else self.matrix
+
+
+def largest_code(backend: str) -> int:
+    """Largest code of the rows that a backend multiplies."""
+    return _BACKENDS[backend].largest()
 
 
 def prepare_int8(codes_NK: Tensor, scale_N: Tensor, backend: str | None = None) -> PreparedInt8:
@@ -70,9 +103,12 @@ def prepare_int8(codes_NK: Tensor, scale_N: Tensor, backend: str | None = None) 
 
 def int8_product(x_TK: Tensor, prepared: PreparedInt8) -> Tensor:
     """``x @ W.T``: ``[T, K]`` float to ``[T, N]`` float32, x rounded to 8 bits a row."""
-    backend = _BACKENDS[prepared.backend]
-    codes, scale = quantize_rows(x_TK, backend.largest())
-    return backend.product(codes, prepared.matrix, prepared.scale_N).mul_(scale)
+    return product_of_rows(quantize_rows(x_TK, prepared.largest), prepared)
+
+
+def product_of_rows(rows: Int8Rows, prepared: PreparedInt8) -> Tensor:
+    """``x @ W.T`` for rows that are rounded already: ``[T, K]`` to float32 ``[T, N]``."""
+    return _BACKENDS[prepared.backend].product(rows.codes, prepared.matrix, prepared.scale_N).mul_(rows.scale)
 
 
 def int8_mix(weight_RT: Tensor, codes_TD: Tensor, scale_T: Tensor) -> Tensor:
@@ -133,8 +169,12 @@ _BACKENDS = {
 
 
 @cache
-def int8_backend() -> str:
-    """The fastest of the backends that run here, by one product of 64 x 1024 x 1024 each; measured once."""
+def int8_backend(*, once: bool = False) -> str:
+    """The fastest of the backends that run here, by one product of 64 x 1024 x 1024 each; measured once.
+
+    Args:
+        once: for a matrix that is multiplied a single time, so that laying it out counts.
+    """
     codes = torch.arange(1024 * 1024).remainder_(251).sub_(125).to(torch.int8).view(1024, 1024)
     rows, scale = codes[:64].clone(), torch.ones(1024)
     seconds: dict[str, float] = {}
@@ -147,7 +187,7 @@ def int8_backend() -> str:
             continue
         began = time.perf_counter()
         for _ in range(3):
-            backend.product(rows, prepared, scale)
+            backend.product(rows, backend.prepare(codes) if once else prepared, scale)
         seconds[name] = (time.perf_counter() - began) / 3
     best = min(seconds, key=seconds.__getitem__)
     rates = ", ".join(f"{name} {2 * 64 * 1024**2 / spent / 1e9:.0f}" for name, spent in seconds.items())

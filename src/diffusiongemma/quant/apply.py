@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from diffusiongemma import kernels
+from diffusiongemma.kernels.int8 import Int8Rows, quantize_rows
+from diffusiongemma.quant.fast_int8 import FastInt8
 from diffusiongemma.quant.packed import PackedWeight
 
 __all__ = ["Weight", "experts", "linear", "mix_rows"]
@@ -54,6 +56,12 @@ def experts(
         return kernels.experts(x_TD, index_TX, weight_TX, _whole(gate_up, x_TD.dtype), _whole(down, x_TD.dtype), act)
     order, source = kernels.by_expert(index_TX)
     counts = torch.bincount(index_TX.reshape(-1), minlength=gate_up.shape[0]).tolist()
+    if isinstance(gate_up, FastInt8) and isinstance(down, FastInt8):
+        inner = _each_expert(quantize_rows(x_TD, gate_up.largest).take(source), counts, gate_up)
+        gate, up = inner.chunk(2, dim=-1)
+        out = _each_expert(quantize_rows(act(gate) * up, down.largest), counts, down)
+        out *= weight_TX.reshape(-1)[order].unsqueeze(-1)
+        return out.new_zeros(x_TD.shape).index_add_(0, source, out).to(x_TD.dtype)
     wide = x_TD.to(kernels.product_dtype(x_TD.dtype, x_TD.device))
     rows_SD = wide[source]
     parts, start = [], 0
@@ -64,6 +72,18 @@ def experts(
             start += count
     out = torch.cat(parts) * weight_TX.reshape(-1)[order].unsqueeze(-1)
     return torch.zeros_like(wide).index_add_(0, source, out.to(wide.dtype)).to(x_TD.dtype)
+
+
+def _each_expert(rows: Int8Rows, counts: list[int], stack: FastInt8) -> Tensor:
+    """Rows in the order of their experts, each times its expert's matrix: float32."""
+    out = torch.empty(len(rows.codes), stack.shape[1])
+    start = 0
+    for expert, count in enumerate(counts):
+        if count:
+            span = slice(start, start + count)
+            out[span] = stack.expert(expert).product_of_rows(rows.take(span))
+            start += count
+    return out
 
 
 def mix_rows(probs: Tensor, weight: Weight) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusiongemma.kernels.int8 import Int8Rows
 from diffusiongemma.quant.codes import e4m3, scale_groups, shift_groups
 from diffusiongemma.quant.packed import PackedWeight
 
@@ -82,3 +83,9 @@ class Int8Weight(EightBitWeight):
     def product(self, x_TK: Tensor, start: int, end: int) -> Tensor:
         """See ``EightBitWeight``."""
         return super().product(x_TK, start, end) if self.zero is None else PackedWeight.product(self, x_TK, start, end)
+
+    def int8_rows(self) -> Int8Rows:
+        """See ``PackedWeight``: the stored codes, where they have a scale a row."""
+        if self.zero is not None or self.scale.shape[-1] > 1:
+            return super().int8_rows()
+        return Int8Rows(self.codes, self.scale.float())

@@ -3,7 +3,9 @@
 Shapes: N rows (outputs), K columns (inputs), E experts, T tokens, V vocabulary, D hidden.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from math import prod
 from typing import Self
 
 import torch
@@ -11,13 +13,24 @@ from torch import Tensor
 
 from diffusiongemma.errors import OptionError
 from diffusiongemma.kernels import TableReader
-from diffusiongemma.kernels.int8 import PreparedInt8, int8_mix, int8_product, prepare_int8, quantize_rows
-from diffusiongemma.quant.eight_bit import Int8Weight
+from diffusiongemma.kernels.int8 import (
+    Int8Rows,
+    PreparedInt8,
+    int8_backend,
+    int8_mix,
+    int8_product,
+    largest_code,
+    prepare_int8,
+    product_of_rows,
+    quantize_rows,
+)
 from diffusiongemma.quant.packed import PackedWeight
 
-__all__ = ["FastInt8Matrix", "FastInt8Stack", "FastInt8Table", "fast_int8"]
+__all__ = ["FastInt8", "FastInt8Matrix", "FastInt8Stack", "FastInt8Table", "FastPacked", "fast_int8"]
 
 KIND = "int8 products"
+FEW_BITS = 7
+"""Bits a weight below which int8 would take notably more memory than the stored codes."""
 STEP = 4096
 """Rows that are rounded at once, so that no float copy of a whole matrix is made."""
 
@@ -39,8 +52,29 @@ class _OnCPU(PackedWeight):
         return self
 
 
+class FastInt8(_OnCPU):
+    """A matrix, or a stack of them, that is multiplied in int8."""
+
+    @property
+    @abstractmethod
+    def largest(self) -> int:
+        """Largest code of the rows it multiplies."""
+
+    @abstractmethod
+    def expert(self, index: int) -> "FastInt8":
+        """One matrix of a stack."""
+
+    @abstractmethod
+    def product_of_rows(self, rows: Int8Rows) -> Tensor:
+        """``x @ W.T`` for rows that are rounded already: ``[T, K]`` to float32 ``[T, N]``."""
+
+    def apply(self, x_TK: Tensor) -> Tensor:
+        """``x @ W.T``."""
+        return self.product_of_rows(quantize_rows(x_TK, self.largest)).to(x_TK.dtype)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FastInt8Matrix(_OnCPU):
+class FastInt8Matrix(FastInt8):
     """A matrix ``[N, K]``.
 
     Attributes:
@@ -53,9 +87,18 @@ class FastInt8Matrix(_OnCPU):
         """See ``PackedWeight``."""
         return self.prepared.codes()[rows].float() * self.prepared.scale_N[rows, None]
 
-    def apply(self, x_TK: Tensor) -> Tensor:
-        """``x @ W.T``."""
-        return int8_product(x_TK, self.prepared).to(x_TK.dtype)
+    @property
+    def largest(self) -> int:
+        """See ``FastInt8``."""
+        return self.prepared.largest
+
+    def expert(self, index: int) -> FastInt8:
+        """Of a stack only."""
+        raise AssertionError("a matrix has no experts")
+
+    def product_of_rows(self, rows: Int8Rows) -> Tensor:
+        """See ``FastInt8``."""
+        return product_of_rows(rows, self.prepared)
 
     def tensors(self) -> dict[str, Tensor]:
         """See ``PackedWeight``."""
@@ -63,7 +106,7 @@ class FastInt8Matrix(_OnCPU):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FastInt8Stack(_OnCPU):
+class FastInt8Stack(FastInt8):
     """Experts ``[E, N, K]``, each a matrix of its own.
 
     Attributes:
@@ -76,13 +119,55 @@ class FastInt8Stack(_OnCPU):
         """Of a matrix only: ask an expert."""
         raise AssertionError("a stack has no rows; ask one of its experts")
 
-    def expert(self, index: int) -> FastInt8Matrix:  # type: ignore[override]
+    @property
+    def largest(self) -> int:
+        """See ``FastInt8``."""
+        return self.matrices[0].largest
+
+    def expert(self, index: int) -> FastInt8:
         """One expert's matrix."""
         return self.matrices[index]
+
+    def product_of_rows(self, rows: Int8Rows) -> Tensor:
+        """Of a matrix only: ask an expert."""
+        raise AssertionError("a stack has no rows; ask one of its experts")
 
     def tensors(self) -> dict[str, Tensor]:
         """See ``PackedWeight``."""
         return {f"{i}.{name}": tensor for i, one in enumerate(self.matrices) for name, tensor in one.tensors().items()}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FastPacked(FastInt8):
+    """A matrix or a stack whose codes stay packed in fewer bits, and are expanded to int8 each time a matrix is used.
+
+    Attributes:
+        packed: the weight as it is stored.
+    """
+
+    packed: PackedWeight
+
+    @property
+    def largest(self) -> int:
+        """See ``FastInt8``."""
+        return largest_code(int8_backend(once=True))
+
+    def values(self, rows: slice | Tensor) -> Tensor:
+        """See ``PackedWeight``: those of the stored codes."""
+        return self.packed.values(rows)
+
+    def expert(self, index: int) -> FastInt8:
+        """One matrix of the stack."""
+        return FastPacked(shape=self.shape[1:], packed=self.packed.expert(index))
+
+    def product_of_rows(self, rows: Int8Rows) -> Tensor:
+        """See ``FastInt8``."""
+        codes, scale = self.packed.int8_rows()
+        return product_of_rows(rows, prepare_int8(codes, scale[:, 0], int8_backend(once=True)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See ``PackedWeight``."""
+        return self.packed.tensors()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,13 +215,15 @@ class _Reader:
 
 
 def fast_int8(weight: Tensor | PackedWeight, table: bool = False) -> PackedWeight:
-    """A weight rounded to int8, each row by its own largest value.
+    """A weight rounded to int8, each row by its own largest value; codes of few bits stay packed until they are used.
 
     Args:
         weight: ``[N, K]`` or ``[E, N, K]``, plain or packed.
         table: whether it is the embedding table.
     """
     shape = tuple(weight.shape)
+    if isinstance(weight, PackedWeight) and not table and 8 * weight.nbytes < FEW_BITS * prod(shape):
+        return FastPacked(shape=shape, packed=weight)
     if len(shape) == 3:
         experts = (weight[i] if isinstance(weight, Tensor) else weight.expert(i) for i in range(shape[0]))
         return FastInt8Stack(shape=shape, matrices=tuple(_matrix(expert) for expert in experts))
@@ -151,14 +238,10 @@ def _matrix(weight: Tensor | PackedWeight) -> FastInt8Matrix:
     return FastInt8Matrix(shape=tuple(weight.shape), prepared=prepare_int8(codes, scale[:, 0]))
 
 
-def _rounded(weight: Tensor | PackedWeight) -> tuple[Tensor, Tensor]:
-    """Codes ``[N, K]`` int8 and scales ``[N, 1]``; an INT8 file's own, where it has a scale a row."""
-    rows, columns = weight.shape
-    if isinstance(weight, Int8Weight) and weight.zero is None and weight.scale.shape[-1] == 1:
-        return weight.codes, weight.scale.float()
-    codes, scale = torch.empty(rows, columns, dtype=torch.int8), torch.empty(rows, 1)
-    for start in range(0, rows, STEP):
-        end = min(start + STEP, rows)
-        values = weight[start:end] if isinstance(weight, Tensor) else weight.dequantize(start, end)
-        codes[start:end], scale[start:end] = quantize_rows(values)
-    return codes, scale
+def _rounded(weight: Tensor | PackedWeight) -> Int8Rows:
+    if isinstance(weight, PackedWeight):
+        return weight.int8_rows()
+    codes, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight), 1)
+    for start in range(0, len(weight), STEP):
+        codes[start : start + STEP], scale[start : start + STEP] = quantize_rows(weight[start : start + STEP])
+    return Int8Rows(codes, scale)

@@ -4,10 +4,14 @@ Shapes: N rows, K columns, G groups of columns, E experts, S linears of equally 
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from diffusiongemma.kernels.int8 import Int8Rows
+from diffusiongemma.kernels.nibbles import can_expand_nibbles, expand_nibbles
 from diffusiongemma.quant.codes import E2M1, e4m3, e8m0, pair_table, pairs, scale_groups, shift_groups
 from diffusiongemma.quant.packed import PackedWeight
 
@@ -16,6 +20,17 @@ __all__ = ["Int4Weight", "Mxfp4Weight", "Nvfp4Weight"]
 NVFP4_GROUP, MXFP4_GROUP = 16, 32
 _SIGNED = tuple(float(code - 8) for code in range(16))
 _UNSIGNED = tuple(float(code) for code in range(16))
+
+
+@cache
+def _table(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values)
+
+
+@cache
+def _decoded(kind: Literal["e4m3", "e8m0"]) -> Tensor:
+    """What each byte stands for."""
+    return {"e4m3": e4m3, "e8m0": e8m0}[kind](torch.arange(256, dtype=torch.uint8))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +64,14 @@ class Nvfp4Weight(PackedWeight):
         scaled = scale_groups(decoded, block, NVFP4_GROUP)
         return scaled.div_(second) if self.divides else scaled.mul_(second)
 
+    def int8_rows(self) -> Int8Rows:
+        """See ``PackedWeight``; a row's largest value is what its largest block scale allows."""
+        if not can_expand_nibbles(self.shape[1], NVFP4_GROUP):
+            return super().int8_rows()
+        codes, scale = expand_nibbles(self.codes, self.scale.view(torch.uint8), _decoded("e4m3"), None, _table(E2M1))
+        second = self.second.reciprocal() if self.divides else self.second
+        return Int8Rows(codes, (scale * second)[:, None])
+
     def _parts(self, rows: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         decoded = pairs(self.codes[rows], pair_table(E2M1, self.codes.device))
         return decoded, e4m3(self.scale.view(torch.uint8)[rows]), self.second[rows, None]
@@ -71,6 +94,13 @@ class Mxfp4Weight(PackedWeight):
         """See ``PackedWeight``."""
         decoded = pairs(self.codes[rows], pair_table(E2M1, self.codes.device))
         return scale_groups(decoded, e8m0(self.scale[rows]), MXFP4_GROUP)
+
+    def int8_rows(self) -> Int8Rows:
+        """See ``PackedWeight``."""
+        if not can_expand_nibbles(self.shape[1], MXFP4_GROUP):
+            return super().int8_rows()
+        codes, scale = expand_nibbles(self.codes, self.scale, _decoded("e8m0"), None, _table(E2M1))
+        return Int8Rows(codes, scale[:, None])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,6 +134,14 @@ class Int4Weight(PackedWeight):
         if zero is not None:
             shift_groups(decoded, zero, width)
         return scale_groups(decoded, scale, width)
+
+    def int8_rows(self) -> Int8Rows:
+        """See ``PackedWeight``; a row's largest value is what its largest scale allows."""
+        if self.order is not None or not can_expand_nibbles(self.shape[1], self.width):
+            return super().int8_rows()
+        zero = None if self.zero is None else self.zero.float()
+        codes, scale = expand_nibbles(self.codes, self.scale.float(), None, zero, _table(_SIGNED if zero is None else _UNSIGNED))
+        return Int8Rows(codes, scale[:, None])
 
     def _groups(self, rows: slice | Tensor) -> Tensor:
         """The group of each column of each row, ``[rows, K]`` int64."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusiongemma import kernels
+from diffusiongemma.kernels.int8 import Int8Rows, quantize_rows
 
 __all__ = ["PackedWeight"]
 
@@ -81,6 +82,16 @@ class PackedWeight(ABC):
         """``x @ W[start:end].T`` in x's dtype: ``[T, K]`` to ``[T, end - start]``; a format may know a shorter way."""
         return x_TK @ self.operand(slice(start, end)).to(x_TK.dtype).T
 
+    def int8_rows(self) -> Int8Rows:
+        """A matrix rounded to int8, each row by its largest value; a format may know a shorter way than by its values."""
+        rows, columns = self.shape
+        codes, scale = torch.empty(rows, columns, dtype=torch.int8), torch.empty(rows, 1)
+        step = kernels.tile_rows(columns)
+        for start in range(0, rows, step):
+            end = min(start + step, rows)
+            codes[start:end], scale[start:end] = quantize_rows(self.dequantize(start, end))
+        return Int8Rows(codes, scale)
+
     def reader(self, hidden_ND: Tensor) -> kernels.TableReader:
         """The products of the canvas head, where the matrix is its table."""
         return kernels.plain_reader(self, hidden_ND)
@@ -104,7 +115,7 @@ class PackedWeight(ABC):
         """The same record on another device."""
         return self._each(lambda tensor: tensor.to(device), self.shape)
 
-    def expert(self, index: int) -> Self:
+    def expert(self, index: int) -> "PackedWeight":
         """One matrix of a stack, as a view."""
         return self._each(lambda tensor: tensor[index], self.shape[1:])
 
