@@ -1,7 +1,7 @@
 """``diffusiongemma generate`` and ``diffusiongemma chat``."""
 
 import sys
-from json import loads
+from json import dumps, loads
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +11,8 @@ from diffusiongemma.cli.display import LiveCanvas, text_canvas
 from diffusiongemma.errors import DiffusionGemmaError, InputError, OptionError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from diffusiongemma.api import DiffusionGemmaModel
     from diffusiongemma.engine.events import Result
 
@@ -199,6 +201,19 @@ def _prompt(prompt: str | None) -> str:
     return prompt
 
 
+def _shown(result: "Result") -> "Text":
+    """An answer as a reader sees it: thoughts dimmed, then what is said, then the calls."""
+    from rich.text import Text
+
+    shown = Text()
+    if result.thinking:
+        shown.append(result.thinking.strip() + "\n\n", style="dim")
+    shown.append(result.text)
+    for call in result.tool_calls:
+        shown.append("\n" if shown else "").append(f"{call.name}({dumps(call.arguments, ensure_ascii=False)})", style="cyan")
+    return shown
+
+
 def _answer(model: "DiffusionGemmaModel", source: dict[str, Any], options: dict[str, Any], show: bool) -> "Result":
     """The finished result; drawn on the way where someone looks."""
     from rich.text import Text
@@ -220,7 +235,7 @@ def _answer(model: "DiffusionGemmaModel", source: dict[str, Any], options: dict[
                 canvas.finish(Text("".join(committed)))
             else:
                 result = event.result
-                canvas.finish(Text(result.text))
+                canvas.finish(_shown(result))
     assert result is not None
     usage = result.usage
     common.err.print(
