@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusiongemma.kernels import nibbles
+from diffusiongemma.kernels import expand
 from diffusiongemma.quant import Int4Weight, Mxfp4Weight, Nvfp4Weight, PackedWeight, experts, fast_int8
 from diffusiongemma.quant.fast_int8 import FastPacked
+from diffusiongemma.quant.gguf import GGUFWeight, JoinedRows
+from diffusiongemma.quant.gguf_blocks import BLOCK_TYPES
 from tests.quant.records import packed, values
 
-KINDS = ["nvfp4", "nvfp4 divided", "mxfp4", "int4", "int4 with zero points", "int4 in order", "odd width"]
+KINDS = ["nvfp4", "nvfp4 divided", "mxfp4", "int4", "int4 with zero points", "int4 in order", "int4 narrow"]
+BLOCKS = ["Q4_0", "Q5_0", "Q4_K", "Q5_K", "Q4_1", "IQ4_NL"]
 
 
 def record(kind: str, *shape: int) -> PackedWeight:
@@ -27,12 +30,23 @@ def record(kind: str, *shape: int) -> PackedWeight:
     if kind == "mxfp4":
         scale = torch.randint(120, 130, (*stack, rows, columns // 32), dtype=torch.uint8, generator=draw)
         return Mxfp4Weight(shape=shape, codes=codes, scale=scale)
-    width = 8 if kind == "odd width" else 32
+    width = 16 if "narrow" in kind else 32
     zero = torch.randint(0, 17, (*stack, rows, columns // width), dtype=torch.uint8, generator=draw) if "zero" in kind else None
     order = torch.arange(columns, dtype=torch.int32).flip(0).div(width, rounding_mode="floor").int() if "order" in kind else None
     if order is not None:
         order = order.expand(*stack, 1, columns)
     return Int4Weight(shape=shape, codes=codes, scale=scales(width).half(), width=width, zero=zero, order=order)
+
+
+def gguf_record(name: str, *shape: int) -> GGUFWeight:
+    """Random blocks whose scales are small numbers of either sign."""
+    kind = next(kind for kind in BLOCK_TYPES.values() if kind.name == name)
+    draw = torch.Generator().manual_seed(len(name))
+    blocks = torch.randint(0, 256, (*shape[:-1], shape[-1] // kind.weights, kind.nbytes), dtype=torch.uint8, generator=draw)
+    for at in kind.halves:
+        half = torch.randn(blocks.shape[:-1], generator=draw).half()
+        blocks[..., at : at + 2] = half.unsqueeze(-1).view(torch.uint8)
+    return GGUFWeight(shape=shape, blocks=blocks, block=kind)
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:
@@ -43,11 +57,28 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 def test_int8_rows_are_the_nearest_codes(monkeypatch: pytest.MonkeyPatch, kind: str, compiled: bool) -> None:
     if not compiled:
-        monkeypatch.setattr(nibbles, "_compile", lambda: None)
+        monkeypatch.setattr(expand, "_compile", lambda: None)
     weight = record(kind, 48, 128)
     codes, scale = weight.int8_rows()
     assert codes.shape == (48, 128) and scale.shape == (48, 1) and codes.dtype == torch.int8
     assert ((codes.float() * scale - weight.dequantize()).abs() <= 0.501 * scale).all()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_int8_rows_of_gguf_blocks(monkeypatch: pytest.MonkeyPatch, name: str, compiled: bool) -> None:
+    if not compiled:
+        monkeypatch.setattr(expand, "_compile", lambda: None)
+    weight = gguf_record(name, 40, 512)
+    codes, scale = weight.int8_rows()
+    assert ((codes.float() * scale - weight.dequantize()).abs() <= 0.501 * scale).all()
+    assert (scale[:, 0] <= 2.1 * weight.dequantize().abs().amax(1) / 127).all()
+
+
+def test_joined_rows_are_those_of_the_parts() -> None:
+    first, second = gguf_record("Q4_K", 8, 256), gguf_record("Q5_0", 8, 256)
+    codes, scale = JoinedRows(shape=(16, 256), first=first, second=second).int8_rows()
+    assert torch.equal(codes[:8], first.int8_rows().codes) and torch.equal(scale[8:], second.int8_rows().scale)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -29,7 +29,7 @@ from diffusiongemma.quant.packed import PackedWeight
 __all__ = ["FastInt8", "FastInt8Matrix", "FastInt8Stack", "FastInt8Table", "FastPacked", "fast_int8"]
 
 KIND = "int8 products"
-FEW_BITS = 7
+FEW_BITS = 6
 """Bits a weight below which int8 would take notably more memory than the stored codes."""
 STEP = 4096
 """Rows that are rounded at once, so that no float copy of a whole matrix is made."""

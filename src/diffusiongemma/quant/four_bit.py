@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusiongemma.kernels.expand import can_expand, expand_pairs
 from diffusiongemma.kernels.int8 import Int8Rows
-from diffusiongemma.kernels.nibbles import can_expand_nibbles, expand_nibbles
 from diffusiongemma.quant.codes import E2M1, e4m3, e8m0, pair_table, pairs, scale_groups, shift_groups
 from diffusiongemma.quant.packed import PackedWeight
 
@@ -20,11 +20,6 @@ __all__ = ["Int4Weight", "Mxfp4Weight", "Nvfp4Weight"]
 NVFP4_GROUP, MXFP4_GROUP = 16, 32
 _SIGNED = tuple(float(code - 8) for code in range(16))
 _UNSIGNED = tuple(float(code) for code in range(16))
-
-
-@cache
-def _table(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values)
 
 
 @cache
@@ -66,9 +61,9 @@ class Nvfp4Weight(PackedWeight):
 
     def int8_rows(self) -> Int8Rows:
         """See ``PackedWeight``; a row's largest value is what its largest block scale allows."""
-        if not can_expand_nibbles(self.shape[1], NVFP4_GROUP):
+        if not can_expand():
             return super().int8_rows()
-        codes, scale = expand_nibbles(self.codes, self.scale.view(torch.uint8), _decoded("e4m3"), None, _table(E2M1))
+        codes, scale = expand_pairs(self.codes, self.scale.view(torch.uint8), _decoded("e4m3"), None, "fp4")
         second = self.second.reciprocal() if self.divides else self.second
         return Int8Rows(codes, (scale * second)[:, None])
 
@@ -97,9 +92,9 @@ class Mxfp4Weight(PackedWeight):
 
     def int8_rows(self) -> Int8Rows:
         """See ``PackedWeight``."""
-        if not can_expand_nibbles(self.shape[1], MXFP4_GROUP):
+        if not can_expand():
             return super().int8_rows()
-        codes, scale = expand_nibbles(self.codes, self.scale, _decoded("e8m0"), None, _table(E2M1))
+        codes, scale = expand_pairs(self.codes, self.scale, _decoded("e8m0"), None, "fp4")
         return Int8Rows(codes, scale[:, None])
 
 
@@ -137,10 +132,10 @@ class Int4Weight(PackedWeight):
 
     def int8_rows(self) -> Int8Rows:
         """See ``PackedWeight``; a row's largest value is what its largest scale allows."""
-        if self.order is not None or not can_expand_nibbles(self.shape[1], self.width):
+        if self.order is not None or self.width % 2 or self.shape[1] % self.width or not can_expand():
             return super().int8_rows()
-        zero = None if self.zero is None else self.zero.float()
-        codes, scale = expand_nibbles(self.codes, self.scale.float(), None, zero, _table(_SIGNED if zero is None else _UNSIGNED))
+        zero = torch.full_like(self.scale, 8.0, dtype=torch.float32) if self.zero is None else self.zero.float()
+        codes, scale = expand_pairs(self.codes, self.scale.float(), None, zero, "integer")
         return Int8Rows(codes, scale[:, None])
 
     def _groups(self, rows: slice | Tensor) -> Tensor:

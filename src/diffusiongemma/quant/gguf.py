@@ -10,7 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from diffusiongemma.quant.gguf_blocks import BlockType
+from diffusiongemma.kernels.int8 import Int8Rows
+from diffusiongemma.quant.gguf_blocks import BlockType, int8_of_blocks
 from diffusiongemma.quant.packed import PackedWeight
 
 __all__ = ["GGUFWeight", "JoinedRows"]
@@ -36,6 +37,11 @@ class GGUFWeight(PackedWeight):
     def values(self, rows: slice | Tensor) -> Tensor:
         """See ``PackedWeight``."""
         return self.block.dequantize(self.blocks[rows])
+
+    def int8_rows(self) -> Int8Rows:
+        """See ``PackedWeight``; a row's largest value is what its scales allow."""
+        found = int8_of_blocks(self.block, self.blocks)
+        return super().int8_rows() if found is None else found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,6 +76,11 @@ class JoinedRows(PackedWeight):
         out[below] = self.first.values(rows[below])
         out[~below] = self.second.values(rows[~below] - border)
         return out
+
+    def int8_rows(self) -> Int8Rows:
+        """See ``PackedWeight``."""
+        parts = (self.first.int8_rows(), self.second.int8_rows())
+        return Int8Rows(torch.cat([part.codes for part in parts]), torch.cat([part.scale for part in parts]))
 
     def tensors(self) -> dict[str, Tensor]:
         """See ``PackedWeight``."""

@@ -15,7 +15,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK_TYPES", "BlockType", "block_type"]
+from diffusiongemma.kernels.expand import can_expand, expand_halves, expand_q4_k
+from diffusiongemma.kernels.int8 import Int8Rows
+
+__all__ = ["BLOCK_TYPES", "BlockType", "block_type", "int8_of_blocks"]
 
 _NIBBLES = 0x0F0F0F0F0F0F0F0F
 _PAIRS = 0x0303030303030303
@@ -77,6 +80,24 @@ class BlockType:
 def block_type(number: int) -> BlockType | None:
     """The type of a number in a file, or None where it is not one that is read."""
     return BLOCK_TYPES.get(number)
+
+
+def int8_of_blocks(kind: BlockType, raw: Tensor) -> Int8Rows | None:
+    """The weights of whole rows rounded to int8 a row, where there is a short way (Q4_0, Q5_0, Q4_K); None: there is none here.
+
+    Args:
+        kind: of the blocks.
+        raw: uint8 ``[N, blocks, nbytes]``.
+    """
+    if kind.name not in ("Q4_0", "Q5_0", "Q4_K") or not can_expand():
+        return None
+    blocks = raw.reshape(-1, kind.nbytes)
+    if kind.name == "Q4_K":
+        codes, scale = expand_q4_k(raw, *(part.reshape(len(raw), -1) for part in _scale_min(blocks)))
+    else:
+        start, fifth = (2, 0) if kind.name == "Q4_0" else (6, 2)
+        codes, scale = expand_halves(raw, _half(blocks, 0).view(len(raw), -1), start, fifth)
+    return Int8Rows(codes, scale[:, None])
 
 
 def _all_finite(values: Tensor) -> bool:
