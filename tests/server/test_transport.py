@@ -117,7 +117,7 @@ def test_a_body_that_nobody_waits_for_is_cut_off(nano: DiffusionGemmaModel, monk
 def test_new_clients_come_in_however_many_connections_are_held(nano: DiffusionGemmaModel, sent: bytes) -> None:
     with running(nano, StillEngine(), max_connections=10) as started, connections(started, 100, sent):
         for _ in range(5):
-            with httpx.Client(base_url=started.url, timeout=5) as another:
+            with httpx.Client(base_url=started.url, timeout=20) as another:
                 assert another.get("/health").json()["status"] == "ok"
         assert len(started.server.server_state.connections) <= 10
 
@@ -296,7 +296,7 @@ signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=take, daemon=Tr
         until_seconds = time.monotonic() + 20
         while time.monotonic() < until_seconds:
             try:
-                assert httpx.get(f"{url}/health", timeout=5).status_code == 200
+                assert httpx.get(f"{url}/health", timeout=20).status_code == 200
                 break
             except httpx.HTTPError:
                 time.sleep(0.2)
