@@ -13,12 +13,13 @@ import itertools
 import json
 import logging
 import os
+import re
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from diffusiongemma.errors import InputError
 
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 SYNC_SECONDS = 5.0
+_BREAK = re.compile("[\u0085\u2028\u2029]")
+"""Line breaks beyond those that JSON escapes anyway."""
 
 
 class LinesFile(Generic[T]):
@@ -204,6 +207,15 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def json_line(data: Mapping[str, object]) -> bytes:
-    """An object as a line; half of a surrogate pair, which UTF-8 cannot hold, is written as an escape."""
-    return json.dumps(data, ensure_ascii=False).encode("utf-8", "backslashreplace")
+def json_line(data: object, **options: Any) -> bytes:
+    """JSON as one line, whoever reads it: what Unicode calls a line break, too, is written as an escape.
+
+    Many readers end a line there (``str.splitlines``, httpx's ``iter_lines``, and all who read server-sent events with them). Half
+    of a surrogate pair, which UTF-8 cannot hold, is written as an escape as well.
+
+    Args:
+        data: what JSON can hold.
+        options: of ``json.dumps``.
+    """
+    text = json.dumps(data, ensure_ascii=False, **options)
+    return _BREAK.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8", "backslashreplace")

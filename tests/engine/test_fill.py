@@ -1,6 +1,7 @@
 """Holes are filled and nothing else changes; the length that reads best wins; bad templates are named."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,18 @@ def test_layouts_are_within_bounds_and_different(most: int, holes: list[tuple[in
         assert any(layout == tuple(hole.most for hole in template.holes) for layout in layouts)
 
 
+def test_a_template_of_any_length_is_read_in_time_that_grows_with_it() -> None:
+    """Both took time that grows with the square: minutes at these sizes."""
+    began = time.monotonic()
+    assert Template.parse("\\{{" * 1_000_000 + "{{a}}").pieces[0] == "{{" * 1_000_000
+    assert len(Template.parse("".join(f"{{{{a{number}}}}}" for number in range(100_000))).holes) == 100_000
+    assert time.monotonic() - began < 30
+
+
 def test_near_layouts_differ_in_one_hole() -> None:
     template = Template(("", Hole("a", 1, 4), "", Hole("b", 2, 3), ""))
-    assert template.near((2, 3)) == [(1, 3), (2, 2), (3, 3), (4, 3)]
-    assert Template.around("", "", 1, 9).near((3,)) == []
+    assert list(template.near((2, 3))) == [(1, 3), (2, 2), (3, 3), (4, 3)]
+    assert list(Template.around("", "", 1, 9).near((3,))) == []
 
 
 def test_a_second_batch_goes_on_from_the_best(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,11 +199,11 @@ def test_a_second_batch_goes_on_from_the_best(model: DiffusionGemmaModel, monkey
     seen: list[list[tuple[int, ...]]] = []
     written = fill._written
 
-    def watched(frame: Any, template: Any, layouts: list[tuple[int, ...]], *rest: Any) -> Any:
+    def watched(frame: Any, template: Any, given: Any, layouts: list[tuple[int, ...]], *rest: Any) -> Any:
         seen.append(list(layouts))
-        return written(frame, template, layouts, *rest)
+        return written(frame, template, given, layouts, *rest)
 
-    def scored(frame: Any, template: Any, fillings: list[fill.Filling], rank: str) -> list[float]:
+    def scored(frame: Any, template: Any, given: Any, fillings: list[fill.Filling], rank: str) -> list[float]:
         return [-abs(filling.lengths["a"] - 3.0) - abs(filling.lengths["b"] - 4.0) for filling in fillings]
 
     monkeypatch.setattr(fill, "_written", watched)

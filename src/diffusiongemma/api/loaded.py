@@ -286,6 +286,7 @@ class Loaded:
         Raises:
             InputError: no prompt, an empty one, both prompt and messages, messages the template refuses, or text the tokenizer
                 cannot represent.
+            PromptTooLongError: text that is certain to have more tokens than the model has positions.
             OptionError: an unknown option, or one that the chat template does not take.
         """
         ours, others = PromptOptions.split(options)
@@ -298,7 +299,8 @@ class Loaded:
         return self._prompt_ids(prompt, messages, ours)
 
     def _prompt_ids(self, prompt: Prompts, messages: Sequence[Message] | None, options: PromptOptions) -> list[list[int]]:
-        return prompt_ids(self.tokenizer, prompt, messages, options, self.config.text.bos_token_id)
+        text = self.config.text
+        return prompt_ids(self.tokenizer, prompt, messages, options, text.bos_token_id, text.max_position_embeddings)
 
     def _turn_end(self) -> tuple[int, ...]:
         """The stop token that the chat template puts behind an answer; the first there is where it puts none."""

@@ -1,6 +1,5 @@
 """What every command shares: options, output, errors, reading text."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 
 from diffusiongemma.errors import DiffusionGemmaError, InputError
+from diffusiongemma.lines import json_line
 
 if TYPE_CHECKING:
     from diffusiongemma.api import DiffusionGemmaModel
@@ -77,7 +77,7 @@ QuantizeOption = Annotated[
 
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on standard output."""
-    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_line(data).decode() + "\n")
     sys.stdout.flush()
 
 

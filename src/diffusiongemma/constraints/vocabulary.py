@@ -1,6 +1,5 @@
 """What a grammar needs to know of a tokenizer: the bytes of every token, and which tokens may stand inside a text."""
 
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,8 @@ from weakref import WeakKeyDictionary
 
 from llguidance import LLTokenizer, TokenizerWrapper
 
-from diffusiongemma.errors import ConstraintError
+from diffusiongemma.errors import ConstraintError, InputError
+from diffusiongemma.text.spelling import BYTE_TOKEN, byte_decoder
 from diffusiongemma.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ MARK = b"\xf8"
 MARK_NAME = "<mark>"
 """How a grammar calls it."""
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNUSED = re.compile(r"<unused\d+>|<mask>|\[multimodal\]")
 """Added tokens of Gemma's vocabulary that stand for nothing but are not flagged as special."""
 _LONGEST = 64
@@ -190,10 +189,13 @@ def _engine(token_bytes: Sequence[bytes], encode: Any, mark: int | None) -> LLTo
 
 def _token_bytes(backend: Any, size: int | None) -> list[bytes]:
     """Bytes of every row; empty for special tokens and rows without one."""
-    to_bytes = _decoder(backend)
+    try:
+        to_bytes = byte_decoder(backend)
+    except InputError as error:
+        raise ConstraintError(f"no answer can be held to anything: {error}") from error
     vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
     rows: list[bytes] = [b""] * (size if size is not None else max(vocab.values(), default=-1) + 1)
-    whole = sorted(vocab.items(), key=lambda item: bool(_BYTE_TOKEN.fullmatch(item[0])))  # so that "a" comes before <0x61>
+    whole = sorted(vocab.items(), key=lambda item: bool(BYTE_TOKEN.fullmatch(item[0])))  # so that "a" comes before <0x61>
     seen: set[bytes] = set()
     for content, index in whole:
         text = to_bytes(content)
@@ -205,42 +207,3 @@ def _token_bytes(backend: Any, size: int | None) -> list[bytes]:
             barred = token.special or _UNUSED.fullmatch(token.content)
             rows[index] = b"" if barred else to_bytes(token.content)
     return rows
-
-
-def _decoder(backend: Any) -> Any:
-    """How a token's content becomes bytes, from the tokenizer's decoder."""
-    state = backend.decoder
-    parts = _parts(json.loads(state.__getstate__())) if state is not None else []
-    kinds = {part["type"] for part in parts}
-    if kinds == {"ByteLevel"}:
-        table = _byte_level_table()
-        return lambda content: bytes(table[c] for c in content) if all(c in table for c in content) else content.encode()
-    if not kinds <= {"Replace", "ByteFallback", "Fuse"}:
-        raise ConstraintError(
-            f"the tokenizer decodes with {', '.join(sorted(kinds))}; constraints know ByteLevel, and Replace, ByteFallback and Fuse"
-        )
-    swaps = [(part["pattern"]["String"], part["content"]) for part in parts if part["type"] == "Replace"]
-    fallback = "ByteFallback" in kinds
-
-    def to_bytes(content: str) -> bytes:
-        if fallback and (match := _BYTE_TOKEN.fullmatch(content)):
-            return bytes([int(match[1], 16)])
-        for old, new in swaps:
-            content = content.replace(old, new)
-        return content.encode()
-
-    return to_bytes
-
-
-def _parts(decoder: dict[str, Any]) -> list[dict[str, Any]]:
-    if decoder["type"] == "Sequence":
-        return [part for inner in decoder["decoders"] for part in _parts(inner)]
-    return [decoder]
-
-
-def _byte_level_table() -> dict[str, int]:
-    """GPT-2's spelling of bytes as printable characters (tokenizers, ``ByteLevel``)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if byte not in printable]
-    return table | {chr(0x100 + n): byte for n, byte in enumerate(others)}

@@ -13,6 +13,7 @@ of a hole is written by the model too, and the row counts if it wrote the given 
     borders opened       |  "|site|":| .   .   .   .   . |,| "|time ...      must begin with ' "' and end with '"'
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +33,8 @@ ROUNDS = 3
 JUDGED = 64
 """Tokens behind the last hole that the causal role reads when it judges: as many for each layout, or the longest hole would win."""
 Rank = Literal["total", "mean"]
+Given = list[int] | Hole
+"""A piece of a template: the tokens of a text, or a hole."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +130,17 @@ def fill_template(
         raise OptionError(f"rank is {rank!r} and tries {tries}; rank may be {', '.join(get_args(Rank))}, tries at least 1")
     began = time.perf_counter()
     a_batch = -(-tries // 2)
+    given = [piece if isinstance(piece, Hole) else frame.encode(piece) for piece in template.pieces]
     layouts, found, best = template.layouts(a_batch, frame.params.seed), list[Filling](), ""
     tried = set(layouts)
     for _ in range(ROUNDS):
         # 1. to 3.
-        found += _written(frame, template, layouts, tries, on_event)
+        found += _written(frame, template, given, layouts, tries, on_event)
         # 4.
-        found = _ranked(frame, template, found, rank)
+        found = _ranked(frame, template, given, found, rank)
         # 5.
         near = template.near(tuple(found[0].lengths.values()))
-        layouts = [layout for layout in near if layout not in tried][:a_batch]
+        layouts = list(itertools.islice((layout for layout in near if layout not in tried), a_batch))
         if best == found[0].text or not layouts:
             break
         best = found[0].text
@@ -145,10 +149,15 @@ def fill_template(
 
 
 def _written(
-    frame: Frame, template: Template, layouts: Sequence[tuple[int, ...]], tries: int, on_event: OnEvent | None
+    frame: Frame,
+    template: Template,
+    given: Sequence[Given],
+    layouts: Sequence[tuple[int, ...]],
+    tries: int,
+    on_event: OnEvent | None,
 ) -> list[Filling]:
     """One batch: each layout with its borders pinned and open; rows that fit, not scored yet."""
-    rows = [_row(frame, template, layout, opened) for layout in layouts for opened in (False, True)]
+    rows = [_row(frame, given, layout, opened) for layout in layouts for opened in (False, True)]
     rows = [row for row in rows if not row.opened or any(map(any, row.borders))][:tries]
     pins, seeds = [row.pins for row in rows], [frame.params.seed] * len(rows)
     results = write_rows(frame, [row.prompt for row in rows], pins, seeds, None, list(map(len, pins)), on_event)
@@ -162,16 +171,16 @@ def _written(
     return found
 
 
-def _ranked(frame: Frame, template: Template, fillings: Sequence[Filling], rank: Rank) -> list[Filling]:
+def _ranked(frame: Frame, template: Template, given: Sequence[Given], fillings: Sequence[Filling], rank: Rank) -> list[Filling]:
     """Fillings with their scores, best first."""
-    scores = _scores(frame, template, fillings, rank)
+    scores = _scores(frame, template, given, fillings, rank)
     scored = [replace(filling, score=score) for filling, score in zip(fillings, scores, strict=True)]
     return sorted(scored, key=lambda filling: (not all(filling.holes.values()), -filling.score))
 
 
-def _row(frame: Frame, template: Template, layout: tuple[int, ...], opened: bool) -> _Row:
+def _row(frame: Frame, pieces: Sequence[Given], layout: tuple[int, ...], opened: bool) -> _Row:
     """Pins of one layout. Canvases behind the last hole are not denoised: nothing of them is open."""
-    first, *rest = [piece if isinstance(piece, Hole) else frame.encode(piece) for piece in template.pieces]
+    first, *rest = pieces
     assert isinstance(first, list)
     # A prompt keeps at least one token.
     before = _border(frame, first[-1:]) if opened and len(frame.prompt) + len(first) > 1 else ""
@@ -212,10 +221,11 @@ def _holes(frame: Frame, row: _Row, ids: Sequence[int]) -> list[str] | None:
     return found
 
 
-def _scores(frame: Frame, template: Template, fillings: Sequence[Filling], rank: Rank) -> list[float]:
+def _scores(frame: Frame, template: Template, given: Sequence[Given], fillings: Sequence[Filling], rank: Rank) -> list[float]:
     """A score for each filling: of its whole text at one go, in the tokens that the model has learnt to read."""
-    last = str(template.pieces[-1])
-    cut = len(last) - len(frame.tokenizer.decode(frame.encode(last)[:JUDGED], skip_special=False))
+    last, ids = str(template.pieces[-1]), given[-1]
+    assert isinstance(ids, list)
+    cut = len(last) - len(frame.tokenizer.decode(ids[:JUDGED], skip_special=False))
     ending = [frame.ending] if frame.ending is not None and cut <= 0 else []
     whole = [filling.text[: len(filling.text) - max(0, cut)] for filling in fillings]
     texts = [[*frame.prompt, *frame.encode(text), *ending] for text in whole]

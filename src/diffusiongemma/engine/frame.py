@@ -51,8 +51,12 @@ class Frame:
     allow_special: bool = False
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text that a user wrote."""
-        return self.tokenizer.encode(text, self.allow_special)
+        """Tokens of a text that a user wrote.
+
+        Raises:
+            PromptTooLongError: it is certain to have more than the model has positions.
+        """
+        return self.tokenizer.encode(text, self.allow_special, self.model.config.text.max_position_embeddings)
 
     @property
     def canvas(self) -> int:

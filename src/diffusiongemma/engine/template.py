@@ -3,6 +3,8 @@
 import itertools
 import random
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffusiongemma.errors import InputError
@@ -64,18 +66,20 @@ class Template:
         Raises:
             InputError: no hole, one without a name or with a length of zero, or a name used twice.
         """
-        pieces: list[str | Hole] = [""]
-        end = 0
+        pieces, given, end = list[str | Hole](), list[str](), 0
         for mark in _MARK.finditer(text):
-            before = str(pieces.pop()) + text[end : mark.start()]
+            given.append(text[end : mark.start()])
             end = mark.end()
-            pieces += [before + "{{"] if mark[0] == "\\{{" else [before, _hole(mark), ""]
-        pieces.append(str(pieces.pop()) + text[end:])
-        template = cls(tuple(pieces))
-        names = [hole.name for hole in template.holes]
+            if mark[0] == "\\{{":
+                given.append("{{")
+            else:
+                pieces += ["".join(given), _hole(mark)]
+                given = []
+        template = cls((*pieces, "".join([*given, text[end:]])))
+        names = Counter(hole.name for hole in template.holes)
         if not names:
             raise InputError("the template has no hole; write one as {{name}} or {{name:1-6}}, fewest and most tokens")
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, times in names.items() if times > 1):
             raise InputError(f"the template has more than one hole {twice[0]!r}; give each a name of its own")
         return template
 
@@ -106,7 +110,7 @@ class Template:
         choices = [hole.lengths() for hole in self.holes]
         count = 1
         for lengths in choices:
-            count *= len(lengths)
+            count = min(count * len(lengths), most + 1)
         if count <= most:
             return list(itertools.product(*choices))
         even = min(most, max(2, most // 2)) if len(choices) > 1 else most
@@ -117,17 +121,20 @@ class Template:
             found[tuple(rng.choice(lengths) for lengths in choices)] = None
         return list(found)
 
-    def near(self, layout: tuple[int, ...]) -> list[tuple[int, ...]]:
+    def near(self, layout: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """Layouts that differ from one in a single hole, the nearest lengths first; none where there is one hole alone."""
         if len(layout) == 1:
-            return []
+            return
         found = []
         for at, hole in enumerate(self.holes):
             lengths = hole.lengths()
             here = lengths.index(layout[at])
-            others = sorted((abs(here - place), place) for place in range(len(lengths)) if place != here)
-            found += [(far, (*layout[:at], lengths[place], *layout[at + 1 :])) for far, place in others]
-        return [layout for _, layout in sorted(found)]
+            # Of equal distances the shorter first, and then as layouts compare: a later hole that gets longer changes less.
+            for place, length in enumerate(lengths):
+                longer = place > here
+                found.append((abs(here - place), longer, -at if longer else at, length, at))
+        for _, _, _, length, at in sorted(found)[len(layout) :]:  # those at distance 0 are the layout itself
+            yield (*layout[:at], length, *layout[at + 1 :])
 
     def text(self, holes: dict[str, str]) -> str:
         """The whole text with the holes written in; what is given comes out as it is."""
@@ -138,7 +145,9 @@ def _hole(mark: re.Match[str]) -> Hole:
     inside = mark["inside"]
     found = None if inside is None else _INSIDE.fullmatch(inside)
     if found is None:
-        raise InputError(f"{mark[0]!r} is not a hole; write {{{{name}}}} or {{{{name:1-6}}}}, and \\{{{{ for the braces themselves")
+        raise InputError(
+            f"{mark[0][:100]!r} is not a hole; write {{{{name}}}} or {{{{name:1-6}}}}, and \\{{{{ for the braces themselves"
+        )
     least = 1 if found["least"] is None else int(found["least"])
     given = found["most"] or found["least"]
     return Hole(found["name"], least, DEFAULT_MOST if given is None else int(given))

@@ -43,7 +43,7 @@ def vary_text(frame: Frame, text: str, strength: float, n: int, on_event: OnEven
         n texts in order, in which what was not renewed stands unchanged; some may be alike.
     """
     check_vary(text, strength, n)
-    units = _units(frame.tokenizer, text, frame.allow_special)
+    units = _units(frame.tokenizer, frame.encode(text))
     drawn = [_drawn(units, strength, frame.params.seed, number) for number in range(n)]
     found: list[str] = []
     for start in range(0, n, ROWS):
@@ -79,11 +79,11 @@ def _text(frame: Frame, units: Sequence[tuple[list[int], str]], open_units: froz
     return "".join([*parts, hole_text(frame, run)])
 
 
-def _units(tokenizer: Tokenizer, text: str, allow_special: bool = False) -> list[tuple[list[int], str]]:
-    """The text's tokens with their text, those that share a character together: none of it is cut."""
+def _units(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[list[int], str]]:
+    """A text's tokens with their text, those that share a character together: none of it is cut."""
     units: list[tuple[list[int], str]] = []
     group: list[int] = []
-    for token in tokenizer.encode(text, allow_special):
+    for token in ids:
         group.append(token)
         part = tokenizer.decode(group, skip_special=False)
         if not part.endswith("\ufffd"):

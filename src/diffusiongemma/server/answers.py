@@ -1,5 +1,6 @@
 """What answers have in common: usage, log-probabilities, and the events that show a canvas."""
 
+import codecs
 import secrets
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 from diffusiongemma.engine.events import Commit, Done, Draft, Result, TokenLogprob
 from diffusiongemma.server.served import Served
 
-__all__ = ["Canvases", "chat_logprobs", "head", "text_logprobs", "usage"]
+__all__ = ["Canvases", "TextLogprobs", "chat_logprobs", "head", "usage"]
 
 
 def head(kind: str, prefix: str, served: Served) -> dict[str, Any]:
@@ -60,31 +61,64 @@ def chat_logprobs(served: Served, tokens: Sequence[TokenLogprob]) -> dict[str, A
     return {"content": content, "refusal": None, "source": "causal"}
 
 
-def text_logprobs(served: Served, tokens: Sequence[TokenLogprob], offset: int = 0) -> dict[str, Any]:
-    """OpenAI's ``logprobs`` of a text completion.
+class TextLogprobs:
+    """OpenAI's ``logprobs`` of a growing text completion: of those tokens that begin in it.
+
+    A stop token, and what a stop string cuts off, is no text and has no entry.
 
     Args:
         served: the model.
-        tokens: of this piece of the answer.
-        offset: characters of the answer before it.
     """
-    shown = [token for token in tokens if token.token_id not in served.model.stop_ids]
-    texts, offsets = [served.token_text(token.token_id) for token in shown], []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
-    return {
-        "tokens": texts,
-        "token_logprobs": [token.logprob for token in shown],
-        "top_logprobs": [{served.token_text(other): logprob for other, logprob in token.top} for token in shown],
-        "text_offset": offsets,
-        "source": "causal",
-    }
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+        self._length = 0
+        self._waiting: list[tuple[int, TokenLogprob]] = []
+
+    def push(self, tokens: Sequence[TokenLogprob], text: str) -> dict[str, Any]:
+        """Add tokens, and what became certain of the text; returns the entries of the tokens that begin in the text so far.
+
+        ``text_offset`` counts characters: a token that begins within one stands where that stands.
+        """
+        tokenizer = self._served.model.tokenizer
+        for token in tokens:
+            if token.token_id not in tokenizer.special_ids and token.token_id not in self._served.model.stop_ids:
+                self._waiting.append((self._offset, token))
+                self._offset += len(self._decoder.decode(tokenizer.token_bytes(token.token_id)))
+        self._length += len(text)
+        count = sum(offset < self._length for offset, _ in self._waiting)
+        shown, self._waiting = self._waiting[:count], self._waiting[count:]
+        return {
+            "tokens": [self._text(token.token_id) for _, token in shown],
+            "token_logprobs": [token.logprob for _, token in shown],
+            "top_logprobs": [{self._text(other): logprob for other, logprob in token.top} for _, token in shown],
+            "text_offset": [offset for offset, _ in shown],
+            "source": "causal",
+        }
+
+    def _text(self, token: int) -> str:
+        text, broken = _token_text(self._served, token)
+        return f"bytes:{text}" if broken else text
 
 
 def _token(served: Served, token: int, logprob: float) -> dict[str, Any]:
-    text = served.token_text(token)
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode(errors="replace"))}
+    return {
+        "token": _token_text(served, token)[0],
+        "logprob": logprob,
+        "bytes": list(served.model.tokenizer.token_bytes(token)),
+    }
+
+
+def _token_text(served: Served, token: int) -> tuple[str, bool]:
+    r"""A token's text, and whether it is none but a part of a character, which is written as ``\xe2\x82`` (as OpenAI does)."""
+    data = served.model.tokenizer.token_bytes(token)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in data), True
+    return served.token_text(token), False
 
 
 class Canvases:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from diffusiongemma.engine.events import Commit, Result, TokenLogprob
 from diffusiongemma.engine.request import Request
 from diffusiongemma.server.answering import answer, answer_options, constrained, naming
-from diffusiongemma.server.answers import head, text_logprobs
+from diffusiongemma.server.answers import TextLogprobs, head
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.fim import infill
 from diffusiongemma.server.protocol import CompletionRequest, FimRequest
@@ -65,7 +65,7 @@ class TextShape:
     def __init__(self, served: Served, logprobs: bool) -> None:
         self._served = served
         self._logprobs = logprobs
-        self._offsets: dict[int, int] = {}
+        self._streamed: dict[int, TextLogprobs] = {}
         self.head = self.chunk = head("text_completion", "cmpl", served)
 
     def opening(self, index: int) -> list[dict[str, Any]]:
@@ -74,9 +74,9 @@ class TextShape:
 
     def delta(self, index: int, commit: Commit) -> list[dict[str, Any]]:
         """New text."""
-        offset = self._offsets.get(index, 0)
-        logprobs = text_logprobs(self._served, commit.logprobs, offset) if self._logprobs else None
-        self._offsets[index] = offset + (sum(map(len, logprobs["tokens"])) if logprobs else 0)
+        logprobs = None
+        if self._logprobs:
+            logprobs = self._streamed.setdefault(index, TextLogprobs(self._served)).push(commit.logprobs, commit.text)
         shown = commit.text or (logprobs and logprobs["tokens"])
         return [{"index": index, "text": commit.text, "logprobs": logprobs, "finish_reason": None}] if shown else []
 
@@ -89,7 +89,7 @@ class TextShape:
         return {
             "index": index,
             "text": result.text,
-            "logprobs": text_logprobs(self._served, logprobs) if self._logprobs else None,
+            "logprobs": TextLogprobs(self._served).push(logprobs, result.text) if self._logprobs else None,
             "finish_reason": result.finish_reason,
             "token_ids": result.token_ids,
         }

@@ -13,6 +13,7 @@ from fastapi import HTTPException
 from starlette.responses import Response
 
 from diffusiongemma.errors import DiffusionGemmaError, EngineError, OverloadedError, PromptTooLongError
+from diffusiongemma.lines import json_line
 
 __all__ = ["ApiError", "JSONAnswer", "from_exception", "from_http", "from_validation", "to_json"]
 
@@ -29,8 +30,8 @@ _PLACE = re.compile(r"([a-z_]+)(\[\d+\]|\.[a-z_]+)*")
 
 
 def to_json(content: Any) -> bytes:
-    """JSON as bytes; half a surrogate pair, which UTF-8 cannot hold, is written as an escape."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="backslashreplace")
+    """JSON as the bytes of one line (``json_line``)."""
+    return json_line(content, allow_nan=False, separators=(",", ":"))
 
 
 class JSONAnswer(Response):

@@ -134,6 +134,7 @@ def prompt_ids(
     messages: Sequence[Message] | None = None,
     options: PromptOptions | None = None,
     bos: int | None = None,
+    most: int | None = None,
 ) -> list[list[int]]:
     """Token ids of prompts, each ready for the model's answer.
 
@@ -145,8 +146,10 @@ def prompt_ids(
         messages: a whole conversation instead.
         options: how it is written.
         bos: the first token of a raw prompt.
+        most: tokens of a prompt that are of any use (``Tokenizer.encode``).
 
     Raises:
+        PromptTooLongError: a prompt is certain to have more than ``most`` tokens.
         InputError: no prompt, an empty one, both prompt and messages, messages the template refuses, or text the tokenizer cannot
             represent.
         OptionError: what the template does not take.
@@ -160,8 +163,8 @@ def prompt_ids(
         texts = [conversation[0]["content"] for conversation in asked]
         first = [bos] if options.raw and bos is not None else []
         whole = [[Segment(text, literal=False)] if options.allow_special else tokenizer.control.segments(text) for text in texts]
-        return [[*first, *ids] for ids in tokenizer.encode_segments(whole)]
-    return tokenizer.encode_segments([_segments(tokenizer, tokenizer.template, each, variables, options) for each in asked])
+        return [[*first, *ids] for ids in tokenizer.encode_segments(whole, most)]
+    return tokenizer.encode_segments([_segments(tokenizer, tokenizer.template, each, variables, options) for each in asked], most)
 
 
 def _segments(

@@ -1,17 +1,18 @@
 """String <-> ids."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tokenizers import Tokenizer as Backend
 
-from diffusiongemma.errors import CheckpointError, InputError
+from diffusiongemma.errors import CheckpointError, InputError, PromptTooLongError
 from diffusiongemma.text.chat import ChatTemplate
 from diffusiongemma.text.control import ControlTokens, Segment
 from diffusiongemma.text.files import is_there, read_json, read_text
 from diffusiongemma.text.markup import Markup
+from diffusiongemma.text.spelling import byte_decoder, widest_token
 
 __all__ = ["Tokenizer"]
 
@@ -87,24 +88,47 @@ class Tokenizer:
             if token.special or (token.content in written and not token.content.isspace())
         }
 
-    def encode(self, text: str, allow_special: bool = True) -> list[int]:
+    @cached_property
+    def _widest(self) -> int | None:
+        return widest_token(self._backend)
+
+    def fewest_tokens(self, characters: int) -> int:
+        """How many tokens a text has at least, by its length alone; 0 where this tokenizer may leave parts of it out."""
+        return 0 if self._widest is None else -(-characters // self._widest)
+
+    def encode(self, text: str, allow_special: bool = True, most: int | None = None) -> list[int]:
         """Token ids of a text; nothing is put before or behind it.
 
         Args:
             text: what to encode.
             allow_special: whether texts of control tokens become control tokens. False, for text that a user wrote: they stay text.
+            most: tokens that are of any use, the model's positions: a text that is certain to have more is not looked at.
 
         Raises:
             InputError: the text has words that this tokenizer cannot represent at all.
+            PromptTooLongError: it has more than ``most`` tokens, seen from its length.
         """
-        return self.encode_segments([[Segment(text, literal=False)] if allow_special else self.control.segments(text)])[0]
+        segments = [Segment(text, literal=False)] if allow_special else self.control.segments(text)
+        return self.encode_segments([segments], most)[0]
 
-    def encode_segments(self, prompts: Sequence[Sequence[Segment]]) -> list[list[int]]:
+    def encode_segments(self, prompts: Sequence[Sequence[Segment]], most: int | None = None) -> list[list[int]]:
         """Token ids of prompts in pieces; all that is not literal is encoded as one batch.
+
+        Args:
+            prompts: pieces of each.
+            most: see ``encode``; of one prompt.
 
         Raises:
             InputError: see ``encode``; or a literal piece in which the tokenizer sees a control token all the same.
+            PromptTooLongError: see ``encode``.
         """
+        for prompt in prompts:
+            size = sum(len(text) for text, _ in prompt)
+            if most is not None and self.fewest_tokens(size) > most:
+                raise PromptTooLongError(
+                    f"the text has {size:,} characters, which are {self.fewest_tokens(size):,} tokens at the very least; the model "
+                    f"has {most:,} positions. Shorten it"
+                )
         ordinary = iter(self._encode_batch([text for prompt in prompts for text, literal in prompt if not literal]))
         return [
             [i for text, literal in prompt for i in (self._encode_literal(text) if literal else next(ordinary))]
@@ -157,6 +181,19 @@ class Tokenizer:
     def content(self, token_id: int) -> str:
         """How the vocabulary spells a token; empty where there is none."""
         return self._backend.id_to_token(token_id) or ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, of which a character may need several tokens; of a special one its name's."""
+        if token_id not in self.special_ids and self._to_bytes is not None:
+            return self._to_bytes(self.content(token_id))
+        return self.token_text(token_id).encode("utf-8", "replace")
+
+    @cached_property
+    def _to_bytes(self) -> Callable[[str], bytes] | None:
+        try:
+            return byte_decoder(self._backend)
+        except InputError:
+            return None
 
     def token_text(self, token_id: int) -> str:
         """What one token looks like alone, for drawing a canvas."""
