@@ -217,11 +217,26 @@ def test_rows_with_their_answer_leave_the_batch(model: DiffusionGemmaModel, monk
         assert result.token_ids == (ids[: ids.index(stopper) + 1] if stopper in ids else ids)
 
 
+@pytest.mark.parametrize("mode", ["diffusion", "causal"])
+@pytest.mark.parametrize("cold", [1e-8, 1e-30, 1e-38, 1e-45, 1e-300])
+def test_a_tiny_temperature_draws_what_a_small_one_does(model: DiffusionGemmaModel, mode: Any, cold: float) -> None:
+    """Logits over 1e-8 leave float32 no entropy, over 1e-38 they are infinite."""
+
+    def text(heat: float) -> list[int]:
+        options = {"t_min": heat, "t_max": heat} if mode == "diffusion" else {"temperature": heat}
+        return model.generate("abc", seed=3, max_tokens=12, num_diffusion_steps=3, mode=mode, **options).token_ids
+
+    assert text(cold) == text(1e-4)
+    if mode == "causal":
+        assert text(cold) == text(0.0)
+    assert text(1e300) == text(1e200)  # all are equally probable
+
+
 def test_a_seed_for_each_row(model: DiffusionGemmaModel) -> None:
     alone = [model.generate("abc", seed=seed, **SHORT).token_ids for seed in (5, 6)]
     assert [result.token_ids for result in model.generate(["abc", "abc"], seeds=[5, 6], **SHORT)] == alone
     assert alone[0] != alone[1]
-    with pytest.raises(InputError, match="1 seeds for 2 prompts"):
+    with pytest.raises(InputError, match="one for each of the 2 prompts"):
         model.generate(["abc", "abc"], seeds=[5], **SHORT)
     with pytest.raises(OptionError, match="seed is -1"):
         model.generate(["abc"], seeds=[-1], **SHORT)

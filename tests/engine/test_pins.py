@@ -149,6 +149,16 @@ def test_ways_to_write_pins(pins: Any, rows: int, found: list[list[int]]) -> Non
         ({0: -5}, "outside 0 to 63"),
         ([-1] * 20 + [4], "row 0 pins 21 positions; max_tokens 20"),
         ([{0: 1}, {0: 1}], "pins for 2 rows and 1 prompts"),
+        ([None], "row 0 has None among its pins; write token ids"),
+        ([(0, 1), None], "row 0 has None among its pins"),
+        ([[1, None]], "row 0 has None among its pins"),
+        ([1.5], "row 0 has 1.5 among its pins"),
+        ([True], "row 0 has True among its pins"),
+        ({"a": 1}, "row 0 has \\('a', 1\\) among its pins"),
+        ({1: None}, "row 0 has \\(1, None\\) among its pins"),
+        ("ab", "pins is 'ab'; give token ids"),
+        (5, "pins is 5; give token ids"),
+        (torch.tensor([1]), "pins is tensor"),
     ],
 )
 def test_bad_pins_are_named(model: DiffusionGemmaModel, pins: Any, needle: str) -> None:

@@ -346,8 +346,8 @@ def device_of(device: torch.device | str | None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise OptionError(f"device {str(device)!r:.100} cannot be used here: {str(error).splitlines()[0]}") from error
     return chosen
 
 

@@ -192,8 +192,12 @@ class DiffusionGemmaModel(Rewriting):
         prompts = self._prompt_ids(prompt, messages, written)
         if not prompts:
             raise InputError("there is no prompt; give at least one")
-        if seeds is not None and len(seeds) != len(prompts):
-            raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one each, or seed for all")
+        if seeds is not None and (not isinstance(seeds, Sequence) or len(seeds) != len(prompts)):
+            raise InputError(
+                f"seeds is {seeds!r:.100}; give a list with one for each of the {len(prompts)} prompts, or seed for all"
+            )
+        if seeds is not None and not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
+            raise InputError(f"seeds is {seeds!r:.100}; each must be a whole number, 0 or more")
         most = [params.max_tokens] * len(prompts)
         if room is not None and options.get("max_tokens") is None:
             canvas, steps = (canvas_length(self.transformer, params), params.num_diffusion_steps) if mode == "diffusion" else (1, 1)

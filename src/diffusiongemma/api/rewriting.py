@@ -104,8 +104,9 @@ class Rewriting(Loaded):
             InputError: an empty text or instruction.
             PromptTooLongError, OptionError: see ``stream``.
         """
-        if not isinstance(text, str) or not text:
-            raise InputError(f"the text to edit is {text!r}; give at least one character")
+        for what, given in (("text to edit", text), ("instruction", instruction)):
+            if not isinstance(given, str) or not given:
+                raise InputError(f"the {what} is {given!r:.100}; give at least one character")
         message = f"{instruction}\n\n{text}" if in_prompt and instruction.strip() else instruction
         frame = self._frame(message, None, options, ends=True)
         return edit_text(frame, text, grow=options.get("max_tokens") is None, on_event=on_event)

@@ -152,8 +152,8 @@ def decide(
         PromptTooLongError: prompt and canvas exceed the model's positions.
         OptionError: a seed or a number of draws that is not possible.
     """
-    if not 1 <= draws <= MOST_DRAWS:
-        raise OptionError(f"draws is {draws}; the probabilities are the mean over 1 to {MOST_DRAWS} draws of noise")
+    if not isinstance(draws, int) or isinstance(draws, bool) or not 1 <= draws <= MOST_DRAWS:
+        raise OptionError(f"draws is {draws!r:.50}; the probabilities are the mean over 1 to {MOST_DRAWS} draws of noise")
     slots = max(check_alternatives(model, one, row, seed) for row, one in enumerate(asked))
     sheets, rows = [], 0
     for one in asked:

@@ -33,7 +33,7 @@ from diffusiongemma.errors import EngineError, PromptTooLongError, as_error
 from diffusiongemma.kernels import Stream, draw, position_keys
 from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import Canvas, committed, new_canvas, step, temperature
+from diffusiongemma.sampler import COLDEST, Canvas, committed, new_canvas, step, temperature
 from diffusiongemma.text.tokenizer import Tokenizer
 
 __all__ = ["Counts", "Engine", "Local"]
@@ -277,7 +277,7 @@ class Engine:
             seeds = torch.tensor([row.request.params.seed for row in rows], device=logits_BV.device)
             index = torch.tensor([len(row.answer.ids) for row in rows], device=logits_BV.device)
             keys = position_keys(seeds, index, torch.zeros_like(seeds), Stream.DRAW, 1)
-            drawn_B = draw(logits_BV / heat_B.masked_fill(heat_B == 0, 1.0)[:, None], keys[:, 0])
+            drawn_B = draw(logits_BV / heat_B.clamp(min=COLDEST)[:, None], keys[:, 0])
             chosen_B = torch.where(heat_B > 0, drawn_B, chosen_B)
         for place, (row, token) in enumerate(zip(rows, chosen_B.tolist(), strict=True)):
             if not finite_B[place]:

@@ -22,12 +22,13 @@ from typing import Any, Literal, get_args
 from diffusiongemma.engine.frame import Frame, OnEvent, hole_text, write_rows
 from diffusiongemma.engine.score import log_probs
 from diffusiongemma.engine.template import Hole, Template
-from diffusiongemma.errors import OptionError
+from diffusiongemma.errors import OptionError, PromptTooLongError
 
 __all__ = ["TRIES", "Filled", "Filling", "Rank", "fill_template"]
 
 TRIES = 16
 """Rows of a batch: half of them with open borders."""
+MOST_TRIES = 1024
 ROUNDS = 3
 """Batches, where layouts are left."""
 JUDGED = 64
@@ -123,11 +124,17 @@ def fill_template(
         on_event: called with each event of the rows.
 
     Raises:
-        OptionError: an unknown rank, or tries below 1.
+        OptionError: an unknown rank, or tries outside 1 to ``MOST_TRIES``.
         PromptTooLongError: it does not fit into the model's positions.
     """
-    if rank not in get_args(Rank) or tries < 1:
-        raise OptionError(f"rank is {rank!r} and tries {tries}; rank may be {', '.join(get_args(Rank))}, tries at least 1")
+    counted = isinstance(tries, int) and not isinstance(tries, bool) and 1 <= tries <= MOST_TRIES
+    if rank not in get_args(Rank) or not counted:
+        raise OptionError(
+            f"rank is {rank!r:.50} and tries {tries!r:.50}; rank may be {', '.join(get_args(Rank))}, tries from 1 to {MOST_TRIES}"
+        )
+    positions = frame.model.config.text.max_position_embeddings
+    if (longest := sum(hole.most for hole in template.holes)) > positions:
+        raise PromptTooLongError(f"the holes may have {longest:,} tokens together; the model has {positions:,} positions")
     began = time.perf_counter()
     a_batch = -(-tries // 2)
     given = [piece if isinstance(piece, Hole) else frame.encode(piece) for piece in template.pieces]

@@ -29,7 +29,7 @@ class Hole:
         most: tokens, >= least.
 
     Raises:
-        InputError: a length of zero, or most below least.
+        InputError: a length that is no whole number or zero, or most below least.
     """
 
     name: str
@@ -37,9 +37,11 @@ class Hole:
     most: int
 
     def __post_init__(self) -> None:
-        if self.least < 1 or self.most < self.least:
+        whole = all(isinstance(length, int) and not isinstance(length, bool) for length in (self.least, self.most))
+        if not whole or self.least < 1 or self.most < self.least:
             raise InputError(
-                f"the hole {self.name!r} has {self.least} to {self.most} tokens; the fewest must be at least 1, the most no fewer"
+                f"the hole {self.name!r:.100} has {self.least!r:.50} to {self.most!r:.50} tokens; the fewest must be at least 1, "
+                "the most no fewer"
             )
 
     def lengths(self) -> list[int]:
@@ -64,8 +66,10 @@ class Template:
         A literal ``{{`` is written ``\{{``.
 
         Raises:
-            InputError: no hole, one without a name or with a length of zero, or a name used twice.
+            InputError: no text, no hole, one without a name or with a length of zero, or a name used twice.
         """
+        if not isinstance(text, str):
+            raise InputError(f"the template is of type {type(text).__name__}; give a string with holes, like 'Dear {{{{name}}}}'")
         pieces, given, end = list[str | Hole](), list[str](), 0
         for mark in _MARK.finditer(text):
             given.append(text[end : mark.start()])

@@ -9,6 +9,8 @@ from diffusiongemma.text.tokenizer import Tokenizer
 
 __all__ = ["check_vary", "vary_text"]
 
+MOST = 100_000
+"""Variants of a text."""
 ROWS = 32
 """Variants denoised at a time."""
 _SEEDS = 2**63 - 1
@@ -19,14 +21,14 @@ def check_vary(text: str, strength: float, n: int) -> None:
 
     Raises:
         InputError: an empty text.
-        OptionError: a strength outside 0 to 1, or n below 1.
+        OptionError: a strength outside 0 to 1, or n outside 1 to ``MOST``.
     """
     if not isinstance(text, str) or not text:
-        raise InputError(f"the text to vary is {text!r}; give at least one character")
+        raise InputError(f"the text to vary is {text!r:.100}; give at least one character")
     if not isinstance(strength, int | float) or isinstance(strength, bool) or not 0 <= strength <= 1:
         raise OptionError(f"strength is {strength!r}; it must be from 0 (nothing changes) to 1 (all is written anew)")
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise OptionError(f"n is {n!r}; it must be at least 1")
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MOST:
+        raise OptionError(f"n is {n!r:.50}; it must be from 1 to {MOST:,}")
 
 
 def vary_text(frame: Frame, text: str, strength: float, n: int, on_event: OnEvent | None = None) -> list[str]:

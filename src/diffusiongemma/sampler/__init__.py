@@ -4,10 +4,11 @@
 """
 
 from diffusiongemma.sampler.canvas import Canvas, new_canvas
-from diffusiongemma.sampler.params import CanvasWindow, CommitRule, SamplingParams
+from diffusiongemma.sampler.params import COLDEST, CanvasWindow, CommitRule, SamplingParams
 from diffusiongemma.sampler.step import accept, committed, relevant, step, temperature
 
 __all__ = [
+    "COLDEST",
     "Canvas",
     "CanvasWindow",
     "CommitRule",

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from diffusiongemma.errors import ConfigError, OptionError
 
-__all__ = ["OWN_FIELD", "CanvasWindow", "CommitRule", "SamplingParams", "Schedule", "StopRule"]
+__all__ = ["COLDEST", "OWN_FIELD", "CanvasWindow", "CommitRule", "SamplingParams", "Schedule", "StopRule"]
 
 CommitRule = Literal["best", "canvas", "accepted"]
 Schedule = Literal["linear", "cosine"]
@@ -17,6 +17,8 @@ CanvasWindow = Literal["shared", "per_position"]
 _CHOICES = {"commit": CommitRule, "schedule": Schedule, "stop_rule": StopRule, "canvas_window": CanvasWindow}
 OWN_FIELD = "diffusiongemma"
 """Field of a generation_config.json that holds what transformers has no name for."""
+COLDEST = 1e-4
+"""Temperatures below count as this one: the most probable token is drawn, and float32 still holds the entropy."""
 _MAX_SEED = 2**63 - 1
 # Fields of a generation_config.json that concern the cache, the output's type, special tokens or its own history.
 _NOT_SAMPLING = frozenset(
@@ -39,7 +41,7 @@ class SamplingParams:
     Attributes:
         num_diffusion_steps: most denoising steps a canvas, >= 1.
         entropy_bound: nats; more is accepted a step where it is higher, > 0.
-        t_min: temperature at the last step, >= 0.
+        t_min: temperature at the last step, >= 0; what is below 1e-4 counts as 1e-4, as of ``t_max`` and ``temperature``.
         t_max: temperature at the first step, > 0, at least ``t_min``.
         schedule: how the temperature falls: ``"linear"`` (transformers), or ``"cosine"``, which stays high and low longer.
         self_conditioning: whether a pass is told what the last one believed.
@@ -104,7 +106,7 @@ class SamplingParams:
         for name in ("early_stop", "self_conditioning"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} is {getattr(self, name)!r}; it must be True or False")
-        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+        if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
             raise OptionError(f"stop is {self.stop!r}; it must be a sequence of non-empty strings")
 
     def replaced(self, **options: Any) -> "SamplingParams":

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from diffusiongemma.kernels import Statistics, Stream, random_ids
 from diffusiongemma.sampler.canvas import Canvas
-from diffusiongemma.sampler.params import SamplingParams
+from diffusiongemma.sampler.params import COLDEST, SamplingParams
 
 __all__ = ["accept", "committed", "relevant", "step", "temperature"]
 
 
 def temperature(step_B: Tensor, params: SamplingParams) -> Tensor:
-    """Temperature ``[B]`` float32 with ``step_B`` steps done: from ``t_max`` down towards ``t_min``."""
+    """Temperature ``[B]`` float32 with ``step_B`` steps done: from ``t_max`` down towards ``t_min``, at least ``COLDEST``."""
     remaining = (params.num_diffusion_steps - step_B) / params.num_diffusion_steps
     if params.schedule == "cosine":
         remaining = (1 - torch.cos(torch.pi * remaining)) / 2
-    return params.t_min + (params.t_max - params.t_min) * remaining
+    return (params.t_min + (params.t_max - params.t_min) * remaining).clamp(min=COLDEST)
 
 
 def accept(entropy_BL: Tensor, open_BL: Tensor, bound: float) -> Tensor:

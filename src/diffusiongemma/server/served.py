@@ -13,14 +13,13 @@ import anyio.to_thread
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.shared import SharedEngine
 from diffusiongemma.model.cache import KVCache
+from diffusiongemma.sampler import COLDEST
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import Generation
 
 __all__ = ["Served", "public_name"]
 
 T = TypeVar("T")
-_COLDEST = 1e-4
-"""``t_max`` for temperature 0, which must be above 0: the most probable token everywhere."""
 _CHATS = 4
 """Answers of unsaid length for each row of the engine that a client may wait for at a time."""
 _OPTIONS = (
@@ -86,7 +85,7 @@ class Served:
         if "t_min" in given or "t_max" in given:
             raise ApiError(400, "temperature scales t_min and t_max; give either it or them", "temperature")
         defaults = self.model.defaults
-        heat = {"t_min": defaults.t_min * body.temperature, "t_max": max(defaults.t_max * body.temperature, _COLDEST)}
+        heat = {"t_min": defaults.t_min * body.temperature, "t_max": max(defaults.t_max * body.temperature, COLDEST)}
         return given | heat
 
     def plain(self, text: str) -> list[int]:

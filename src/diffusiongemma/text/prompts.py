@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.text.chat import ChatTemplate
@@ -57,6 +57,8 @@ class PromptOptions:
             value = getattr(self, name)
             if value is not None and not isinstance(value, bool):
                 raise OptionError(f"{name} is {value!r}; give True or False")
+        if self.tools is not None and (not isinstance(self.tools, Sequence) or isinstance(self.tools, str | bytes)):
+            raise OptionError(f"tools is of type {type(self.tools).__name__}; give a list of functions")
         if self.reasoning_effort is not None and self.reasoning_effort not in EFFORTS:
             raise OptionError(f"reasoning_effort is {self.reasoning_effort!r}; allowed: {', '.join(EFFORTS)}")
         if self.chat_template_kwargs is not None and not isinstance(self.chat_template_kwargs, Mapping):
@@ -119,7 +121,9 @@ def conversations(prompt: Prompts, messages: Sequence[Message] | None, raw: bool
         if raw:
             raise InputError("messages are given with raw=True, which is for a prompt that stands outside any conversation")
         return [messages]
-    texts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
+    if not isinstance(prompt, Sequence):
+        raise InputError(f"the prompt is of type {type(prompt).__name__}; give a string, or a list of strings")
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"prompt {i} is of type {type(text).__name__}; give a string, or a list of strings")

@@ -217,8 +217,14 @@ def sheets(questions: Sequence[Question], joint: bool, template: str | None, thr
             whose slots are not the questions.
         OptionError: a threshold outside 0 to 1.
     """
-    if not 0 <= threshold <= 1:
-        raise OptionError(f"threshold is {threshold}; it is a probability, from 0 to 1")
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise OptionError(f"threshold is {threshold!r:.50}; it is a probability, from 0 to 1")
+    if not isinstance(questions, Sequence) or isinstance(questions, str | bytes):
+        raise InputError(f"questions is of type {type(questions).__name__}; give a list, for example [Predicate('follows')]")
+    if not isinstance(template, str | None):
+        raise InputError(
+            f"the template is of type {type(template).__name__}; give a string with a slot {{{{name}}}} for each question"
+        )
     if not questions:
         raise InputError("there are no questions; give at least one, for example Predicate('follows')")
     for question in questions:
@@ -236,10 +242,14 @@ def sheets(questions: Sequence[Question], joint: bool, template: str | None, thr
 
 
 def _check(question: Question) -> None:
+    if not isinstance(getattr(question, "name", None), str):
+        raise InputError(f"{question!r:.100} is no question with a name; give a Predicate, a Choice or a Score")
     if not question.name or _SLOT.fullmatch(f"{{{{{question.name}}}}}") is None:
         raise InputError(f"a question is named {question.name!r}; a name has at least one character, none of them a brace")
-    if isinstance(question, Choice) and isinstance(question.options, str):
-        raise InputError(f"the options of {question.name} are the string {question.options!r}; give a list of strings")
+    if isinstance(question, Choice) and (isinstance(question.options, str) or not isinstance(question.options, Sequence)):
+        raise InputError(f"the options of {question.name} are {question.options!r:.100}; give a list of strings")
+    if isinstance(question, Score) and not (isinstance(question.low, int) and isinstance(question.high, int)):
+        raise InputError(f"{question.name} runs from {question.low!r:.50} to {question.high!r:.50}; both must be whole numbers")
     if isinstance(question, Score) and question.high <= question.low:
         raise InputError(f"{question.name} runs from {question.low} to {question.high}; high must be above low")
     texts = question.texts

@@ -44,7 +44,8 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
     Raises:
         CheckpointError: nothing of that name, or it cannot be downloaded.
     """
-    text = os.fspath(name)
+    if not isinstance(name, str | os.PathLike) or not isinstance(text := os.fspath(name), str):
+        raise CheckpointError(f"{name!r:.200} is of type {type(name).__name__}; give a string or a path")
     if text in builtin_names():
         return builtin_folder() / text
     known = ", ".join(builtin_names()) or "none"
