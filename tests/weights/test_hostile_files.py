@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.cli.main import app
 from diffusiongemma.errors import CheckpointError, ConfigError, DiffusionGemmaError
 from diffusiongemma.weights.resolve import resolve
 from tests.tiny import tiny_model
@@ -81,6 +83,56 @@ def test_other_texts(folder: Path, name: str, how: str) -> None:
     assert name in refusal(folder)
 
 
+SMALL = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", INDEX]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("to", ["/etc/hostname", "../outside", "sub/../../outside"])
+def test_a_link_out_of_the_folder(folder: Path, tmp_path: Path, name: str, to: str) -> None:
+    """What it leads to is whole and valid; still it is not the checkpoint's."""
+    (folder / "sub").mkdir()
+    if (folder / name).exists():
+        (folder / name).rename(tmp_path / "outside")
+    else:
+        (tmp_path / "outside").write_text('{"weight_map": {}}')
+    (folder / name).symlink_to(to)
+    said = refusal(folder)
+    assert f"{name} cannot be read: it is a link that leads out of its folder" in said
+
+
+def test_links_within_a_folder_and_to_it(folder: Path, tmp_path: Path) -> None:
+    (folder / "kept").mkdir()
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+        (folder / name).rename(folder / "kept" / name)
+        (folder / name).symlink_to(f"kept/{name}")
+    (tmp_path / "link").symlink_to(folder)
+    assert DiffusionGemmaModel.from_pretrained(tmp_path / "link").tokenizer.template is not None
+
+
+def test_the_cache_of_the_hub_links_to_its_blobs_and_to_nothing_else(folder: Path, tmp_path: Path) -> None:
+    cache, other = tmp_path / "models--owner--name", tmp_path / "models--other--name" / "blobs"
+    snapshot = cache / "snapshots" / "abc"
+    for made in (snapshot, cache / "blobs", other):
+        made.mkdir(parents=True)
+    files = [path for path in folder.iterdir() if path.is_file()]
+    for number, path in enumerate(files):
+        path.rename(cache / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert DiffusionGemmaModel.from_pretrained(snapshot).tokenizer.template is not None
+    (cache / "blobs" / str(files.index(folder / "tokenizer.json"))).rename(other / "tokenizer.json")
+    (snapshot / "tokenizer.json").unlink()
+    (snapshot / "tokenizer.json").symlink_to(other / "tokenizer.json")
+    assert "tokenizer.json cannot be read" in refusal(snapshot)
+
+
+def test_a_copy_takes_nothing_from_outside(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    for name in ("tokenizer.model", "special_tokens_map.json", "README.md"):
+        (folder / name).symlink_to(tmp_path / "secret")
+    DiffusionGemmaModel.from_pretrained(folder).save_pretrained(tmp_path / "copy")
+    assert not any("secret" in path.read_bytes().decode("latin-1") for path in (tmp_path / "copy").rglob("*.*") if path.is_file())
+
+
 @pytest.mark.parametrize("how", SPOILED)
 def test_weights(folder: Path, how: str) -> None:
     (folder / "model.safetensors").unlink()
@@ -110,6 +162,29 @@ def test_sizes_that_are_not_those_of_the_weights(folder: Path, text: dict[str, A
     """Nothing is allocated before the headers are asked: these would take terabytes."""
     change(folder, **text)
     assert needle in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "field", "value"),
+    [
+        ("text_config", "num_hidden_layers", 10**6),
+        ("text_config", "hidden_size", 10**9),
+        ("text_config", "num_experts", 2**31 - 1),
+        ("text_config", "max_position_embeddings", 2**31 - 1),
+        ("vision_config", "num_hidden_layers", 10**6),
+        ("vision_config", "hidden_size", "a"),
+    ],
+)
+def test_info_counts_without_building_anything(folder: Path, place: str, field: str, value: Any) -> None:
+    config = json.loads((resolve("nano") / "config.json").read_text())
+    config[place][field] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    began = time.process_time()
+    said = CliRunner().invoke(app, ["info", str(folder), "--json"])
+    assert time.process_time() - began < 5
+    assert said.exit_code in (0, 2)
+    answer = json.loads(said.stdout)
+    assert "parameters" in answer if said.exit_code == 0 else field in answer["error"]["message"]
 
 
 def shards(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """``diffusiongemma info``: what a checkpoint is, and whether it fits here."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,10 +62,9 @@ def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) 
 
     from diffusiongemma.api.machine import free_memory
     from diffusiongemma.model.cache import KVCache
-    from diffusiongemma.model.transformer import Transformer
+    from diffusiongemma.model.expected import text_shapes
 
-    with torch.device("meta"):
-        sizes = {name: weight.numel() for name, weight in Transformer(config).named_parameters()}
+    sizes = {name: math.prod(shape) for name, shape in text_shapes(config.text).items() if not name.endswith("layer_scalar")}
     total = sum(sizes.values())
     experts = sum(size for name, size in sizes.items() if ".experts." in name)
     text = config.text

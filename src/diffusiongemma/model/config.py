@@ -12,6 +12,7 @@ from typing import Any
 from diffusiongemma.errors import ConfigError
 from diffusiongemma.model.config_fields import (
     FULL,
+    MAX_LAYERS,
     SLIDING,
     is_number,
     refuse_unfollowed,
@@ -27,7 +28,6 @@ __all__ = ["FULL", "SLIDING", "LayerConfig", "ModelConfig", "RopeConfig", "TextC
 
 log = logging.getLogger(__name__)
 _ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "silu", "relu")
-_MAX_LAYERS = 1_024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +328,7 @@ def _text_from_dict(data: Mapping[str, Any]) -> TextConfig:
     eos = given.pop("eos_token_id", 1)
     if given.get("use_bidirectional_attention") is False:  # as Gemma 3 writes it
         given["use_bidirectional_attention"] = None
-    want_size("config.json text_config: num_hidden_layers", shape["num_hidden_layers"], _MAX_LAYERS)
+    want_size("config.json text_config: num_hidden_layers", shape["num_hidden_layers"], MAX_LAYERS)
     for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "global_head_dim"):
         want_size(f"config.json text_config: {name}", shape[name])
     text = TextConfig(

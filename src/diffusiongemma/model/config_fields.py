@@ -11,6 +11,8 @@ from diffusiongemma.errors import ConfigError
 
 __all__ = [
     "FULL",
+    "MAX_LAYERS",
+    "MAX_SIZE",
     "SLIDING",
     "is_number",
     "refuse_unfollowed",
@@ -24,8 +26,9 @@ __all__ = [
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
-_MAX_SIZE = 2**31 - 1
+MAX_SIZE = 2**31 - 1
 """Largest size of any kind: a typing error must not become an allocation."""
+MAX_LAYERS = 1_024
 
 # Fields that transformers writes into any config and that say nothing about the computation.
 _BOOKKEEPING = frozenset(
@@ -192,7 +195,7 @@ def want_positive(what: str, value: Any) -> None:
         raise ConfigError(f"{what} is {value!r}; it must be a number > 0")
 
 
-def want_size(what: str, value: Any, most: int = _MAX_SIZE) -> None:
+def want_size(what: str, value: Any, most: int = MAX_SIZE) -> None:
     """Raise ConfigError unless a value is an integer from 1 to ``most``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{what} is {value!r}; it must be an integer >= 1")

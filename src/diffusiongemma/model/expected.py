@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusiongemma.model.config import TextConfig
+from diffusiongemma.model.config_fields import MAX_LAYERS, MAX_SIZE, want_size
 
 __all__ = ["text_shapes", "vision_shapes"]
 
@@ -62,8 +63,14 @@ def vision_shapes(vision: Mapping[str, Any], text_hidden: int) -> Shapes:
     Args:
         vision: ``vision_config`` of a ``gemma4_vision``.
         text_hidden: hidden size of the text stack.
+
+    Raises:
+        ConfigError: a size that is no whole number above 0, or too large.
     """
     of = {**_VISION_DEFAULTS, **{name: value for name, value in vision.items() if value is not None}}
+    for name, default in _VISION_DEFAULTS.items():
+        if not isinstance(default, bool):
+            want_size(f"config.json vision_config: {name}", of[name], MAX_LAYERS if name == "num_hidden_layers" else MAX_SIZE)
     D, inner, head = of["hidden_size"], of["intermediate_size"], of["head_dim"]
     query, kv = of["num_attention_heads"] * head, of["num_key_value_heads"] * head
     tower = "model.encoder.vision_tower."

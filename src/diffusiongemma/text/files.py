@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusiongemma.errors import CheckpointError
 
-__all__ = ["JSON_BYTES", "is_there", "read_bytes", "read_json", "read_text"]
+__all__ = ["JSON_BYTES", "is_inside", "is_there", "read_bytes", "read_json", "read_text"]
 
 JSON_BYTES = 8 << 20
 """Most bytes of a JSON file or a template; parsed, a hostile one takes some twenty times as much."""
@@ -22,16 +22,24 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, or where the hub's cache keeps what a snapshot links to."""
+    real, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    return real.is_relative_to(home) or (home.parent.name == "snapshots" and real.is_relative_to(home.parent.parent / "blobs"))
+
+
 def read_bytes(path: Path, most: int = JSON_BYTES) -> bytes:
     """The content of a regular file.
 
     Args:
-        path: of the file; a link to a regular file is followed.
+        path: of the file, in the checkpoint's folder; a link is followed within it, and to where the hub's cache keeps its files.
         most: bytes that it may have.
 
     Raises:
-        CheckpointError: it is missing, not a regular file, too large, or cannot be read.
+        CheckpointError: it is missing, not a regular file, too large, elsewhere, or cannot be read.
     """
+    if not is_inside(path, path.parent):
+        raise CheckpointError(f"{path} cannot be read: it is a link that leads out of its folder; put the file itself there")
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

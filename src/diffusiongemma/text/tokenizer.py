@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from diffusiongemma.errors import CheckpointError, InputError, PromptTooLongError
 from diffusiongemma.text.chat import ChatTemplate
 from diffusiongemma.text.control import ControlTokens, Segment
-from diffusiongemma.text.files import is_there, read_json, read_text
+from diffusiongemma.text.files import is_inside, is_there, read_json, read_text
 from diffusiongemma.text.markup import Markup
 from diffusiongemma.text.spelling import byte_decoder, widest_token
 
@@ -202,7 +202,8 @@ class Tokenizer:
 
     def files(self) -> dict[str, bytes]:
         """The tokenizer's files by name: what a copy of the checkpoint needs, as it is read."""
-        found = {name: path.read_bytes() for name in _FILES if (path := self._folder / name).is_file()}
+        there = [path for name in _FILES if (path := self._folder / name).is_file() and is_inside(path, self._folder)]
+        found = {path.name: path.read_bytes() for path in there}
         return {"tokenizer.json": self._backend.to_str().encode(), **found}
 
     def save(self, folder: Path) -> None:

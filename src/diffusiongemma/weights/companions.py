@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from diffusiongemma.errors import CheckpointError
-from diffusiongemma.text.files import is_there, read_json
+from diffusiongemma.text.files import is_inside, is_there, read_json
 from diffusiongemma.weights.headers import read_header
 from diffusiongemma.weights.stream import INDEX, INDEX_BYTES, SINGLE
 
@@ -40,7 +40,7 @@ def companions(source: Path, target: Path) -> dict[str, Path]:
                 continue
             if is_there(target / name) and (pattern in _TEXTS or path.samefile(target / name)):
                 continue
-            if not _inside(path, source):
+            if not is_inside(path, source):
                 log.warning("%s leads out of %s and is not copied", path, source)
             elif path.stat().st_size > _MOST_BYTES:
                 log.warning("%s has more than %d MiB and is not copied", path, _MOST_BYTES >> 20)
@@ -79,9 +79,3 @@ def _is_shard(path: Path, names: set[str]) -> bool:
         return not path.is_symlink() and set(read_header(path)) == names
     except (CheckpointError, ValueError):
         return False
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    """Whether a file lies in a folder, or where the hub's cache keeps what a snapshot links to."""
-    real, home = path.resolve(), folder.resolve()
-    return real.is_relative_to(home) or (home.parent.name == "snapshots" and real.is_relative_to(home.parent.parent / "blobs"))

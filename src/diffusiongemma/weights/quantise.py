@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError, OptionError
 from diffusiongemma.quant.rounding import INT4_GROUP, NVFP4_GROUP, Rounded, round_fp8, round_int4, round_int8, round_nvfp4
-from diffusiongemma.text.files import is_there, read_json
+from diffusiongemma.text.files import is_there, read_bytes, read_json
 from diffusiongemma.weights.companions import companions
 from diffusiongemma.weights.headers import FLOATS, Stored, read_header
 from diffusiongemma.weights.names import is_tied_copy, to_ours
@@ -292,7 +292,7 @@ def _finish(target: Path, source: Path, shards: Sequence[_Shard], config: Mappin
         for name, path in companions(source, target).items():
             files.content(name, path.read_bytes())
         if is_there(source / "generation_config.json"):
-            files.content("generation_config.json", (source / "generation_config.json").read_bytes())
+            files.content("generation_config.json", read_bytes(source / "generation_config.json"))
         if len(shards) > 1:
             total = sum(tensor.nbytes for header in headers.values() for tensor in header.values())
             names = {name: file for file, header in headers.items() for name in header}
