@@ -88,6 +88,8 @@ def test_another_kind_of_content_is_refused(server: Running) -> None:
         ("max_tokens", 10**9),
         ("stop", ["a", ""]),
         ("stop", [["a"]]),
+        ("stop", ["a"] * 17),
+        ("stop", ["a" * 257]),
         ("logprobs", 3),
         ("top_logprobs", 5),
         ("mode", "sideways"),

@@ -100,6 +100,18 @@ def test_a_body_that_is_never_whole_is_no_request_under_way(nano: DiffusionGemma
         until(lambda: started.state.receiving == 0)
 
 
+def test_the_bytes_of_all_bodies_have_a_bound(nano: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusiongemma.server.security._MOST_BODIES", 3)
+    part = HEAD + b"Content-Length: 2000\r\n\r\n" + b" " * 1900
+    with running(nano, StillEngine(), max_body_bytes=2000) as started:
+        with connections(started, 3, part):
+            until(lambda: started.state.receiving == 3 * 1900)
+            with connections(started, 1, part) as (one_more,):
+                assert b" 429 " in json_answer(one_more)
+        until(lambda: started.state.receiving == 0)
+        assert started.http.post("/v1/chat/completions", json={}).status_code == 400
+
+
 def test_a_body_that_nobody_waits_for_is_cut_off(nano: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusiongemma.server.connection._GRACE", 0.1)
     refused = HALF_BODY.replace(b"Content-Length: 50", b"Content-Length: 99999999")

@@ -38,6 +38,19 @@ def numbers(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
+def test_a_short_fuzz(tmp_path: Path) -> None:
+    """All kinds of attack, in all manners of sending; how long others wait is measured where nothing else runs."""
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(TOOLS / "fuzz.py"), "--requests", "150", "--seed", "6", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert out.is_file(), done.stderr
+    found = json.loads(out.read_text())
+    assert found["requests"] == 150 and len(found["kinds"]) > 20 and found["said_stop"] > 30
+    for name in ("5xx", "unanswered", "broken", "tracebacks", "left_over", "ended"):
+        assert not found[name], (name, found[name])
+    assert not found["second_client"]["wrong"] and found["second_client"]["chat"]["asked"] > 0
+
+
 def test_a_short_soak(host: str, tmp_path: Path) -> None:
     found = numbers(
         tmp_path, "soak", "--host", host, "--clients", "6", "--minutes", "0.08", "--pool", "4", "--seconds-between", "2"

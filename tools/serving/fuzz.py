@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import h11
 import httpx
 from fuzz_cases import CHAT, Case, cases
 from rich.console import Console
@@ -91,9 +92,15 @@ class Second:
             except httpx.HTTPError as error:
                 self.wrong.append(repr(error))
 
-    def stop(self) -> None:
+    def stop(self) -> int:
+        """End; returns the requests that are under way still, a minute later at most."""
         self.stopped.set()
         self.thread.join()
+        until, left = time.monotonic() + 60, 1
+        while left and time.monotonic() < until:
+            left = self.http.get("/health").json()["active"]
+            time.sleep(0.05)
+        return left
 
 
 class Findings:
@@ -163,7 +170,7 @@ def ask(http: httpx.Client, number: int, case: Case, findings: Findings) -> None
     headers = {"Content-Type": "application/json"} | case.headers
     try:
         answer = http.request(case.method, case.path, content=content, headers=headers)
-    except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeEncodeError):
+    except (httpx.InvalidURL, httpx.LocalProtocolError, h11.LocalProtocolError, UnicodeEncodeError):
         return findings.note(number, case, "cannot be sent", 0)
     except httpx.HTTPError as error:
         cut = isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)
@@ -238,7 +245,7 @@ def run(url: str, second: Second, seed: int, count: int, clients: int, console: 
 
     with bar:
         task = bar.add_task("requests", total=count)
-        threads = [threading.Thread(target=client) for _ in range(clients)]
+        threads = [threading.Thread(target=client, daemon=True) for _ in range(clients)]
         for thread in threads:
             thread.start()
         try:
@@ -288,17 +295,18 @@ def main() -> None:
         with served(given.serve.split(), log) as (process, url):
             second, began = Second(url), time.monotonic()
             findings = run(url, second, given.seed, given.requests, given.clients, console)
-            second.stop()
+            left = second.stop() if process.poll() is None else 0
             found = report(findings, second, process, log, time.monotonic() - began)
             if found["tracebacks"] or found["ended"] is not None:
                 console.print(log.read_text("utf-8", "replace")[-5000:], markup=False)
+    found["left_over"] = left
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=1))
     for name in ("5xx", "unanswered", "broken"):
         found[name] = len(found[name])
     Console().print_json(json.dumps(found))
     wait = max(found["second_client"].get(name, {}).get("longest", 0) for name in ("health", "chat"))
-    bad = [name for name in ("5xx", "unanswered", "broken", "tracebacks") if found[name]]
+    bad = [name for name in ("5xx", "unanswered", "broken", "tracebacks", "left_over") if found[name]]
     bad += ["second client"] if found["second_client"]["wrong"] or wait > WAIT else []
     bad += ["the server ended"] if found["ended"] is not None else []
     sys.exit(f"wrong: {', '.join(bad)}" if bad else 0)

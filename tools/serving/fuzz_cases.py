@@ -284,15 +284,7 @@ def pins(rng: random.Random) -> Case:
 
 
 def options(rng: random.Random) -> Case:
-    names = [
-        "enable_thinking",
-        "preserve_thinking",
-        "reasoning_effort",
-        "thinking_budget",
-        "chat_template_kwargs",
-        "tools",
-        "tool_choice",
-    ]
+    names = ["enable_thinking", "preserve_thinking", "reasoning_effort", "thinking_budget", "chat_template_kwargs", "tools"]
     given = {name: rng.choice([*WEIRD, "low", 5, {"x": "y" * 500}, [tool()] * 3]) for name in rng.sample(names, rng.randint(1, 3))}
     return Case("template options", body=chat(rng, **given))
 
@@ -381,7 +373,7 @@ def transport(rng: random.Random) -> Case:
         return Case("content type", path, body, {"Content-Type": kind})
     if how == 4:
         length = rng.choice(["0", "1", "99999999999", "-1", "1e3", "5, 5"])
-        return Case("length", path, body, {"Content-Length": length}, manner="whole" if length == "0" else "half a body")
+        return Case("length", path, body, {"Content-Length": length}, manner="half a body")
     if how == 5:
         return Case("heads", path, body, {f"X-{n}": "y" * 100 for n in range(rng.choice([10, 100, 900]))})
     return Case("methods", path, body, method=rng.choice(["GET", "PUT", "PATCH", "HEAD", "DELETE"]))
