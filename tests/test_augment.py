@@ -104,6 +104,7 @@ def test_a_file_of_another_run_is_not_gone_on_with(
         ('{"text": ""}', "has no text in the field 'text'"),
         ('{"text": 5}', "its texts: none"),
         (b'{"text": "\xff"}', "line 1 is not JSON in UTF-8"),
+        ('{"text": ' + "[" * 50_000, "line 1 is not JSON in UTF-8"),
     ],
 )
 def test_bad_rows_are_named_before_anything_is_denoised(

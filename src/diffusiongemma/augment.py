@@ -130,7 +130,7 @@ def _read(path: Path, how: Variation) -> list[dict[str, Any]]:
 def _row(line: bytes, where: str, how: Variation) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON in UTF-8: {error}") from error
     if not isinstance(row, dict) or VARY in row:
         raise InputError(f"{where} must be a JSON object without a field {VARY!r}, which says where a variant came from")
@@ -171,7 +171,7 @@ def _line(line: bytes, where: str, field: str, run: str) -> _Line:
         mark = data[VARY]
         found = int(mark["row"]), int(mark["place"]), int(mark["of"]), str(data[field])
         known = mark["run"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{where} is not a variant that a run wrote; name another file with --out, or take it and all lines after it out"
         ) from error

@@ -14,6 +14,12 @@ runner = CliRunner()
 CLUES = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 
 
+def test_a_schema_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text('{"a":' * 50_000)
+    status, out, err = invoke("generate", "x", "--json-schema", str(tmp_path / "deep.json"))
+    assert (status, out) == (2, "") and "is not JSON" in " ".join(err.split())
+
+
 def invoke(*arguments: str) -> tuple[int, str, str]:
     result = runner.invoke(app, list(arguments))
     return result.exit_code, result.stdout, result.stderr

@@ -227,7 +227,7 @@ def test_mistakes_are_named(model: DiffusionGemmaModel, tmp_path: Path) -> None:
 
 def test_a_file_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
-    for content in ("Dear diary\n", '{"a": 1}\n', "[]\n", "\xff\n"):
+    for content in ("Dear diary\n", '{"a": 1}\n', "[]\n", "\xff\n", '{"a":' * 50_000 + "\n"):
         path.write_text(content, "latin-1")
         with pytest.raises(InputError, match=r"notes.txt, line 1 is not a result"):
             ResultsFile(path)

@@ -230,6 +230,7 @@ def test_built_in_recipes_load_and_unknown_fields_do_not(tmp_path: Path) -> None
         ('kind = "sudoku"', 'kind = "chess"', "data"),
         ("seed = 1020000", "seed = 20000", "eval.seed"),
         ("[model.text_config]", "[model.text_config", "cannot be read"),
+        ("[eval]", f"deep = {'[' * 50_000}\n[eval]", "cannot be read"),
     ):
         (tmp_path / "mine.toml").write_text(text.replace(before, after))
         with pytest.raises(ConfigError, match=needle):

@@ -189,7 +189,7 @@ def _held(
 def _json(text: str, name: str) -> Any:
     try:
         return loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not JSON: {error}") from error
 
 

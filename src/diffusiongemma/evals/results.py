@@ -110,7 +110,7 @@ def _outcome(line: bytes, where: str) -> Outcome:
     wrong = f"{where} is not a result of an evaluation; name another file with --out, or take the line out"
     try:
         return Outcome(**json.loads(line))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(wrong) from error
 
 

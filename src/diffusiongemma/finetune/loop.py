@@ -224,7 +224,7 @@ class TrainRun:
         if path.is_file():
             try:
                 there = _what_decides(json.loads(path.read_text("utf-8")))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise TrainingError(f"{path} cannot be read ({error}); remove it if the folder holds the run you mean") from error
             if there != _what_decides(asked):
                 raise TrainingError(

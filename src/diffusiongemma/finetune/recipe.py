@@ -144,7 +144,7 @@ def load_recipe(name: str) -> Recipe:
         return Recipe(**data)
     except FileNotFoundError as error:
         raise ConfigError(f"no recipe {name!r}: not a file, and not one of {', '.join(builtin_recipes())}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
