@@ -29,6 +29,7 @@ def sudoku() -> DiffusionGemmaModel:
         (lambda m: m.generate("1", tools=5), "tools is of type int"),
         (lambda m: m.generate("1", stop=5), "stop is 5"),
         (lambda m: m.generate("1", stop=[None]), "stop is"),
+        (lambda m: m.requests("1", mode="causal", canvas_length=1 << 16), "canvas_length is 65536; this checkpoint's is"),
         (lambda m: m.infill(**HOLE | {"most": 1.5}), "has 1 to 1.5 tokens"),
         (lambda m: m.infill(**HOLE | {"least": None}), "has None to 2 tokens"),
         (lambda m: m.infill(**HOLE | {"most": 1 << 24}), "the holes may have 16,777,216 tokens together"),

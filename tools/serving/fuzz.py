@@ -277,7 +277,8 @@ def report(findings: Findings, second: Second, process: "subprocess.Popen[str]",
         "5xx": findings.servers, "unanswered": findings.unanswered, "broken": findings.broken, "said_stop": findings.stops,
         "second_client": {"alone": round(second.alone, 3), **waits, "wrong": second.wrong[:20], "slow": second.slow},
         "slowest": findings.slowest, "memory_mib": memory(process.pid), "ended": process.poll(),
-        "load": os.getloadavg(), "log": sorted({line[:200] for line in said.splitlines()})[:20], "log_lines": said.count("\n"), "tracebacks": said.count("Traceback"),
+        "load": os.getloadavg(), "log": sorted({line[:200] for line in said.splitlines()})[:20],
+        "log_lines": said.count("\n"), "tracebacks": said.count("Traceback"),
     }  # fmt: skip
 
 

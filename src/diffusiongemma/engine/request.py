@@ -85,7 +85,8 @@ def check(model: Transformer, request: Request, row: int = 0) -> int:
         OptionError: a canvas longer than the checkpoint's, or logprobs outside what is allowed.
     """
     config, params, ids = model.config, request.params, request.prompt
-    unit = canvas_length(model, params) if request.mode == "diffusion" else 1
+    length = canvas_length(model, params)  # checked in the causal mode too, where it means nothing
+    unit = length if request.mode == "diffusion" else 1
     room = -(-params.max_tokens // unit) * unit
     if not ids:
         raise InputError(f"prompt {row} is empty; give it at least one token")
