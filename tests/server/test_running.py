@@ -1,6 +1,7 @@
 """A server with work under way: clients that leave, too much work, errors in the middle, an end."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -82,12 +83,12 @@ def test_an_infill_that_nobody_waits_for_ends(nano: DiffusionGemmaModel) -> None
                 hasty.post(f"{started.url}/v1/{path}", json=body)
             assert engine.next().cancelled.wait(30)
         until(lambda: started.state.active == 0)
-        until(lambda: started.state.models["nano"].rewriting.borrowed_tokens == 0)
+        until(lambda: started.state.models["nano"].rewriting.taken == 0)
 
 
 def test_rewrites_have_a_bound(nano: DiffusionGemmaModel) -> None:
     with still(nano) as (started, engine), ThreadPoolExecutor() as pool:
-        started.state.models["nano"].rewriting.total_tokens = 1
+        started.state.models["nano"].rewriting.most = 1
         body = {"input": "a", "instruction": "b"}
         first = pool.submit(started.http.post, "/v1/edit/completions", json=body)
         job = engine.next()
@@ -95,6 +96,27 @@ def test_rewrites_have_a_bound(nano: DiffusionGemmaModel) -> None:
         job.finish("done")
         job.on_end(None)
         assert first.result().json()["choices"][0]["message"]["content"] == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a second loopback address")
+def test_one_client_leaves_places_for_the_rewrites_of_others(nano: DiffusionGemmaModel) -> None:
+    with (
+        still(nano) as (started, engine),
+        ThreadPoolExecutor() as pool,
+        httpx.Client(base_url=started.url, transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=60) as other,
+    ):
+        started.state.models["nano"].rewriting.most = 4
+        body = {"input": "a", "instruction": "b"}
+        running = [pool.submit(started.http.post, "/v1/edit/completions", json=body) for _ in range(3)]
+        jobs = [engine.next() for _ in running]
+        refused = started.http.post("/v1/edit/completions", json=body)
+        assert refused.status_code == 429 and "3 of this client, of at most 3" in refused.json()["error"]["message"]
+        running.append(pool.submit(other.post, "/v1/edit/completions", json=body))
+        for job in [*jobs, engine.next()]:
+            job.finish("done")
+            job.on_end(None)
+        assert [one.result().status_code for one in running] == [200] * 4
+        until(lambda: started.state.models["nano"].rewriting.taken == 0)
 
 
 def test_a_schema_that_takes_long_holds_up_no_plain_request(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

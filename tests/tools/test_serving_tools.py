@@ -38,6 +38,7 @@ def numbers(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a second loopback address")
 def test_a_short_fuzz(tmp_path: Path) -> None:
     """All kinds of attack, in all manners of sending; how long others wait is measured where nothing else runs."""
     out = tmp_path / "out.json"

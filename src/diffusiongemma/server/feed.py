@@ -12,8 +12,9 @@ from fastapi import Request as HttpRequest
 from diffusiongemma.engine.events import Draft, Event
 from diffusiongemma.engine.request import Request
 from diffusiongemma.engine.shared import SharedEngine, Tenant
-from diffusiongemma.errors import OverloadedError, as_error
+from diffusiongemma.errors import as_error
 from diffusiongemma.server.errors import ApiError
+from diffusiongemma.server.served import Places
 
 __all__ = ["Feed", "Returned", "unless_gone"]
 
@@ -68,24 +69,21 @@ class Feed:
         return feed
 
     @classmethod
-    def call(cls, engine: SharedEngine, limiter: anyio.CapacityLimiter, work: Work, client: str | None = None) -> "Feed":
+    def call(cls, engine: SharedEngine, places: Places, work: Work, client: str | None = None) -> "Feed":
         """Run work in a thread of its own.
 
         Args:
             engine: for its passes.
-            limiter: of the threads.
+            places: of which it takes one.
             work: see ``Work``.
             client: who asks; see ``Request``.
 
         Raises:
-            OverloadedError: all threads are taken.
+            OverloadedError: there is no place.
         """
         feed, tenant = cls(), engine.tenant()
         tenant.client = client
-        try:
-            limiter.acquire_on_behalf_of_nowait(feed)
-        except anyio.WouldBlock as error:
-            raise OverloadedError(f"{limiter.borrowed_tokens} rewrites and decisions run already; come back later", 1.0) from error
+        places.take(client)
 
         async def run() -> None:
             try:
@@ -98,7 +96,7 @@ class Feed:
             except BaseException as error:  # a native library's panic is no Exception
                 feed._put(_End(as_error(error)))
             finally:
-                limiter.release_on_behalf_of(feed)
+                places.give_back(client)
 
         feed._cancel = tenant.cancel
         feed._task = asyncio.create_task(run())  # the reference keeps it alive

@@ -2,6 +2,7 @@
 
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,17 @@ import anyio.to_thread
 
 from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.shared import SharedEngine
+from diffusiongemma.errors import OverloadedError
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.sampler import COLDEST
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import Generation
 
-__all__ = ["Served", "public_name"]
+__all__ = ["Places", "Served", "public_name"]
 
 T = TypeVar("T")
+MOST_REWRITES = 16
+"""Infills, edits and decisions of a model at a time."""
 _CHATS = 4
 """Answers of unsaid length for each row of the engine that a client may wait for at a time."""
 _OPTIONS = (
@@ -34,6 +38,46 @@ def public_name(name: str) -> str:
     return path.resolve().name if path.is_dir() else name
 
 
+class Places:
+    """Who may work in a thread of its own: so many at a time, of one client three quarters of them, so that others find one.
+
+    Used from the event loop alone.
+
+    Args:
+        most: at a time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._taken: Counter[str | None] = Counter()
+
+    @property
+    def taken(self) -> int:
+        """How many work."""
+        return self._taken.total()
+
+    def take(self, client: str | None) -> None:
+        """Take a place.
+
+        Raises:
+            OverloadedError: there is none left, or none for this client.
+        """
+        own, allowed = self._taken[client], max(1, self.most * 3 // 4)
+        if self.taken >= self.most or (client is not None and own >= allowed):
+            raise OverloadedError(
+                f"{self.taken} rewrites and decisions run already, of at most {self.most}, {own} of this client, of at most "
+                f"{allowed}; come back later",
+                1.0,
+            )
+        self._taken[client] += 1
+
+    def give_back(self, client: str | None) -> None:
+        """Give it back."""
+        self._taken[client] -= 1
+        if not self._taken[client]:
+            del self._taken[client]
+
+
 class Served:
     """A model that is served.
 
@@ -41,15 +85,15 @@ class Served:
         name: what clients call it.
         model: for templates, tokens, grammars; it runs only through the engine.
         engine: of this model.
-        rewrites: threads for infills, edits and decisions.
+        rewrites: infills, edits and decisions at a time; each has a thread.
     """
 
-    def __init__(self, name: str, model: DiffusionGemmaModel, engine: SharedEngine, rewrites: int = 16) -> None:
+    def __init__(self, name: str, model: DiffusionGemmaModel, engine: SharedEngine, rewrites: int = MOST_REWRITES) -> None:
         self.name = name
         self.model = model
         self.engine = engine
         self.created = int(time.time())
-        self.rewriting = anyio.CapacityLimiter(rewrites)
+        self.rewriting = Places(rewrites)
         self._preparing = anyio.CapacityLimiter(4)
         self._compiling = anyio.CapacityLimiter(1)
         self._texts: dict[int, str] = {}

@@ -21,7 +21,6 @@ class Settings:
         max_constraint_bytes: of a schema, regex, list of choices, grammar, or all tools together.
         max_choices: answers one request may ask for (``n`` times its prompts).
         max_requests: requests that are worked on or wait; more are told to come back.
-        max_rewrites: infills, edits and decisions at a time; each has a thread.
         drain_seconds: that requests under way are given to end after the first signal.
     """
 
@@ -35,5 +34,4 @@ class Settings:
     max_constraint_bytes: int = 1 << 15
     max_choices: int = 16
     max_requests: int = 256
-    max_rewrites: int = 16
     drain_seconds: float = 30.0
