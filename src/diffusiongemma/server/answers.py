@@ -112,7 +112,7 @@ def _token(served: Served, token: int, logprob: float) -> dict[str, Any]:
 
 
 def _token_text(served: Served, token: int) -> tuple[str, bool]:
-    r"""A token's text, and whether it is none but a part of a character, which is written as ``\xe2\x82`` (as OpenAI does)."""
+    r"""A token's text, and whether it is none but a part of a character, which is written as ``\xe2\x82``."""
     data = served.model.tokenizer.token_bytes(token)
     try:
         data.decode()
