@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.api.gguf import gguf_config
+from diffusiongemma.api.opened import gguf_config
 from diffusiongemma.cli.main import app
 from diffusiongemma.errors import CheckpointError, ConfigError
 from diffusiongemma.model.assemble import assemble

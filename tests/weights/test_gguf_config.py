@@ -52,7 +52,7 @@ def test_stop_tokens_by_their_text(tmp_path: Path) -> None:
     write_model(tmp_path / "m.gguf", change={"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types})
     file = GGUFFile(tmp_path / "m.gguf")
     assert ModelConfig.from_dict(config_of(file)).stop_ids == (1, 310, 311)
-    assert generation_config_of(file)["eos_token_id"] == [1, 310, 311]
+    assert generation_config_of(file.metadata, file.path)["eos_token_id"] == [1, 310, 311]
 
 
 def test_stop_tokens_of_a_vocabulary_without_their_texts(tmp_path: Path) -> None:
@@ -62,13 +62,16 @@ def test_stop_tokens_of_a_vocabulary_without_their_texts(tmp_path: Path) -> None
 
 def test_sampler_defaults(tmp_path: Path) -> None:
     write_model(tmp_path / "m.gguf")
-    assert SamplingParams.from_generation_config(generation_config_of(GGUFFile(tmp_path / "m.gguf"))) == SamplingParams()
+    assert (
+        SamplingParams.from_generation_config(generation_config_of(GGUFFile(tmp_path / "m.gguf").metadata, tmp_path))
+        == SamplingParams()
+    )
     change = {
         "diffusion.eb_max_steps": 12, "diffusion.eb_t_min": 0.3, "diffusion.eb_t_max": 0.9, "diffusion.eb_entropy_bound": 0.2,
         "diffusion.eb_stability_threshold": 2, "diffusion.eb_confidence_threshold": 0.01,
     }  # fmt: skip
     write_model(tmp_path / "n.gguf", change=change)
-    found = SamplingParams.from_generation_config(generation_config_of(GGUFFile(tmp_path / "n.gguf")))
+    found = SamplingParams.from_generation_config(generation_config_of(GGUFFile(tmp_path / "n.gguf").metadata, tmp_path))
     expected = SamplingParams(num_diffusion_steps=12, t_min=0.3, t_max=0.9, entropy_bound=0.2, stability=2, confidence=0.01)
     assert found == expected
 

@@ -1,7 +1,7 @@
 """A checkpoint in memory: loading and saving, what it is, its passes, and how its prompts are written."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,27 +11,25 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from torch import Tensor
 
-from diffusiongemma.api.gguf import load_gguf
+from diffusiongemma.api.opened import generation_config, open_checkpoint
 from diffusiongemma.constraints import Vocabulary
 from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.frame import Executor
-from diffusiongemma.errors import CheckpointError, ConfigError, InputError, OptionError
+from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.config import ModelConfig
-from diffusiongemma.model.expected import text_shapes
-from diffusiongemma.model.fast import use_fast_int8
+from diffusiongemma.model.fast import rounded_to_int8
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.sampler import CanvasWindow, SamplingParams
 from diffusiongemma.sampler.params import OWN_FIELD
-from diffusiongemma.text.files import is_there
 from diffusiongemma.text.messages import Message
 from diffusiongemma.text.prompts import PromptOptions, Prompts, prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.weights.companions import companions
-from diffusiongemma.weights.load import open_weights, save, vision_tensors
+from diffusiongemma.weights.load import save, vision_tensors
 from diffusiongemma.weights.resolve import resolve
-from diffusiongemma.weights.stream import json_bytes, read_json
+from diffusiongemma.weights.stream import json_bytes
 
 __all__ = ["Loaded", "device_of", "empty_transformer"]
 
@@ -100,27 +98,14 @@ class Loaded:
         if quantize and chosen_device.type != "cpu":
             raise OptionError(f"quantize='int8' computes on a CPU, not on {chosen_device}; leave it out there")
         chosen_dtype = _dtype(dtype, chosen_device)
-        folder = resolve(name)
-        if folder.is_file():
-            with _loading_bar(folder.stat().st_size, progress) as advance:
-                loaded = load_gguf(folder, chosen_dtype, chosen_device, advance)
-            if quantize:
-                use_fast_int8(loaded.transformer)
-            return cls(*loaded, folder)
-        config = ModelConfig.from_dict(read_json(folder / "config.json"))
-        generation = _generation(folder, config)
-        defaults = SamplingParams.from_generation_config(generation)
-        tokenizer = Tokenizer.from_folder(folder)
-        if tokenizer.vocab_size > config.text.vocab_size:
-            raise CheckpointError(
-                f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, config.json a vocabulary of {config.text.vocab_size}"
+        opened = open_checkpoint(resolve(name))
+        with _loading_bar(opened.nbytes, progress) as advance:
+            weights = opened.load(advance)
+            transformer = assemble(
+                opened.config, rounded_to_int8(weights) if quantize else weights, chosen_dtype, chosen_device, keep=opened.quantised
             )
-        weights = open_weights(folder, text_shapes(config.text), config.quantization)
-        with _loading_bar(weights.file_bytes, progress) as advance:
-            transformer = assemble(config, weights.load(advance), chosen_dtype, chosen_device, keep=weights.quantised)
-        if quantize:
-            use_fast_int8(transformer)
-        return cls(transformer, tokenizer, defaults, _stop_ids(generation, config), folder)
+        transformer.int8_products = quantize == "int8"
+        return cls(transformer, opened.tokenizer, opened.defaults, opened.stop_ids, opened.path)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that ``from_pretrained`` and transformers load.
@@ -148,7 +133,7 @@ class Loaded:
     def _generation_config(self) -> dict[str, Any]:
         """The content of generation_config.json: what was read, but for what says something else now."""
         folder = self._source()
-        source = {} if folder is None else _generation(folder, self.config)
+        source = {} if folder is None else generation_config(folder, self.config)
         ours = {"eos_token_id": list(self.stop_ids), **self.defaults.to_generation_config()}
         if not source:
             return {"bos_token_id": self.config.text.bos_token_id, "pad_token_id": self.config.text.pad_token_id, **ours}
@@ -349,22 +334,6 @@ def device_of(device: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise OptionError(f"device {str(device)!r:.100} cannot be used here: {str(error).splitlines()[0]}") from error
     return chosen
-
-
-def _generation(folder: Path, config: ModelConfig) -> dict[str, Any]:
-    """The content of generation_config.json, or what config.json (of mlx) holds in its place."""
-    path = folder / "generation_config.json"
-    return read_json(path) if is_there(path) else dict(config.source.get("generation_config") or {})
-
-
-def _stop_ids(generation: Mapping[str, object], config: ModelConfig) -> tuple[int, ...]:
-    """Stop tokens: generation_config.json's where it names any, else config.json's."""
-    stop = generation.get("eos_token_id")
-    found = list(config.stop_ids) if stop is None else stop if isinstance(stop, list) else [stop]
-    ids = tuple(token for token in found if isinstance(token, int) and 0 <= token < config.text.vocab_size)
-    if len(ids) != len(found):
-        raise ConfigError(f"eos_token_id is {stop!r}; it must hold token ids from 0 to {config.text.vocab_size - 1}")
-    return ids
 
 
 def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffusiongemma.api.gguf import read_config
+from diffusiongemma.api.opened import read_config
 from diffusiongemma.bench.presets import PRESETS, checkpoint
 from diffusiongemma.bench.recorder import Sample
 from diffusiongemma.bench.settings import Case, Settings, SideSpec

@@ -32,7 +32,7 @@ def info(
     """
     with common.reporting(json):
         from diffusiongemma.api.check.layout import layout_of
-        from diffusiongemma.api.gguf import read_config
+        from diffusiongemma.api.opened import read_config
         from diffusiongemma.weights.resolve import resolve
 
         path = resolve(model, config_only=True)

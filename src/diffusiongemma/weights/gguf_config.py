@@ -3,6 +3,7 @@
 Source: llama.cpp ``conversion/diffusion_gemma.py`` (commit c5fe75b), which wrote the published files.
 """
 
+import json
 import logging
 import math
 import struct
@@ -16,15 +17,17 @@ from diffusiongemma.errors import CheckpointError
 from diffusiongemma.weights.gguf import GGUFFile
 from diffusiongemma.weights.gguf_names import ROPE_FREQS
 
-__all__ = ["ARCHITECTURE", "config_of", "generation_config_of"]
+__all__ = ["ARCHITECTURE", "GENERATION_KEY", "NOT_TURNING", "config_of", "generation_config_of"]
 
 ARCHITECTURE = "diffusion-gemma"
 STOP_TEXTS = ("<turn|>", "<|tool_response>")
 """What ends an answer besides the end of the text; a file has room for one end token only."""
 PUBLISHED_STOP_IDS = (106, 50)
 """Their numbers in the released vocabulary (its generation_config.json)."""
+GENERATION_KEY = "diffusiongemma.generation_config"
+"""A whole generation_config.json, in files written here that have more to say of it than the published keys can."""
 _IMAGE_TEXTS = {"boi_token_id": "<|image>", "eoi_token_id": "<image|>", "image_token_id": "<|image|>"}
-_NOT_TURNING = 1e30
+NOT_TURNING = 1e30
 """The divisor in ``rope_freqs`` of a pair that does not turn."""
 # Keys that would change the computation, each with the values under which it does not.
 _MUST_BE = {
@@ -103,8 +106,16 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
     }
 
 
-def generation_config_of(file: GGUFFile) -> dict[str, Any]:
-    """The content of a generation_config.json: the sampler's defaults where the file has them, and the stop tokens."""
+def generation_config_of(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a generation_config.json: the sampler's defaults where a file has them, and the stop tokens.
+
+    Args:
+        metadata: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: a content that cannot be read.
+    """
     names = {
         "eb_max_steps": "max_denoising_steps",
         "eb_t_min": "t_min",
@@ -112,12 +123,24 @@ def generation_config_of(file: GGUFFile) -> dict[str, Any]:
         "eb_stability_threshold": "stability_threshold",
         "eb_confidence_threshold": "confidence_threshold",
     }
-    metadata = file.metadata
+    if (whole := metadata.get(GENERATION_KEY)) is not None:
+        return _whole_generation(whole, path)
     found = {theirs: _plain(metadata[f"diffusion.{key}"]) for key, theirs in names.items() if f"diffusion.{key}" in metadata}
     if "diffusion.eb_entropy_bound" in metadata:
         found["sampler_config"] = {"entropy_bound": _plain(metadata["diffusion.eb_entropy_bound"])}
     tokens = metadata.get("tokenizer.ggml.tokens")
     return {**found, "eos_token_id": list(_stop_ids(metadata, tokens if isinstance(tokens, list) else []))}
+
+
+def _whole_generation(content: object, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(content) if isinstance(content, str) else None
+    except (ValueError, RecursionError):
+        found = None
+    stops = found.get("eos_token_id") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(stops, list) or not all(isinstance(token, int) for token in stops):
+        raise CheckpointError(f"{path}: the metadata key {GENERATION_KEY} is no generation_config.json with eos_token_id as a list")
+    return found
 
 
 class _Keys:
@@ -265,12 +288,12 @@ def _turning_part(file: GGUFFile, head_dim: int) -> float:
         raise CheckpointError(f"{file.path} lacks the tensor {ROPE_FREQS}, which says how much of a full layer's head turns")
     divisors = tensor.block.dequantize(file.blocks(ROPE_FREQS)).flatten()
     turning = int((divisors == 1).sum())
-    expected = torch.full((head_dim // 2,), _NOT_TURNING)
+    expected = torch.full((head_dim // 2,), NOT_TURNING)
     expected[:turning] = 1
     if tensor.shape != expected.shape or not torch.equal(divisors, expected):
         raise CheckpointError(
             f"{file.path}: {ROPE_FREQS} of shape {list(tensor.shape)} must hold {head_dim // 2} divisors, first ones, "
-            f"then {_NOT_TURNING:g}; other rotary embeddings are not computed"
+            f"then {NOT_TURNING:g}; other rotary embeddings are not computed"
         )
     part = 2 * turning / head_dim
     while int(part * head_dim // 2) < turning:  # as the model counts them; the quotient may be one rounding too small

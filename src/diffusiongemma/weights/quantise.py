@@ -24,7 +24,7 @@ from diffusiongemma.weights.names import is_tied_copy, to_ours
 from diffusiongemma.weights.replacement import Replacement
 from diffusiongemma.weights.stream import INDEX, SINGLE, json_bytes, stored_tensors, write_tensors
 
-__all__ = ["FORMATS", "PARTS", "PartError", "quantise"]
+__all__ = ["FORMATS", "PARTS", "PartError", "PartErrors", "part_of_module", "quantise"]
 
 SHARD_BYTES = 1 << 30
 """Bytes of the source from which a shard is closed: a layer of the 26B has 1.6 GB."""
@@ -82,8 +82,8 @@ class PartError:
     """How far the quantised weights of one kind in one layer are from the original's.
 
     Attributes:
-        layer: its number.
-        part: of ``PARTS``.
+        layer: its number; -1: none.
+        part: of ``PARTS``, or of those that a GGUF file has besides.
         error: relative, root of the summed squares.
         absmax_error: the same with scales from the largest values alone.
     """
@@ -92,6 +92,32 @@ class PartError:
     part: str
     error: float
     absmax_error: float
+
+
+class PartErrors:
+    """Adds up the squared errors of matrices."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[int, str], list[float]] = {}
+
+    def add(self, name: str, part: str, *sums: float) -> None:
+        """Add those of a matrix.
+
+        Args:
+            name: of the matrix or of its module.
+            part: it belongs to.
+            *sums: squared errors, squared errors with scales from the largest values, squares of the matrix.
+        """
+        found = self._sums.setdefault((_layer(name), part), [0.0, 0.0, 0.0])
+        for at, value in enumerate(sums):
+            found[at] += value
+
+    def found(self) -> list[PartError]:
+        """Of what was added."""
+        return [
+            PartError(layer, part, (error / max(norm, 1e-300)) ** 0.5, (first / max(norm, 1e-300)) ** 0.5)
+            for (layer, part), (error, first, norm) in sorted(self._sums.items())
+        ]
 
 
 @dataclass(frozen=True)
@@ -153,7 +179,7 @@ def quantise(
             progress(finished, total)
         with Replacement(target) as files:
             write_tensors(files.file(shard.file), writer.tensors)
-            done[shard.file] = [asdict(error) for error in writer.errors()]
+            done[shard.file] = [asdict(error) for error in writer.errors.found()]
             files.content(STATE, json_bytes({**state, "shards": done}))
     _finish(target, source, shards, {**config, "quantization_config": _quantization_config(kind, chosen)})
     return [PartError(**error) for shard in shards for error in done[shard.file]]
@@ -164,7 +190,7 @@ class _Writer:
 
     def __init__(self, layout: _Format, parts: Sequence[str], search: bool) -> None:
         self._layout, self._parts, self._search = layout, parts, search
-        self._sums: dict[tuple[int, str], list[float]] = {}
+        self.errors = PartErrors()
         self.tensors: dict[str, Tensor] = {}
 
     def add(self, name: str, stored: Stored) -> None:
@@ -183,28 +209,23 @@ class _Writer:
         except SafetensorError as error:
             raise CheckpointError(f"{stored.path} is damaged or cut short ({error}); download it again") from error
 
-    def errors(self) -> list[PartError]:
-        """Of what was added."""
-        return [
-            PartError(layer, part, (error / max(norm, 1e-300)) ** 0.5, (first / max(norm, 1e-300)) ** 0.5)
-            for (layer, part), (error, first, norm) in sorted(self._sums.items())
-        ]
-
     def _linear(self, base: str, weight: Tensor, part: str) -> None:
         rounded = self._layout.round(weight, self._search)
         self.tensors |= {f"{base}.{suffix}": tensor for suffix, tensor in rounded.tensors.items()}
-        sums = self._sums.setdefault((_layer(base), part), [0.0, 0.0, 0.0])
-        for at, value in enumerate((rounded.error, rounded.absmax_error, rounded.norm)):
-            sums[at] += value
+        self.errors.add(base, part, rounded.error, rounded.absmax_error, rounded.norm)
 
 
 def part_of(name: str) -> str:
     """The part of ``PARTS`` that a tensor of the source belongs to; empty for what is never quantised."""
-    ours = to_ours(name) or ""
-    fused = _FUSED.fullmatch(ours)
-    if not fused and not ours.endswith(".weight"):
+    return part_of_module(to_ours(name) or "")
+
+
+def part_of_module(name: str) -> str:
+    """The same of a tensor by our name."""
+    fused = _FUSED.fullmatch(name)
+    if not fused and not name.endswith(".weight"):
         return ""
-    module = f"{fused[1]}.0.down_proj" if fused else ours.removesuffix(".weight")
+    module = f"{fused[1]}.0.down_proj" if fused else name.removesuffix(".weight")
     return next((part for part, pattern in PARTS.items() if re.fullmatch(rf"layers\.\d+\.{pattern}", module)), "")
 
 
@@ -222,7 +243,7 @@ def _experts(name: str, shape: Sequence[int]) -> Iterator[tuple[str, int, slice]
 
 
 def _layer(name: str) -> int:
-    found = re.search(r"\.layers\.(\d+)\.", name)
+    found = re.search(r"\blayers\.(\d+)\.", name)
     return int(found[1]) if found else -1
 
 
