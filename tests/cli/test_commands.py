@@ -148,3 +148,35 @@ def test_an_answer_held_to_a_schema_a_regex_or_choices(tmp_path: Path) -> None:
     grammar = tmp_path / "pairs.lark"
     grammar.write_text('start: "(" start ")" | "x"')
     assert "x" in run_json("generate", "What?", "--grammar", str(grammar), "--seed", "1")["text"]
+
+
+COMMANDS = {
+    "generate": ["generate", "Reverse the words: a b", "--seed", "1", "--max-tokens", "16"],
+    "decide": ["decide", "Is ice cold? (Answer Yes or No)", "-q", "cold=Yes/No"],
+    "fill": ["fill", "a {{name:2}} b", "--seed", "1", "--steps", "2"],
+    "eval": ["eval", "json-extract", "--n", "2", "--fresh", "--out", "out.jsonl"],
+}
+"""What loads a model and takes ``--quantize``."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_weights_are_rounded_at_load(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exact, fast = (run_json(*COMMANDS[name], *more) for more in ([], ["--quantize", "int8"]))
+    assert exact.keys() == fast.keys()
+    message = run_json(*COMMANDS[name], "--quantize", "int3", status=2)["error"]["message"]
+    assert "quantize is 'int3'; allowed: 'int8'" in message
+
+
+@pytest.mark.parametrize("name", ["generate", "eval"])
+def test_the_soft_embedding_from_few_tokens(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_json(*COMMANDS[name], "--soft-top-k", "8")
+    message = run_json(*COMMANDS[name], "--soft-top-k", "0", status=2)["error"]["message"]
+    assert "soft_top_k is 0" in message
+
+
+def test_chat_takes_both(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["chat", "--quantize", "int8", "--soft-top-k", "8", "--seed", "1", "--json"], input="a b\n")
+    assert result.exit_code == 0, result.output
+    assert [message["role"] for message in json.loads(result.stdout)["messages"]] == ["user", "assistant"]

@@ -56,6 +56,11 @@ def test_models_that_cannot_be_served() -> None:
     assert "two models have the name" in refused("-m", "sudoku", "-m", "sudoku")
 
 
+def test_how_models_are_loaded() -> None:
+    assert "quantize is 'int3'" in refused("-m", "sudoku", "--quantize", "int3")
+    assert "soft_top_k is 0" in refused("-m", "sudoku", "--soft-top-k", "0", "--quantize", "int8")
+
+
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, "-m", "diffusiongemma", "serve", "--port", "0", *arguments]

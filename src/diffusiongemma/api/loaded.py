@@ -11,7 +11,9 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from torch import Tensor
 
+from diffusiongemma.api.machine import give_back
 from diffusiongemma.api.opened import generation_config, open_checkpoint
+from diffusiongemma.api.saving import save_packed
 from diffusiongemma.constraints import Vocabulary
 from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.frame import Executor
@@ -105,29 +107,39 @@ class Loaded:
                 opened.config, rounded_to_int8(weights) if quantize else weights, chosen_dtype, chosen_device, keep=opened.quantised
             )
         transformer.int8_products = quantize == "int8"
+        if quantize:
+            give_back()  # what rounding used: a sixth of the weights
         return cls(transformer, opened.tokenizer, opened.defaults, opened.stop_ids, opened.path)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that ``from_pretrained`` and transformers load.
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dequantize: bool = False) -> None:
+        """Write a folder that ``from_pretrained`` and, where it reads the format, transformers load.
 
         It gets every field of config.json and generation_config.json and every small file that the checkpoint was loaded with:
-        processor settings, templates, README. Packed weights are expanded, and everything is then bfloat16: the memory that
-        takes is needed here. Notes on how weights were quantised are left out.
+        processor settings, templates, README. Packed weights are written as they are stored, from the checkpoint that they were
+        loaded from, which must still be there; a GGUF file's stay one file. No tensor is expanded and none is held.
 
         Args:
             folder: made if it is not there; a checkpoint in it is replaced, all of it or, after an error, nothing.
+            dequantize: packed weights are expanded, and everything is then bfloat16: the memory that takes is needed here. Notes
+                on how weights were quantised are left out.
 
         Raises:
-            CheckpointError: the folder cannot be written, or the one that was loaded is not there any more.
+            CheckpointError: the folder cannot be written, the one that was loaded is not there any more or holds other weights, or
+                packed weights have no stored form (``quantize="int8"``).
         """
         target = Path(folder)
+        packed = not dequantize and next(self.transformer.packed(), None) is not None
+        source = self._source()
         files: dict[str, Path | bytes] = {}
-        extra = {}
-        if (source := self._source()) is not None:
+        if source is not None:
             files |= companions(source, target)
-            extra = vision_tensors(source)
         files |= self.tokenizer.files()
         files["generation_config.json"] = json_bytes(self._generation_config())
+        if packed:
+            files["config.json"] = json_bytes(self.config.to_dict())
+            save_packed(self.transformer, self.folder, target, files, (self.defaults, self.stop_ids))
+            return
+        extra = {} if source is None else vision_tensors(source)
         save(target, self._weights(), replace(self.config, quantization=None).to_dict(), extra, files)
 
     def _generation_config(self) -> dict[str, Any]:

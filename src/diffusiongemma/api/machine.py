@@ -1,11 +1,18 @@
-"""What there is on this machine."""
+"""What there is on this machine, and what this process has of it."""
 
+import ctypes
+import gc
 import os
+import resource
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-__all__ = ["free_memory"]
+__all__ = ["free_memory", "give_back", "most_resident", "resident"]
+
+_STATM = Path("/proc/self/statm")
 
 
 def free_memory(device: torch.device | str) -> int:
@@ -19,3 +26,23 @@ def free_memory(device: torch.device | str) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory; where the system does not say, the most that were."""
+    if _STATM.is_file():
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return most_resident()
+
+
+def most_resident() -> int:
+    """The most bytes of this process that were in memory."""
+    # macOS counts bytes, others kibibytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def give_back() -> None:
+    """Return freed memory to the system."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # a C library without malloc_trim keeps what it has
+        ctypes.CDLL(None).malloc_trim(0)

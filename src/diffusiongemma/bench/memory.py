@@ -1,16 +1,13 @@
 """The highest memory of this process, or of its GPU, between two moments."""
 
-import ctypes
 import gc
-import os
-import resource
-import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import torch
+
+from diffusiongemma.api.machine import give_back, most_resident, resident
 
 __all__ = ["Peak", "peak_of"]
 
@@ -78,7 +75,7 @@ class KernelPeak:
 
     def now(self) -> int:
         """The resident set."""
-        _give_back()
+        give_back()
         return resident()
 
     def start(self) -> None:
@@ -98,7 +95,7 @@ class SampledPeak:
 
     def now(self) -> int:
         """The resident set."""
-        _give_back()
+        give_back()
         return resident()
 
     def start(self) -> None:
@@ -125,8 +122,7 @@ class LifetimePeak:
 
     def now(self) -> int:
         """The mark so far."""
-        # macOS counts bytes, others kibibytes.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return most_resident()
 
     def start(self) -> None:
         """Nothing can be forgotten."""
@@ -134,15 +130,3 @@ class LifetimePeak:
     def stop(self) -> int:
         """The mark so far."""
         return self.now()
-
-
-def resident() -> int:
-    """Bytes of the resident set (Linux)."""
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, so that an earlier peak is not taken for use."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # a C library without malloc_trim keeps what it has
-        ctypes.CDLL(None).malloc_trim(0)

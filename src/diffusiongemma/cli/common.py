@@ -25,7 +25,9 @@ __all__ = [
     "JsonOption",
     "ModeOption",
     "ModelOption",
+    "QuantizeOption",
     "SeedOption",
+    "SoftTopKOption",
     "StepsOption",
     "err",
     "fail",
@@ -72,6 +74,10 @@ DtypeOption = Annotated[
 QuantizeOption = Annotated[
     str | None,
     typer.Option("--quantize", help="int8: round the weights to int8 at load and multiply in int8 (CPU); unset: as stored."),
+]
+SoftTopKOption = Annotated[
+    int | None,
+    typer.Option("--soft-top-k", help="Make the soft embedding from the K most probable tokens of each position; unset: from all."),
 ]
 
 

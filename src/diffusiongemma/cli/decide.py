@@ -42,6 +42,7 @@ def decide(
     model: common.ModelOption = common.DEFAULT_MODEL,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Answer typed questions in one denoising pass: the probability of each allowed answer, and nothing else.
@@ -51,7 +52,7 @@ def decide(
     with common.reporting(json):
         questions = [parse_question(text) for text in question or []]
         text = _prompt(prompt)
-        loaded = common.load(model, dtype, device)
+        loaded = common.load(model, dtype, device, quantize)
         found = loaded.decide(text, questions, joint=joint, template=template, threshold=threshold, draws=draws, seed=seed)
         if json:
             common.print_json(found.to_dict())

@@ -66,6 +66,7 @@ def evaluate(
     temperature: Temperature = None,
     canvas_length: common.CanvasLengthOption = None,
     canvas_window: common.CanvasWindowOption = None,
+    soft_top_k: common.SoftTopKOption = None,
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed (sudoku).")] = False,
     schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
     sweep: Annotated[
@@ -100,7 +101,7 @@ def evaluate(
         fixed = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
             confidence=confidence, stability=stability, temperature=temperature, canvas_length=canvas_length,
-            canvas_window=canvas_window,
+            canvas_window=canvas_window, soft_top_k=soft_top_k,
         )  # fmt: skip
         if name in fixed:
             raise OptionError(f"{name} is given both as an option and in --sweep; give it once")

@@ -35,6 +35,7 @@ def infill(
     model: common.ModelOption = common.DEFAULT_MODEL,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Write what stands between two texts. Several lengths are tried at once; what is given comes out unchanged."""
@@ -44,7 +45,7 @@ def infill(
         if prefix_file == suffix_file == "-":
             raise InputError("--prefix-file and --suffix-file are both standard input; one of them must be a file")
         prefix, suffix = ("" if name is None else common.read_text(name) for name in (prefix_file, suffix_file))
-        loaded = common.load(model, dtype, device)
+        loaded = common.load(model, dtype, device, quantize)
         options = common.sampling_options(num_diffusion_steps=steps, seed=seed, prompt=prompt)
         _report(
             loaded,
@@ -65,6 +66,7 @@ def fill(
     model: common.ModelOption = common.DEFAULT_MODEL,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Write all holes of a template together: {{name}}, {{name:4}} or {{name:1-6}}, fewest and most tokens."""
@@ -72,7 +74,7 @@ def fill(
         if (template is None) == (file is None):
             raise InputError("give a template or --file, not both and not neither")
         text = common.read_text(file or "-") if template in (None, "-") else str(template)
-        loaded = common.load(model, dtype, device)
+        loaded = common.load(model, dtype, device, quantize)
         options = common.sampling_options(num_diffusion_steps=steps, seed=seed, prompt=prompt)
         _report(loaded, lambda look: loaded.fill(text, tries=tries, on_event=look, **options), json)
 
@@ -91,12 +93,13 @@ def edit(
     model: common.ModelOption = common.DEFAULT_MODEL,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Rewrite a text: the canvas begins with it instead of noise, so that what stays converges at once."""
     with common.reporting(json):
         text = common.read_text(file)
-        loaded = common.load(model, dtype, device)
+        loaded = common.load(model, dtype, device, quantize)
         options = common.sampling_options(num_diffusion_steps=steps, seed=seed, max_tokens=max_tokens)
         result = _watched(
             loaded,

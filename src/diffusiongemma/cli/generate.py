@@ -72,6 +72,7 @@ def generate(
     temperature: Temperature = None,
     canvas_length: common.CanvasLengthOption = None,
     canvas_window: common.CanvasWindowOption = None,
+    soft_top_k: common.SoftTopKOption = None,
     json_schema: JsonSchema = None,
     json_object: JsonObject = False,
     regex: Regex = None,
@@ -79,17 +80,18 @@ def generate(
     grammar: Grammar = None,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Answer a prompt. In a terminal the canvas is shown as it forms; on a pipe only the text is printed."""
     with common.reporting(json):
         text = _prompt(prompt)
         held = _held(json_schema, json_object, regex, choices, grammar)
-        loaded = common.load(model, dtype, device)
+        loaded = common.load(model, dtype, device, quantize)
         options = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
             stop=stop, commit=commit, early_stop=early_stop, stop_rule=stop_rule, temperature=temperature,
-            canvas_length=canvas_length, canvas_window=canvas_window, mode=mode, enable_thinking=think,
+            canvas_length=canvas_length, canvas_window=canvas_window, soft_top_k=soft_top_k, mode=mode, enable_thinking=think,
             allow_special=allow_special or None,
         )  # fmt: skip
         asked: dict[str, Any] = {"prompt": text}
@@ -110,8 +112,10 @@ def chat(
     mode: common.ModeOption = "diffusion",
     think: Think = None,
     system: System = None,
+    soft_top_k: common.SoftTopKOption = None,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Talk to a model: one message a line, /reset forgets the conversation, /exit or Ctrl-D leaves.
@@ -119,9 +123,9 @@ def chat(
     With --json the conversation is read from standard input, one message a line, and printed as one object at the end.
     """
     with common.reporting(json):
-        loaded = common.load(model, dtype, device)
+        loaded = common.load(model, dtype, device, quantize)
         options = common.sampling_options(
-            max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, mode=mode, enable_thinking=think
+            max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, mode=mode, enable_thinking=think, soft_top_k=soft_top_k
         )
         messages: list[dict[str, str]] = _told(system)
         while (line := _next_line(json)) is not None:

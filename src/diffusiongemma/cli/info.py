@@ -1,13 +1,16 @@
 """``diffusiongemma info``: what a checkpoint is, and whether it fits here."""
 
 import math
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from diffusiongemma.cli import common
+from diffusiongemma.errors import OptionError
+
+if TYPE_CHECKING:
+    from diffusiongemma.api.resident import Published, Resident
 
 __all__ = ["info", "memory_report"]
 
@@ -20,75 +23,93 @@ PASS_BYTES = 256 << 20
 and the released vocabulary, docs/lab-log.md)."""
 
 
+_EMBEDDING_26B, _LAYERS_26B = (262_144, 2816), 30
+"""What the shape of the published 26B is known by."""
+
+
 def info(
     model: Annotated[
         str, typer.Argument(help="A built-in name, a checkpoint folder, a GGUF file, or a hub id.")
     ] = common.DEFAULT_MODEL,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Show a checkpoint's configuration, its parameters, the memory it needs, and whether it fits on this machine.
 
-    Only config.json is read, or the header of a GGUF file; a hub id downloads nothing else.
+    Of the weights only headers are read; a hub id downloads config.json alone. Of the 26B's shape, it also says which of the
+    published files fit.
     """
     with common.reporting(json):
         from diffusiongemma.api.check.layout import layout_of
         from diffusiongemma.api.opened import read_config
-        from diffusiongemma.weights.resolve import resolve
+        from diffusiongemma.api.resident import planned_weights, stored_weights
+        from diffusiongemma.weights.resolve import has_weights, resolve
 
+        if quantize not in (None, "int8"):
+            raise OptionError(f"quantize is {quantize!r}; allowed: 'int8', or nothing for the weights as they are stored")
         path = resolve(model, config_only=True)
         config = read_config(path)
         layout = layout_of(config)
-        stored = _stored(path) if path.is_file() else layout.text_bytes if config.quantization is not None else None
+        weights = stored_weights(path, config) if has_weights(path) else planned_weights(layout, config)
         form = "GGUF" if path.is_file() else layout.format
-        report = {"model": model, "format": form, **memory_report(config, stored), "config": config.to_dict()}
+        report = {"model": model, "format": form, **memory_report(config, weights, quantize), "config": config.to_dict()}
         if json:
             common.print_json(report)
         else:
             common.out.print(_table(report))
 
 
-def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) -> dict[str, Any]:
+def memory_report(config: Any, weights: "list[Resident] | None" = None, quantize: str | None = None) -> dict[str, Any]:
     """Parameters, bytes and fit of a configuration (a ``ModelConfig``).
 
     Args:
         config: the configuration.
-        stored: of a file that is computed with as it is: for each type its tensors and their bytes; None: of what is converted.
+        weights: as they are stored; None: in the dtype of the computation.
+        quantize: as for ``from_pretrained``.
 
     Returns:
-        parameters and active parameters a token; bytes of weights for each dtype; bytes of cache that a token takes, in all layers
-        and in those that keep it for good; the most that a row's cache takes at some lengths; free memory here; fit.
+        parameters and active parameters a token; bytes of weights for each dtype, once all have been used, and with what this
+        process has besides; bytes of cache that a token takes, in all layers and in those that keep it for good; the most that
+        a row's cache takes at some lengths; free memory here; fit; of the 26B's shape, the published files that fit.
     """
     import torch
 
-    from diffusiongemma.api.machine import free_memory
+    from diffusiongemma.api.machine import free_memory, resident
+    from diffusiongemma.api.resident import PUBLISHED, Resident, resident_bytes
     from diffusiongemma.model.cache import KVCache
     from diffusiongemma.model.expected import text_shapes
 
-    sizes = {name: math.prod(shape) for name, shape in text_shapes(config.text).items() if not name.endswith("layer_scalar")}
+    text = config.text
+    shapes = text_shapes(text)
+    # The two scalars of each layer are buffers.
+    sizes = {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith("layer_scalar")}
     total = sum(sizes.values())
     experts = sum(size for name, size in sizes.items() if ".experts." in name)
-    text = config.text
     active = total - experts + experts * text.top_k_experts // text.num_experts
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    packed = sum(kind["bytes"] for kind in stored.values()) if stored else None
-    weights = {name: total * dtype.itemsize if packed is None else packed for name, dtype in dtypes.items()}
+    known = weights or [Resident(name, shapes[name], 0, "plain") for name in sizes]
+    taken = {name: resident_bytes(known, dtype, quantize=quantize) for name, dtype in dtypes.items()}
 
     def cache(tokens: int) -> dict[str, int]:
         return {name: KVCache.bytes_of(text, tokens, dtype, canvas=config.canvas_length) for name, dtype in dtypes.items()}
 
     longest = text.max_position_embeddings
     kept = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in text.layers if not layer.is_sliding)
-    needed = {name: weights[name] + cache_bytes + PASS_BYTES for name, cache_bytes in cache(min(CONTEXT, longest)).items()}
+    needed = {name: taken[name] + cache_bytes + PASS_BYTES for name, cache_bytes in cache(min(CONTEXT, longest)).items()}
     free = {"cpu": free_memory("cpu")}
     if torch.cuda.is_available():
         free["cuda"] = free_memory("cuda")
+    stored = _stored(weights)
+    of_the_26b = shapes["embed_tokens.weight"] == _EMBEDDING_26B and text.num_hidden_layers == _LAYERS_26B
+    beside = needed["bfloat16"] - taken["bfloat16"]
     return {
         "parameters": total,
         "active_parameters": active,
         "layers": text.num_hidden_layers,
         "canvas_length": config.canvas_length,
         "vocab_size": text.vocab_size,
-        "weight_bytes": weights,
+        "weight_bytes": taken,
+        "resident_bytes": {name: size + resident() for name, size in taken.items()},
         **({"stored": stored} if stored else {}),
         "cache_bytes_per_token": cache(1),
         "cache_bytes_per_token_before_the_window": {name: kept * dtype.itemsize for name, dtype in dtypes.items()},
@@ -97,22 +118,25 @@ def memory_report(config: Any, stored: dict[str, dict[str, int]] | None = None) 
         "needed_for": f"weights, {min(CONTEXT, longest)} tokens of context and {PASS_BYTES >> 20} MiB for a pass over one canvas",
         "free_bytes": free,
         "fits": {place: {name: need <= there for name, need in needed.items()} for place, there in free.items()},
+        **({"published": [_published(one, text, beside, free) for one in PUBLISHED]} if of_the_26b else {}),
     }
 
 
-def _stored(path: Path) -> dict[str, dict[str, int]] | None:
-    """Tensors and bytes for each block type of a GGUF file that has quantised ones; None for what is converted when loaded."""
-    from diffusiongemma.weights.gguf import GGUFFile
+def _published(one: "Published", text: Any, beside: int, free: dict[str, int]) -> dict[str, Any]:
+    """A published file: its size, what its weights take in memory, and where they fit with all that is needed beside them."""
+    size = one.resident(text)
+    fits = {place: size + beside <= there for place, there in free.items()}
+    return {"name": one.name, "bytes": int(one.nbytes), "weight_bytes": size, "fits": fits}
 
-    tensors = GGUFFile(path).tensors.values()
-    if all(tensor.block.weights == 1 for tensor in tensors):
-        return None
+
+def _stored(weights: "list[Resident] | None") -> dict[str, dict[str, int]]:
+    """Weights and bytes for each kind of packing, where some are packed."""
     found: dict[str, dict[str, int]] = {}
-    for tensor in tensors:
-        kind = found.setdefault(tensor.block.name, {"tensors": 0, "bytes": 0})
+    for weight in weights or []:
+        kind = found.setdefault(weight.kind, {"tensors": 0, "bytes": 0})
         kind["tensors"] += 1
-        kind["bytes"] += tensor.nbytes
-    return found
+        kind["bytes"] += weight.nbytes
+    return found if found.keys() - {"plain"} else {}
 
 
 def _size(count: float) -> str:
@@ -133,6 +157,8 @@ def _table(report: dict[str, Any]) -> Table:
     if stored := report.get("stored"):
         kinds = (f"{name} {_size(kind['bytes'])}" for name, kind in sorted(stored.items(), key=lambda one: -one[1]["bytes"]))
         table.add_row("stored as", ", ".join(kinds))
+    resident = (f"{name} {_size(size)}" for name, size in sorted(report["resident_bytes"].items()))
+    table.add_row("this process, loaded", ", ".join(resident))
     for name in ("bfloat16", "float32"):
         needed = f"{_size(report['needed_bytes'][name])} in all, {_size(report['weight_bytes'][name])} of it weights"
         table.add_row(f"memory, {name}", needed)
@@ -142,4 +168,7 @@ def _table(report: dict[str, Any]) -> Table:
     for place, free in report["free_bytes"].items():
         verdict = ", ".join(f"{name}: {'fits' if ok else 'does not fit'}" for name, ok in report["fits"][place].items())
         table.add_row(f"free, {place}", f"{_size(free)} ({verdict})")
+    for one in report.get("published", []):
+        verdict = ", ".join(f"{place}: {'fits' if ok else 'does not fit'}" for place, ok in one["fits"].items())
+        table.add_row(one["name"], f"{_size(one['weight_bytes'])} of weights ({verdict})")
     return table

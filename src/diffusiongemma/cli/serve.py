@@ -70,6 +70,8 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a pass; unset: as many as there are cores.")] = None,
     dtype: common.DtypeOption = None,
     device: common.DeviceOption = None,
+    quantize: common.QuantizeOption = None,
+    soft_top_k: common.SoftTopKOption = None,
 ) -> None:
     """Serve models with OpenAI's API, and a page to talk to them (docs/api.md).
 
@@ -102,7 +104,8 @@ def serve(
         try:
             names = model or _DEFAULT
             for name in names:
-                loaded = common.load(name, dtype, device)
+                loaded = common.load(name, dtype, device, quantize)
+                loaded.defaults = loaded.defaults.replaced(soft_top_k=soft_top_k)  # what requests do not give
                 # All models that are served share what one alone would take.
                 memory = (default_kv_bytes(loaded.device) if kv_mib is None else kv_mib << 20) // len(names)
                 engine = SharedEngine(

@@ -35,6 +35,7 @@ def vary(
     model: common.ModelOption = common.DEFAULT_MODEL,
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
+    quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Write variants of every row of a file: a share of a text's tokens is noise again and denoised, the rest stays.
@@ -47,7 +48,7 @@ def vary(
         if not out.parent.is_dir():
             raise InputError(f"there is no folder {out.parent} for --out; make it first")
         options = common.sampling_options(num_diffusion_steps=steps)
-        done = _run(file, out, field, n, strength, prompt_field, seed or 0, options, (model, dtype, device), json)
+        done = _run(file, out, field, n, strength, prompt_field, seed or 0, options, (model, dtype, device, quantize), json)
         if json:
             common.print_json({"rows": done.of, "lines": done.lines, "duplicates": done.duplicates, "resumed": done.resumed})
         else:
@@ -63,7 +64,7 @@ def _run(
     prompt_field: str | None,
     seed: int,
     options: dict[str, object],
-    checkpoint: tuple[str, str | None, str | None],
+    checkpoint: tuple[str, str | None, str | None, str | None],
     json: bool,
 ) -> "Progress":
     from diffusiongemma.augment import Variation, vary_file
@@ -71,7 +72,7 @@ def _run(
 
     how = Variation(field=field, n=n, strength=strength, seed=seed, prompt_field=prompt_field, options=options)
     loaded = common.load(*checkpoint)
-    key = f"{fingerprint(loaded)} {loaded.dtype} {loaded.device.type}"
+    key = f"{fingerprint(loaded)} {loaded.dtype} {loaded.device.type}{' int8' if loaded.transformer.int8_products else ''}"
     view = _View()
     if json or not common.out.is_terminal:
         return vary_file(loaded, file, out, how, model_key=key, on_progress=view.line)

@@ -8,12 +8,12 @@ from torch import Tensor
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.quant import PackedWeight, Weight
 from diffusiongemma.quant.gguf import GGUFWeight, JoinedRows
-from diffusiongemma.weights.gguf import GGUFFile
+from diffusiongemma.weights.gguf import GGUFFile, GGUFTensor
 from diffusiongemma.weights.gguf_names import GATE_EXPERTS, ROPE_FREQS, UNTIED_HEAD, UP_EXPERTS, to_gguf, to_ours
 
-__all__ = ["read_weights"]
+__all__ = ["PLAIN", "read_weights", "tensors_of"]
 
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TABLE = "token_embd.weight"
 
 
@@ -33,31 +33,42 @@ def read_weights(
         CheckpointError: a tensor that is missing, left over or unknown, of another shape, or with a scale or value that is NaN
             or infinite; a head that is not the embedding.
     """
-    sources = _sources(file, shapes)
-    _check_shapes(file, sources, shapes)
+    sources = tensors_of(file, shapes)
     _check_head(file)
     return _weights(file, sources, progress)
 
 
+def tensors_of(file: GGUFFile, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[GGUFTensor, ...]]:
+    """Our names, each with the tensors of the file that make it up; nothing but the header is read.
+
+    Args: see ``read_weights``.
+
+    Raises:
+        CheckpointError: a tensor that is missing, left over or unknown, or of another shape.
+    """
+    sources = _sources(file, shapes)
+    _check_shapes(file, sources, shapes)
+    return {ours: tuple(file.tensors[name] for name in names) for ours, names in sources.items()}
+
+
 def _weights(
-    file: GGUFFile, sources: Mapping[str, tuple[str, ...]], progress: Callable[[str, int], None] | None
+    file: GGUFFile, sources: Mapping[str, tuple[GGUFTensor, ...]], progress: Callable[[str, int], None] | None
 ) -> Iterator[tuple[str, Weight]]:
-    for ours, names in sources.items():
-        for name in names:
-            tensor = file.tensors[name]
-            file.read_ahead(name)
-            if not tensor.block.scales_finite(file.blocks(name)):
+    for ours, tensors in sources.items():
+        for tensor in tensors:
+            file.read_ahead(tensor.name)
+            if not tensor.block.scales_finite(file.blocks(tensor.name)):
                 raise CheckpointError(
-                    f"{file.path}: {name} ({tensor.block.name}) has a scale or a value that is NaN or infinite; "
+                    f"{file.path}: {tensor.name} ({tensor.block.name}) has a scale or a value that is NaN or infinite; "
                     "the file is damaged: download it again"
                 )
             if progress:
-                progress(name, tensor.nbytes)
-        if all(file.tensors[name].block.name in _PLAIN or len(file.tensors[name].shape) == 1 for name in names):
-            parts = [_numbers(file, name) for name in names]
+                progress(tensor.name, tensor.nbytes)
+        if all(tensor.block.name in PLAIN or len(tensor.shape) == 1 for tensor in tensors):
+            parts = [_numbers(file, tensor) for tensor in tensors]
             yield ours, parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
         else:
-            yield ours, _record(file, names)
+            yield ours, _record(file, tensors)
 
 
 def _sources(file: GGUFFile, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
@@ -105,16 +116,16 @@ def _check_head(file: GGUFFile) -> None:
         raise CheckpointError(f"{file.path}: {UNTIED_HEAD} differs from {_TABLE}; only models whose head is the embedding are run")
 
 
-def _numbers(file: GGUFFile, name: str) -> Tensor:
+def _numbers(file: GGUFFile, tensor: GGUFTensor) -> Tensor:
     """A tensor as plain numbers, in the file's dtype where it has them; a copy, since the map cannot be written to."""
-    tensor = file.tensors[name]
-    if (dtype := _PLAIN.get(tensor.block.name)) is None:
-        return tensor.block.dequantize(file.blocks(name))
-    return file.blocks(name).view(dtype).view(tensor.shape).clone()
+    blocks = file.blocks(tensor.name)
+    if (dtype := PLAIN.get(tensor.block.name)) is None:
+        return tensor.block.dequantize(blocks)
+    return blocks.view(dtype).view(tensor.shape).clone()
 
 
-def _record(file: GGUFFile, names: tuple[str, ...]) -> PackedWeight:
-    parts = [GGUFWeight(shape=file.tensors[n].shape, blocks=file.blocks(n), block=file.tensors[n].block) for n in names]
+def _record(file: GGUFFile, tensors: tuple[GGUFTensor, ...]) -> PackedWeight:
+    parts = [GGUFWeight(shape=one.shape, blocks=file.blocks(one.name), block=one.block) for one in tensors]
     if len(parts) == 1:
         return parts[0]
     first, second = parts

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffusiongemma.errors import CheckpointError
+from diffusiongemma.text.files import is_there
 from diffusiongemma.weights.gguf_find import choose, gguf_in, is_gguf
 from diffusiongemma.weights.headers import Stored
+from diffusiongemma.weights.stream import INDEX, SINGLE
 
-__all__ = ["builtin_folder", "builtin_names", "download_small", "hub_headers", "is_hub_id", "resolve"]
+__all__ = ["builtin_folder", "builtin_names", "download_small", "has_weights", "hub_headers", "is_hub_id", "resolve"]
 
 log = logging.getLogger(__name__)
 _ELSEWHERE = {"google/diffusiongemma-26b-nvfp4": "nvidia/diffusiongemma-26B-A4B-it-NVFP4"}
@@ -77,6 +79,11 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
             f"{hub_id} has no config.json; a GGUF file holds its configuration itself. Download the file and give its path"
         )
     return _download_gguf(hub_id, wanted or None)
+
+
+def has_weights(path: Path) -> bool:
+    """Whether there are weights where ``resolve`` found a checkpoint: of a hub id there may be settings alone."""
+    return path.is_file() or is_there(path / INDEX) or is_there(path / SINGLE)
 
 
 def is_hub_id(name: str | os.PathLike[str]) -> bool:

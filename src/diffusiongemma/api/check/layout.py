@@ -5,7 +5,6 @@ Sources: headers of the published files (google, RedHatAI, nvidia, cyankiwi); co
 """
 
 import fnmatch
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.expected import text_shapes, vision_shapes
-from diffusiongemma.weights.headers import BITS
 from diffusiongemma.weights.names import VISION_PREFIXES, to_checkpoint
 
 __all__ = ["Asked", "Layout", "layout_of"]
@@ -53,20 +51,6 @@ class Layout:
     tensors: Mapping[str, Asked] | None
     quantised: int = 0
     why: str = ""
-
-    @property
-    def text_bytes(self) -> dict[str, dict[str, int]] | None:
-        """Tensors and their bytes by dtype, without vision; None where the format is not known here."""
-        if self.tensors is None:
-            return None
-        found: dict[str, dict[str, int]] = {}
-        for name, one in self.tensors.items():
-            if not name.startswith(VISION_PREFIXES):
-                dtype = "BF16" if "BF16" in one.dtypes else min(one.dtypes)
-                kind = found.setdefault(dtype, {"tensors": 0, "bytes": 0})
-                kind["tensors"] += 1
-                kind["bytes"] += BITS[dtype] * math.prod(one.shapes[0]) // 8
-        return found
 
 
 _Suffixes = Callable[[int, int], dict[str, tuple[str, tuple[tuple[int, ...], ...]]]]
