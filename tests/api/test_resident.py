@@ -21,8 +21,10 @@ from diffusiongemma.weights.resolve import resolve
 from tests.gguf_files import write_model
 from tests.quantised_files import Checkpoint
 
-SOURCES = ["bfloat16", "fp8 channel", "fp8 block", "fp8 tensor", "int8", "int8 asymmetric", "nvfp4", "nvfp4 modelopt", "mxfp4", "int4",
-           "gptq act-order", "awq", "Q8_0", "Q4_0", "BF16"]  # fmt: skip
+SOURCES = [
+    "bfloat16", "fp8 channel", "fp8 block", "fp8 tensor", "int8", "int8 asymmetric", "nvfp4", "nvfp4 modelopt", "mxfp4", "int4",
+    "gptq act-order", "awq", "Q8_0", "Q4_0", "BF16",
+]  # fmt: skip
 
 
 def written(kind: str, folder: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusiongemma.api.roles import RoleRates
 from diffusiongemma.bench.plot import plot
 from diffusiongemma.bench.recorder import Sample
 from diffusiongemma.bench.report import report
@@ -18,11 +19,13 @@ SAMPLE = Sample(
 )  # fmt: skip
 FACTS = {"device": "cpu", "dtype": "float32", "threads": 1, "weight_bytes": 1, "gpu": None}
 
+ROLES = RoleRates(canvas_length=8, step=0.02, commit=0.01, token=0.03)
+
 
 def outcome_of(*duels: Duel) -> Outcome:
     names = dict.fromkeys(name for duel in duels for name in duel.names)
     rates = {"copy_bytes_per_second": 1e9, "operations_per_second": 1e9}
-    return Outcome(tiny_config(), {name: dict(FACTS) for name in names}, rates, list(duels))
+    return Outcome(tiny_config(), {name: dict(FACTS) for name in names}, rates, list(duels), ROLES)
 
 
 def side(*steps: float, speed: float = 100.0) -> list[Sample]:
@@ -73,3 +76,13 @@ def test_plots(tmp_path: Path, batches: tuple[int, ...]) -> None:
     target = tmp_path / "bench.png"
     plot(report(outcome_of(*duels), Settings(model="tiny", batches=batches)), target)
     assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_roles_are_held_against_what_was_measured() -> None:
+    causal = replace(SAMPLE, commit_ms=60.0, step_ms=None)
+    both = Duel(1, ("diffusiongemma", "causal"), (side(10), [causal]), (None, None))
+    found = report(outcome_of(both), Settings(model="tiny"))["roles"]
+    assert found["predicted_to_measured"] == {"step_ms": 2.0, "commit_ms": 2.0, "token_ms": 0.5}
+    assert found["diffusion_is_faster_up_to_steps"] == pytest.approx((8 * 0.03 - 0.01) / 0.02)
+    assert found["faster"] == "diffusion" and found["tokens_per_second"]["causal"] == pytest.approx(1 / 0.03)
+    assert found["tokens_per_second"]["diffusion"] == pytest.approx(8 / (8 * 0.02 + 0.01))

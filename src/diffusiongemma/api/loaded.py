@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusiongemma.api.machine import give_back
 from diffusiongemma.api.opened import generation_config, open_checkpoint
+from diffusiongemma.api.roles import Roles
 from diffusiongemma.api.saving import save_packed
 from diffusiongemma.constraints import Vocabulary
 from diffusiongemma.engine.engine import Local
@@ -60,6 +61,7 @@ class Loaded:
         self.stop_ids = tuple(stop_ids)
         self.folder = folder
         self.engine: Executor = Local(transformer, tokenizer)
+        self.roles = Roles()
 
     # -- loading and saving ------------------------------------------------------------------------------------------
 
@@ -108,7 +110,7 @@ class Loaded:
             )
         transformer.int8_products = quantize == "int8"
         if quantize:
-            give_back()  # what rounding used: a sixth of the weights
+            give_back()  # what rounding used
         return cls(transformer, opened.tokenizer, opened.defaults, opened.stop_ids, opened.path)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dequantize: bool = False) -> None:

@@ -5,12 +5,13 @@ import gc
 import os
 import resource
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-__all__ = ["free_memory", "give_back", "most_resident", "resident"]
+__all__ = ["free_memory", "give_back", "most_resident", "resident", "synchroniser"]
 
 _STATM = Path("/proc/self/statm")
 
@@ -46,3 +47,10 @@ def give_back() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):  # a C library without malloc_trim keeps what it has
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """What waits until a device has done everything it was given; on a CPU there is nothing to wait for."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return torch.mps.synchronize if device.type == "mps" else lambda: None

@@ -4,10 +4,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import Any, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 from diffusiongemma.api.replying import ReplyRules, Tools, is_skeleton
 from diffusiongemma.api.rewriting import Rewriting
+from diffusiongemma.api.roles import AUTO
 from diffusiongemma.constraints import Constraint, Grammar, ReplyGrammar, Vocabulary
 from diffusiongemma.engine.decide import Alternatives, check_alternatives, decide
 from diffusiongemma.engine.events import Done, Event, Result
@@ -77,7 +78,7 @@ class DiffusionGemmaModel(Rewriting):
         prompt: str | Sequence[str] | None = None,
         *,
         messages: Sequence[Message] | None = None,
-        mode: Mode = "diffusion",
+        mode: Mode | Literal["auto"] = "diffusion",
         pins: Pins | Sequence[Pins] | None = None,
         seeds: Sequence[int] | None = None,
         drafts: bool = True,
@@ -96,7 +97,9 @@ class DiffusionGemmaModel(Rewriting):
         Args:
             prompt: a user's message or a list of them (one batch; every row draws from seed, whatever its neighbours are).
             messages: a whole conversation instead of a prompt.
-            mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
+            mode: ``diffusion``; ``causal``: token by token with the encoder role of the same weights; or ``auto``: the one that is
+                the faster on this machine at the steps a canvas that this model has taken so far (diffusion at first, and for what
+                ``causal`` cannot do).
             pins: what stays fixed of the answer, over as many canvases as it takes: a list of token ids from its start, -1 where
                 the model writes; or a mapping of position to token, or (position, token) pairs. One for all rows, or a list
                 with one for each. Nothing ends the answer before its last pin.
@@ -139,7 +142,7 @@ class DiffusionGemmaModel(Rewriting):
             regex=regex, choices=choices, grammar=grammar, rules=rules, tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls, logprobs=logprobs, **options,
         )  # fmt: skip
-        return self.engine.run(asked)
+        return self._watched(self.engine.run(asked))
 
     def requests(
         self,
@@ -147,7 +150,7 @@ class DiffusionGemmaModel(Rewriting):
         *,
         messages: Sequence[Message] | None = None,
         n: int = 1,
-        mode: Mode = "diffusion",
+        mode: Mode | Literal["auto"] = "diffusion",
         pins: Pins | Sequence[Pins] | None = None,
         seeds: Sequence[int] | None = None,
         drafts: bool = False,
@@ -174,8 +177,8 @@ class DiffusionGemmaModel(Rewriting):
         Raises:
             InputError, PromptTooLongError, OptionError, ConstraintError: see ``stream``.
         """
-        if mode not in get_args(Mode):
-            raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
+        if mode not in (*get_args(Mode), AUTO):
+            raise OptionError(f"mode is {mode!r}; allowed: {', '.join((*get_args(Mode), AUTO))}")
         if mode == "causal" and pins is not None:
             raise OptionError("pins need mode 'diffusion': token by token nothing to the right can be held fixed")
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MOST_ANSWERS:
@@ -184,6 +187,10 @@ class DiffusionGemmaModel(Rewriting):
         constraints = [Constraint.of(each, regex, choices, grammar) for each in formats]
         written, options = PromptOptions.split(options)
         tools = Tools.of(written.tools, tool_choice, parallel_tool_calls)
+        if mode == "auto":
+            bound = any(constraints) or rules is not None or pins is not None or written.thinking_budget is not None
+            calls = tools is not None and tools.choice != "auto"
+            mode = "diffusion" if bound or calls else self.roles.choose(self.transformer)
         self._check_reply(mode, any(constraints), rules is not None, tools, written.thinking_budget)
         if options.get("seed") is None:
             options["seed"] = secrets.randbits(32)
@@ -228,6 +235,13 @@ class DiffusionGemmaModel(Rewriting):
         for number, request in enumerate(asked):
             check(self.transformer, request, number)
         return asked
+
+    def _watched(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The same events; what they say of steps is kept for ``mode="auto"``."""
+        for event in events:
+            if isinstance(event, Done):
+                self.roles.saw(event.result)
+            yield event
 
     def served(self, engine: Executor) -> "DiffusionGemmaModel":
         """The same model with its passes made by another engine: one that several callers share, say."""

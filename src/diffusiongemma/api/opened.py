@@ -18,7 +18,7 @@ from diffusiongemma.weights.gguf_config import config_of, generation_config_of
 from diffusiongemma.weights.gguf_load import read_weights
 from diffusiongemma.weights.load import open_weights
 
-__all__ = ["Opened", "generation_config", "gguf_config", "open_checkpoint", "read_config"]
+__all__ = ["Opened", "generation_config", "gguf_config", "open_checkpoint", "read_config", "sampling_of"]
 
 Progress = Callable[[str, int], None]
 
@@ -70,6 +70,17 @@ def read_config(path: Path) -> ModelConfig:
     Raises: see ``gguf_config`` and ``ModelConfig.from_dict``.
     """
     return gguf_config(GGUFFile(path)) if path.is_file() else ModelConfig.from_dict(read_json(path / "config.json"))
+
+
+def sampling_of(path: Path, config: ModelConfig) -> SamplingParams:
+    """The sampling defaults of a checkpoint: a folder, or a GGUF file.
+
+    Raises:
+        CheckpointError: a file that cannot be read.
+        ConfigError: a value outside what is allowed.
+    """
+    content = generation_config_of(GGUFFile(path).metadata, path) if path.is_file() else generation_config(path, config)
+    return SamplingParams.from_generation_config(content)
 
 
 def gguf_config(file: GGUFFile) -> ModelConfig:

@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from diffusiongemma.api.check.layout import Layout
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.model.config import ModelConfig, TextConfig
 from diffusiongemma.model.expected import text_shapes
@@ -21,6 +21,9 @@ from diffusiongemma.weights.gguf_load import tensors_of
 from diffusiongemma.weights.headers import BITS, Stored
 from diffusiongemma.weights.load import open_weights
 from diffusiongemma.weights.quantise import part_of_module
+
+if TYPE_CHECKING:
+    from diffusiongemma.api.check.layout import Layout
 
 __all__ = ["PUBLISHED", "Published", "Resident", "planned_weights", "resident_bytes", "stored_weights"]
 
@@ -60,7 +63,7 @@ def stored_weights(path: Path, config: ModelConfig) -> list[Resident]:
     return found
 
 
-def planned_weights(layout: Layout, config: ModelConfig) -> list[Resident] | None:
+def planned_weights(layout: "Layout", config: ModelConfig) -> list[Resident] | None:
     """The same of a checkpoint of which only config.json is here; None where its layout is not known."""
     if layout.tensors is None:
         return None

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from diffusiongemma.api import Mode
 from diffusiongemma.bench.presets import PRESETS
 from diffusiongemma.bench.recorder import MEASURES, Sample
 from diffusiongemma.bench.roofline import Rates, parameters, step_cost
@@ -28,7 +29,8 @@ def report(outcome: Outcome, settings: Settings) -> dict[str, Any]:
         ``machine``, ``versions``, ``settings``, ``model``, ``rates``; ``sides``: what each said once loaded; ``duels``: by rival
         and batch size the measures (``recorder.MEASURES``) of both sides as median, lower and upper quartile, every sample in
         order, and ``ratio``: how many times better ours is; ``best``: by batch size and measure the rival that does best, and the
-        ratio to it; ``roofline``: by batch size the floor of a denoising step and our ratio to it.
+        ratio to it; ``roles``: what one row of both roles was predicted to take here, at these steps, and the ratio to what was
+        measured where it was; ``roofline``: by batch size the floor of a denoising step and our ratio to it.
     """
     duels = [_duel(duel) for duel in outcome.duels]
     return {
@@ -41,6 +43,7 @@ def report(outcome: Outcome, settings: Settings) -> dict[str, Any]:
         "measures": MEASURES,
         "duels": duels,
         "best": _best(duels),
+        "roles": _roles(outcome, settings, duels),
         "roofline": [_roofline(outcome, settings, batch, duels) for batch in settings.batches],
     }
 
@@ -102,6 +105,29 @@ def _best(duels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 best = min(rivals, key=lambda duel: sign * duel["sides"][1]["measures"][name]["median"])
                 found.append({"batch": batch, "measure": name, "rival": best["sides"][1]["name"], "ratio": best["ratio"][name]})
     return found
+
+
+def _roles(outcome: Outcome, settings: Settings, duels: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rates = outcome.roles
+    predicted = {"step_ms": 1000 * rates.step, "commit_ms": 1000 * rates.commit, "token_ms": 1000 * rates.token}
+    alone = [side for duel in duels if duel["batch"] == 1 for side in duel["sides"]]
+    taken = {
+        "step_ms": ("diffusiongemma", "step_ms"),
+        "commit_ms": ("diffusiongemma", "commit_ms"),
+        "token_ms": ("causal", "commit_ms"),
+    }
+    ratio = {}
+    for name, (who, measure) in taken.items():
+        found = next((side["measures"][measure] for side in alone if side["name"] == who and side["measures"][measure]), None)
+        if found and found["median"]:
+            ratio[name] = predicted[name] / found["median"]
+    return {
+        **predicted,
+        "predicted_to_measured": ratio,
+        "tokens_per_second": {mode: rates.tokens_per_second(mode, settings.steps) for mode in get_args(Mode)},
+        "faster": rates.faster(settings.steps),
+        "diffusion_is_faster_up_to_steps": rates.most_steps(),
+    }
 
 
 def _roofline(outcome: Outcome, settings: Settings, batch: int, duels: Sequence[dict[str, Any]]) -> dict[str, Any]:

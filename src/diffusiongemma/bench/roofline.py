@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
+from diffusiongemma.api.machine import synchroniser
+from diffusiongemma.api.roles import touched_experts
 from diffusiongemma.model.config import LayerConfig, ModelConfig, TextConfig
 
-__all__ = ["Cost", "Rates", "measure_rates", "parameters", "step_cost", "synchroniser", "touched_experts"]
+__all__ = ["Cost", "Rates", "measure_rates", "parameters", "step_cost"]
 
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 """Size of the array that is copied: far beyond any cache."""
@@ -77,11 +79,6 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     }
 
 
-def touched_experts(experts: int, chosen: int, tokens: int) -> float:
-    """How many of a layer's experts get a token if each token chooses at random and evenly."""
-    return float(experts * (1 - (1 - chosen / experts) ** tokens))
-
-
 def step_cost(config: ModelConfig, batch: int, context: float, element_bytes: int) -> Cost:
     """Bytes and operations of a denoising step with self-conditioning.
 
@@ -133,13 +130,6 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = MATRIX_SIZE.get(device.type, MATRIX_SIZE["cpu"])
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / _best(lambda: left @ right, device)
-
-
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """What waits until a device has done everything it was given; on a CPU there is nothing to wait for."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:

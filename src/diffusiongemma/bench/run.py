@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusiongemma.api.opened import read_config
+from diffusiongemma.api.roles import RoleRates
 from diffusiongemma.bench.presets import PRESETS, checkpoint
 from diffusiongemma.bench.recorder import Sample
 from diffusiongemma.bench.settings import Case, Settings, SideSpec
@@ -49,12 +50,14 @@ class Outcome:
         facts: by side, what it said when it had loaded.
         rates: the machine's, the better of before and after; see ``roofline.Rates``.
         duels: one a rival and batch size.
+        roles: what both roles should take on this machine; see ``api.roles``.
     """
 
     config: ModelConfig
     facts: dict[str, dict[str, Any]]
     rates: dict[str, float]
     duels: list[Duel]
+    roles: RoleRates
 
 
 def generations(settings: Settings) -> int:
@@ -93,6 +96,7 @@ def run(settings: Settings, watch: Watch = lambda doing: None) -> Outcome:
         facts = {ours.name: worker.loaded()}
         watch("measuring the machine")
         before = worker.ask("rates")
+        roles = worker.ask("roles")
         duels: list[Duel] = []
         if settings.against is None:
             duels += _duels(settings, config, [worker], "", watch)
@@ -109,7 +113,7 @@ def run(settings: Settings, watch: Watch = lambda doing: None) -> Outcome:
         after = worker.ask("rates")
         # What else runs on the machine can only make it look slower.
         rates = {name: max(before[name], after[name]) for name in before}
-    return Outcome(config, facts, rates, duels)
+    return Outcome(config, facts, rates, duels, roles)
 
 
 def _rivals(settings: Settings) -> list[tuple[str, str]]:

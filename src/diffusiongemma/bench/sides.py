@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.api.machine import synchroniser
+from diffusiongemma.api.roles import RoleRates, measure_roles, weights_of
 from diffusiongemma.bench.memory import peak_of
 from diffusiongemma.bench.recorder import Recorder, Sample, sample_of
-from diffusiongemma.bench.roofline import measure_rates, synchroniser
+from diffusiongemma.bench.roofline import measure_rates
 from diffusiongemma.bench.settings import Case, SideSpec
 from diffusiongemma.engine.engine import Local
 from diffusiongemma.engine.events import Commit, Draft
@@ -211,11 +213,21 @@ class LoadedSide:
         }
 
     def answer(self, request: Case | str) -> Any:
-        """A Sample for a Case, the machine's rates for ``"rates"``."""
+        """A Sample for a Case, the machine's rates for ``"rates"``, what both roles should take for ``"roles"`` (our side)."""
         if isinstance(request, Case):
             return self._measure(request)
+        if request == "roles":
+            return self._roles()
         rates = asdict(measure_rates(self._device, self._dtype))
         # What the matrix product's library keeps for itself is no generation's doing.
+        self._loaded = self._peak.now()
+        return rates
+
+    def _roles(self) -> RoleRates:
+        stack = self._side.model
+        assert isinstance(stack, Transformer)
+        quantize = "int8" if stack.int8_products else None
+        rates = measure_roles(stack.config, weights_of(stack), stack.dtype, self._device, quantize=quantize, steady=False)
         self._loaded = self._peak.now()
         return rates
 

@@ -125,6 +125,16 @@ def _print(report: dict[str, Any]) -> None:
     console = Console(width=32 + 90 * rivals, highlight=False)
     for line in _head(report):
         console.print(line, markup=False, soft_wrap=True)
+    roles = report["roles"]
+    rates = " and ".join(f"{mode} {rate:,.1f}" for mode, rate in roles["tokens_per_second"].items())
+    told = ", ".join(f"{name} {roles[name]:,.3g}" for name in ("step_ms", "commit_ms", "token_ms"))
+    ratios = ", ".join(f"{name} x{ratio:.2f}" for name, ratio in roles["predicted_to_measured"].items())
+    console.print(
+        f"predicted for one row: {rates} tokens a second, diffusion the faster up to "
+        f"{roles['diffusion_is_faster_up_to_steps']:.1f} steps a canvas ({told}); "
+        f"predicted to measured: {ratios or 'none was measured'}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
     for size in report["settings"]["batches"]:
         duels = [duel for duel in report["duels"] if duel["batch"] == size]
         console.print(_table(duels, f"batch {size}"))

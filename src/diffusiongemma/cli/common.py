@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "AnyModeOption",
     "CanvasLengthOption",
     "CanvasWindowOption",
     "DeviceOption",
@@ -64,6 +65,12 @@ CanvasWindowOption = Annotated[
 ]
 ModeOption = Annotated[
     str, typer.Option("--mode", help="diffusion, or causal: token by token with the encoder role of the same weights.")
+]
+AnyModeOption = Annotated[
+    str,
+    typer.Option(
+        "--mode", help="diffusion; causal: token by token; auto: the faster here, once some canvases have been seen (chat)."
+    ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; unset: a GPU if there is one.")]
 DtypeOption = Annotated[

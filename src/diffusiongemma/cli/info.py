@@ -7,9 +7,11 @@ import typer
 from rich.table import Table
 
 from diffusiongemma.cli import common
-from diffusiongemma.errors import OptionError
+from diffusiongemma.errors import InputError, OptionError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffusiongemma.api.resident import Published, Resident
 
 __all__ = ["info", "memory_report"]
@@ -32,6 +34,13 @@ def info(
         str, typer.Argument(help="A built-in name, a checkpoint folder, a GGUF file, or a hub id.")
     ] = common.DEFAULT_MODEL,
     quantize: common.QuantizeOption = None,
+    roles: Annotated[
+        bool,
+        typer.Option("--roles", help="Also predict the tokens a second of both roles here, from measured rates: seconds of work."),
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option("--steps", "-n", help="Of --roles: denoising steps a canvas; unset: the checkpoint's most.", min=1)
+    ] = None,
     json: common.JsonOption = False,
 ) -> None:
     """Show a checkpoint's configuration, its parameters, the memory it needs, and whether it fits on this machine.
@@ -53,6 +62,10 @@ def info(
         weights = stored_weights(path, config) if has_weights(path) else planned_weights(layout, config)
         form = "GGUF" if path.is_file() else layout.format
         report = {"model": model, "format": form, **memory_report(config, weights, quantize), "config": config.to_dict()}
+        if roles:
+            if weights is None:
+                raise InputError(f"the formats of the weights of {model} are not known from config.json alone; download it first")
+            report["roles"] = _roles(path, config, weights, quantize, steps)
         if json:
             common.print_json(report)
         else:
@@ -122,6 +135,31 @@ def memory_report(config: Any, weights: "list[Resident] | None" = None, quantize
     }
 
 
+def _roles(path: "Path", config: Any, weights: "list[Resident]", quantize: str | None, steps: int | None) -> dict[str, Any]:
+    """What both roles are predicted to do on this machine, in the dtype that is taken here unless another is asked for."""
+    import torch
+
+    from diffusiongemma.api.loaded import device_of
+    from diffusiongemma.api.opened import sampling_of
+    from diffusiongemma.api.roles import measure_roles
+
+    device = device_of("cpu" if quantize else None)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    rates = measure_roles(config, weights, dtype, device, quantize=quantize)
+    taken = steps or sampling_of(path, config).num_diffusion_steps
+    return {
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "steps": taken,
+        "step_ms": 1000 * rates.step,
+        "commit_ms": 1000 * rates.commit,
+        "token_ms": 1000 * rates.token,
+        "tokens_per_second": {mode: rates.tokens_per_second(mode, taken) for mode in ("diffusion", "causal")},
+        "faster": rates.faster(taken),
+        "diffusion_is_faster_up_to_steps": rates.most_steps(),
+    }
+
+
 def _published(one: "Published", text: Any, beside: int, free: dict[str, int]) -> dict[str, Any]:
     """A published file: its size, what its weights take in memory, and where they fit with all that is needed beside them."""
     size = one.resident(text)
@@ -168,6 +206,10 @@ def _table(report: dict[str, Any]) -> Table:
     for place, free in report["free_bytes"].items():
         verdict = ", ".join(f"{name}: {'fits' if ok else 'does not fit'}" for name, ok in report["fits"][place].items())
         table.add_row(f"free, {place}", f"{_size(free)} ({verdict})")
+    if roles := report.get("roles"):
+        rates = ", ".join(f"{mode} {rate:,.1f}" for mode, rate in roles["tokens_per_second"].items())
+        table.add_row("tokens a second, predicted", f"{rates} at {roles['steps']} steps a canvas: {roles['faster']} is faster")
+        table.add_row("", f"diffusion is the faster up to {roles['diffusion_is_faster_up_to_steps']:.1f} steps a canvas")
     for one in report.get("published", []):
         verdict = ", ".join(f"{place}: {'fits' if ok else 'does not fit'}" for place, ok in one["fits"].items())
         table.add_row(one["name"], f"{_size(one['weight_bytes'])} of weights ({verdict})")
