@@ -193,6 +193,36 @@ CASES: dict[str, tuple[str, Callable[[Checkpoint], None], list[str]]] = {
         lambda c: c.config.update(quantization_config=Checkpoint("gptq").config["quantization_config"]),
         ["qweight"],
     ),
+    "gptq that is compressed-tensors": (
+        "int4",
+        lambda c: c.config.update(quantization_config=Checkpoint("gptq").config["quantization_config"]),
+        ["weight_packed", "checkpoints of gptq do not have"],
+    ),
+    "compressed-tensors that is gptq": (
+        "gptq",
+        lambda c: c.config.update(quantization_config=Checkpoint("int4").config["quantization_config"]),
+        ["qweight", "checkpoints of compressed-tensors do not have"],
+    ),
+    "compressed-tensors that is modelopt": (
+        "nvfp4 modelopt",
+        lambda c: c.config.update(quantization_config=Checkpoint("nvfp4").config["quantization_config"]),
+        ["weight_scale_2", "checkpoints of compressed-tensors do not have"],
+    ),
+    "modelopt that is compressed-tensors": (
+        "nvfp4",
+        lambda c: c.config.update(quantization_config=Checkpoint("nvfp4 modelopt").config["quantization_config"]),
+        ["weight_global_scale", "checkpoints of modelopt do not have"],
+    ),
+    "blocks that are rows": (
+        "fp8 channel",
+        lambda c: c.config.update(quantization_config=Checkpoint("fp8 block").config["quantization_config"]),
+        ["weight_scale", "config.json asks for"],
+    ),
+    "blocks that are a matrix": (
+        "fp8 tensor",
+        lambda c: c.config.update(quantization_config=Checkpoint("fp8 block").config["quantization_config"]),
+        ["weight_scale", "config.json asks for"],
+    ),
     "another group size": ("int4", weights(group_size=16), ["weight_scale", "16"]),
     "another group size of gptq": ("gptq", say(group_size=64), ["scales", "64"]),
     "rows that are groups": ("int4", weights(strategy="channel", group_size=None), ["weight_scale", "whole row"]),

@@ -41,8 +41,8 @@ _LAYERS = 2
 """What the larger sample has more than the smaller."""
 _MOST_EXPERT_WEIGHTS = 1 << 25
 """Of a layer of the sample."""
-_MOST_ROWS = 1 << 13
-"""Of its vocabulary."""
+_MOST_ROWS = 1 << 15
+"""Of its vocabulary: many, since what a call costs besides is multiplied with what is lacking."""
 _GAPS = 2
 """Steps and tokens of the sample that are timed, after one more that warms up."""
 _ATTEMPTS = 2

@@ -103,6 +103,11 @@ def plan(linear: Linear, shape: tuple[int, ...], scheme: Scheme | None) -> Plann
         fields = {"weight": Field(shape, DTYPES[stored.dtype], stored)}
         return Planned(linear, fields, lambda shape, weight: weight, ("plain", stored.dtype))
     assert scheme is not None
+    if foreign := sorted(scheme.foreign.intersection(linear.parts)):
+        raise CheckpointError(
+            f"{linear.base} has {foreign[0]}, which checkpoints of {scheme.method} do not have, as which config.json's "
+            "quantization_config describes this one; the weights and config.json do not belong together"
+        )
     if len(shape) != 2:
         raise CheckpointError(f"{linear.name} is quantised, but config.json asks for {list(shape)} there; only matrices are")
     if linear.kind in ("fp8", "int8"):
@@ -163,10 +168,11 @@ def _eight_bit(linear: Linear, rows: int, columns: int, scheme: Scheme) -> Plann
     _want_shape(linear.name, codes, (rows, columns))
     dtype = _floats(name, scale)
     block = next((one.block for one in groups if one.block), None)
+    in_blocks = all(one.block for one in groups)
     count = 1
-    if scale.shape in ((), (1,), (1, 1)) and (rows > 1 or not block):
+    if scale.shape in ((), (1,), (1, 1)) and not in_blocks:
         width, make = columns, partial(packings.repeat_rows, rows=rows, height=rows)
-    elif scale.shape in ((rows,), (rows, 1)):
+    elif scale.shape in ((rows,), (rows, 1)) and not in_blocks:
         width, make = columns, None
     elif len(scale.shape) == 2 and scale.shape[0] == rows and not block:
         count = scale.shape[1]

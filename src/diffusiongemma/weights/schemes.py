@@ -13,6 +13,9 @@ from diffusiongemma.errors import CheckpointError
 __all__ = ["Group", "Scheme", "scheme_of"]
 
 
+_OF_GPTQ = frozenset({"qweight", "qzeros", "scales"})
+_OF_COMPRESSED = frozenset({"weight_packed", "weight_global_scale"})
+_OF_MODELOPT = frozenset({"weight_scale_2"})
 _ACTIVATIONS = "activations are not quantised, though the checkpoint allows it: products take them as they are"
 
 
@@ -44,6 +47,7 @@ class Scheme:
         zero_offset: what a packed zero point of ``qzeros`` lacks (1 in GPTQ's first version).
         desc_act: whether GPTQ's columns may be in any order.
         signed_scales: whether a scale may be negative (auto-round's symmetric scheme uses the full range of codes, on either side).
+        foreign: suffixes of tensors that the method never writes.
         notes: what is read and has no effect here, and why.
     """
 
@@ -53,6 +57,7 @@ class Scheme:
     zero_offset: int = 0
     desc_act: bool = False
     signed_scales: bool = False
+    foreign: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     def of_kind(self, kind: str) -> tuple[Group, ...]:
@@ -130,7 +135,8 @@ def _compressed_tensors(data: Mapping[str, Any]) -> Scheme:
         if entry.get("weights"):
             groups.append(_compressed_group(_mapping(entry["weights"], f"{where}.weights"), f"{where}.weights"))
     notes += _cache_note(data.get("kv_cache_scheme"))
-    return Scheme(method="compressed-tensors", groups=tuple(groups), notes=tuple(dict.fromkeys(notes)))
+    foreign = _OF_GPTQ | _OF_MODELOPT
+    return Scheme(method="compressed-tensors", groups=tuple(groups), foreign=foreign, notes=tuple(dict.fromkeys(notes)))
 
 
 def _compressed_group(weights: Mapping[str, Any], where: str) -> Group:
@@ -182,7 +188,8 @@ def _modelopt(data: Mapping[str, Any]) -> Scheme:
         raise _refused(f"group_size {data['group_size']}", "allowed: 16")
     notes = [_ACTIVATIONS]
     notes += _cache_note(data.get("kv_cache_scheme") or data.get("kv_cache_quant_algo"))
-    return Scheme(method="modelopt", groups=_ALGORITHMS[algorithm], notes=tuple(notes))
+    foreign = _OF_GPTQ | _OF_COMPRESSED
+    return Scheme(method="modelopt", groups=_ALGORITHMS[algorithm], foreign=foreign, notes=tuple(notes))
 
 
 # -- GPTQ, AutoRound, AutoAWQ --------------------------------------------------------------------------------------------
@@ -206,13 +213,15 @@ def _gptq(data: Mapping[str, Any]) -> Scheme:
     if form not in ("gptq", "gptq_v2"):
         raise _refused(f"checkpoint_format {form!r}", "allowed: gptq, gptq_v2")
     group = _four_bits(data, "gptq")
-    return Scheme(method=form, groups=(group,), zero_offset=int(form == "gptq"), desc_act=bool(data.get("desc_act")))
+    offset, order = int(form == "gptq"), bool(data.get("desc_act"))
+    return Scheme(method=form, groups=(group,), zero_offset=offset, desc_act=order, foreign=_OF_COMPRESSED)
 
 
 def _auto_round(data: Mapping[str, Any]) -> Scheme:
     packing = str(data.get("packing_format") or data.get("backend") or "auto_round:auto_gptq")
     group = _four_bits(data, "auto-round")
-    scheme = Scheme(method="auto-round", groups=(group,), signed_scales=True)
+    foreign = _OF_GPTQ if "llm_compressor" in packing else _OF_COMPRESSED
+    scheme = Scheme(method="auto-round", groups=(group,), signed_scales=True, foreign=foreign)
     if "awq" in packing:
         return replace(scheme, packing="awq")
     if "gptq" in packing:
@@ -229,7 +238,7 @@ def _awq(data: Mapping[str, Any]) -> Scheme:
     if version != "gemm":
         raise _refused(f"version {version!r}", "allowed: gemm")
     group = replace(_four_bits(data, "awq"), symmetric=data.get("zero_point") is False or None)
-    return Scheme(method="awq", groups=(group,), packing="awq")
+    return Scheme(method="awq", groups=(group,), packing="awq", foreign=_OF_COMPRESSED)
 
 
 # -- others --------------------------------------------------------------------------------------------------------------
@@ -246,7 +255,8 @@ def _quark(data: Mapping[str, Any]) -> Scheme:
         if data.get(name):
             raise _refused(f"a {name}", "allowed: one format for all layers")
     notes = [_ACTIVATIONS]
-    return Scheme(method="quark", groups=(Group(kind="mxfp4", width=32, symmetric=True),), notes=tuple(notes))
+    group = Group(kind="mxfp4", width=32, symmetric=True)
+    return Scheme(method="quark", groups=(group,), foreign=_OF_COMPRESSED, notes=tuple(notes))
 
 
 def _fine_grained_fp8(data: Mapping[str, Any]) -> Scheme:
