@@ -14,7 +14,8 @@ import torch
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.model.config import ModelConfig, TextConfig
 from diffusiongemma.model.expected import text_shapes
-from diffusiongemma.model.fast import rounds_to_int8
+from diffusiongemma.model.fast import TABLE, rounds_to_int8
+from diffusiongemma.quant.fast_int8 import stays_packed
 from diffusiongemma.weights.checkpoint import SafetensorsWeights
 from diffusiongemma.weights.gguf import GGUFFile
 from diffusiongemma.weights.gguf_load import tensors_of
@@ -93,7 +94,8 @@ def resident_bytes(weights: Iterable[Resident], dtype: torch.dtype, device: str 
     keeps = device == "cpu" and any(weight.kind != "plain" for weight in weights)
     total = 0
     for weight in weights:
-        if quantize == "int8" and rounds_to_int8(weight.name):
+        few = weight.kind != "plain" and weight.name != TABLE and stays_packed(weight.shape, weight.nbytes)
+        if quantize == "int8" and rounds_to_int8(weight.name) and not few:
             total += math.prod(weight.shape) + 4 * math.prod(weight.shape[:-1])
         elif weight.kind != "plain" or (keeps and len(weight.shape) > 1):
             total += weight.nbytes

@@ -26,10 +26,12 @@ from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.cache import KVCache, RowCache
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.expected import text_shapes
-from diffusiongemma.model.fast import rounds_to_int8
+from diffusiongemma.model.fast import TABLE, rounds_to_int8
 from diffusiongemma.model.layers import Layer
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.quant.samples import INT8_PRODUCTS, sample
+from diffusiongemma.quant.fast_int8 import KIND as INT8_PRODUCTS
+from diffusiongemma.quant.fast_int8 import FastPacked
+from diffusiongemma.quant.samples import sample
 from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.tokenizer import Tokenizer
 
@@ -116,7 +118,8 @@ class Roles:
 
 def weights_of(model: Transformer) -> list[Resident]:
     """What is known of the weights of a loaded stack."""
-    found = [Resident(name, record.shape, record.nbytes, record.kind) for name, record in model.packed()]
+    kinds = {name: record.packed if isinstance(record, FastPacked) else record for name, record in model.packed()}
+    found = [Resident(name, record.shape, record.nbytes, record.kind) for name, record in kinds.items()]
     return found + [Resident(name, tuple(one.shape), one.nbytes, "plain") for name, one in model.state_dict().items()]
 
 
@@ -188,10 +191,11 @@ class _Sample:
         # The sample's last layer is the checkpoint's last: a full one.
         last = self._whole.text.num_hidden_layers - 1
         like = kinds[name.replace(f"layers.{layers - 1}.", f"layers.{last}.") if name.startswith("layers.") else name]
-        if quantize == "int8" and rounds_to_int8(name):
-            return sample(INT8_PRODUCTS, shape, torch.float32, table=len(shape) == 2 and name.startswith("embed"))
         dtype = {2: torch.bfloat16, 4: torch.float32}.get(like.nbytes // max(math.prod(like.shape), 1), torch.float32)
-        return sample(like.kind, shape, dtype if keeps else self._dtype, table=name.startswith("embed"))
+        if quantize == "int8" and rounds_to_int8(name):
+            stored = "plain" if like.kind == INT8_PRODUCTS else like.kind
+            return quant.fast_int8(sample(stored, shape, torch.float32), table=name == TABLE)
+        return sample(like.kind, shape, dtype if keeps else self._dtype)
 
     def rates(self, context: int) -> tuple[float, float, float]:
         """Seconds of a step, a commit and a causal token: the shortest of a few."""

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 
 from diffusiongemma.quant import Weight, fast_int8
 
-__all__ = ["rounded_to_int8", "rounds_to_int8"]
+__all__ = ["TABLE", "rounded_to_int8", "rounds_to_int8"]
 
-_TABLE = "embed_tokens.weight"
+TABLE = "embed_tokens.weight"
 _ROUNDED = re.compile(r"layers\.\d+\.((self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.weight|experts\.\w+)")
 """Router, norms and self-conditioning stay as they are, as in the published recipes."""
 
@@ -19,9 +19,9 @@ def rounded_to_int8(weights: Iterable[tuple[str, Weight]]) -> Iterator[tuple[str
         weights: by our names.
     """
     for name, weight in weights:
-        yield name, fast_int8(weight, table=name == _TABLE) if rounds_to_int8(name) else weight
+        yield name, fast_int8(weight, table=name == TABLE) if rounds_to_int8(name) else weight
 
 
 def rounds_to_int8(name: str) -> bool:
     """Whether ``rounded_to_int8`` rounds a weight."""
-    return name == _TABLE or _ROUNDED.fullmatch(name) is not None
+    return name == TABLE or _ROUNDED.fullmatch(name) is not None

@@ -26,7 +26,7 @@ from diffusiongemma.kernels.int8 import (
 )
 from diffusiongemma.quant.packed import PackedWeight
 
-__all__ = ["FastInt8", "FastInt8Matrix", "FastInt8Stack", "FastInt8Table", "FastPacked", "fast_int8"]
+__all__ = ["FastInt8", "FastInt8Matrix", "FastInt8Stack", "FastInt8Table", "FastPacked", "fast_int8", "stays_packed"]
 
 KIND = "int8 products"
 FEW_BITS = 6
@@ -222,7 +222,7 @@ def fast_int8(weight: Tensor | PackedWeight, table: bool = False) -> PackedWeigh
         table: whether it is the embedding table.
     """
     shape = tuple(weight.shape)
-    if isinstance(weight, PackedWeight) and not table and 8 * weight.nbytes < FEW_BITS * prod(shape):
+    if isinstance(weight, PackedWeight) and not table and stays_packed(shape, weight.nbytes):
         return FastPacked(shape=shape, packed=weight)
     if len(shape) == 3:
         experts = (weight[i] if isinstance(weight, Tensor) else weight.expert(i) for i in range(shape[0]))
@@ -231,6 +231,11 @@ def fast_int8(weight: Tensor | PackedWeight, table: bool = False) -> PackedWeigh
         return _matrix(weight)
     codes, scale = _rounded(weight)
     return FastInt8Table(shape=shape, codes=codes, scale=scale)
+
+
+def stays_packed(shape: tuple[int, ...], nbytes: int) -> bool:
+    """Whether the codes of a packed weight have so few bits that they are not replaced."""
+    return 8 * nbytes < FEW_BITS * prod(shape)
 
 
 def _matrix(weight: Tensor | PackedWeight) -> FastInt8Matrix:

@@ -11,33 +11,28 @@ from torch import Tensor
 
 from diffusiongemma.quant.apply import Weight
 from diffusiongemma.quant.eight_bit import Fp8Weight, Int8Weight
-from diffusiongemma.quant.fast_int8 import KIND as INT8_PRODUCTS
-from diffusiongemma.quant.fast_int8 import fast_int8
 from diffusiongemma.quant.four_bit import MXFP4_GROUP, NVFP4_GROUP, Int4Weight, Mxfp4Weight, Nvfp4Weight
 from diffusiongemma.quant.gguf import GGUFWeight
 from diffusiongemma.quant.gguf_blocks import BLOCK_TYPES
 
-__all__ = ["INT8_PRODUCTS", "sample"]
+__all__ = ["sample"]
 
 _BLOCK = 1 << 20
 _INT4_GROUP = 32
 _BLOCKS = {f"gguf-{block.name.lower()}": block for block in BLOCK_TYPES.values()}
 
 
-def sample(kind: str, shape: tuple[int, ...], dtype: torch.dtype, table: bool = False) -> Weight:
+def sample(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> Weight:
     """A weight of a kind whose values are about ``K ** -0.5``; GGUF blocks are zeros.
 
     Args:
         kind: of a record (of several that are joined the first counts), or ``plain``.
         shape: ``[N, K]``, ``[E, N, K]``, or ``[N]`` of a plain one.
         dtype: of a plain one.
-        table: whether it is the embedding table.
     """
     kind = kind.partition(" + ")[0]
     if kind == "plain":
         return _normal(shape).to(dtype)
-    if kind == INT8_PRODUCTS:
-        return fast_int8(_normal(shape), table)
     if kind in _BLOCKS:
         block = _BLOCKS[kind]
         count = -(-shape[-1] // block.weights)
