@@ -1,13 +1,9 @@
-"""What goes between this process and those that render chat templates: 8 bytes of length and the content, either way."""
+"""What goes between this process and those that render chat templates."""
 
 from collections.abc import Mapping
-from typing import Any, BinaryIO, TypedDict
+from typing import Any, TypedDict
 
-__all__ = ["OUT_OF_MEMORY", "Reply", "Request", "read_frame", "write_frame"]
-
-OUT_OF_MEMORY = 99
-"""Status with which a rendering process ends that has taken all it may."""
-_LENGTH = 8
+__all__ = ["Reply", "Request"]
 
 
 class Request(TypedDict):
@@ -40,19 +36,3 @@ class Reply(TypedDict, total=False):
     generated: list[tuple[int, int]]
     error: str
     message: str
-
-
-def read_frame(stream: BinaryIO) -> bytes | None:
-    """The next frame; None where the other side has ended."""
-    head = stream.read(_LENGTH)
-    if len(head) < _LENGTH:
-        return None
-    size = int.from_bytes(head, "big")
-    content = stream.read(size)
-    return content if len(content) == size else None
-
-
-def write_frame(stream: BinaryIO, content: bytes) -> None:
-    """Send a frame."""
-    stream.write(len(content).to_bytes(_LENGTH, "big") + content)
-    stream.flush()

@@ -10,14 +10,13 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from diffusiongemma.confined import OUT_OF_MEMORY, command, read_frame, write_frame
 from diffusiongemma.errors import CheckpointError
-from diffusiongemma.text.frames import OUT_OF_MEMORY, Reply, Request, read_frame, write_frame
+from diffusiongemma.text.frames import Reply, Request
 
 __all__ = ["MEMORY", "compile_template", "render_template", "seconds_for"]
 
@@ -28,7 +27,6 @@ _SECONDS_PER_MESSAGE = 0.005
 """Processor time of a rendering. Gemma's template of July 2026 goes over all later messages for each message: 1000 took 4 s."""
 _PROCESSES = 4
 """Renderings at once. One process serves a program that renders one prompt after the other."""
-_START = "import sys; sys.path[:] = sys.argv[2:]; from diffusiongemma.text.render_worker import serve; serve(int(sys.argv[1]))"
 _NO_PROCESS = "chat templates are rendered by a Python process of their own, and it cannot run here"
 
 
@@ -62,13 +60,9 @@ class _Worker:
     """A rendering process. It ends with this one, when its input is closed."""
 
     def __init__(self) -> None:
-        if not sys.executable or getattr(sys, "frozen", False):
-            raise CheckpointError(f"{_NO_PROCESS}: this program has no Python interpreter beside it")
-        # Isolated, and without site: what this process can import is handed over, and nothing else is looked for.
-        package = str(Path(__file__).parents[2])
-        command = [sys.executable, "-I", "-S", "-c", _START, str(MEMORY), *(p for p in sys.path if isinstance(p, str)), package]
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            line, pipe = command("diffusiongemma.text.render_worker", MEMORY), subprocess.PIPE
+            self._process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe)
         except OSError as error:
             raise CheckpointError(f"{_NO_PROCESS}: {error}") from error
         self._late = False

@@ -1,6 +1,6 @@
 """The process in which chat templates run: a template comes with a checkpoint, and whatever it computes must end and fit.
 
-Asked over standard input, it answers over standard output (``text.frames``). It imports jinja, and nothing else that is large.
+Asked over standard input, it answers over standard output (``confined``). It imports jinja, and nothing else that is large.
 """
 
 import json
@@ -21,7 +21,8 @@ from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from diffusiongemma.text.frames import OUT_OF_MEMORY, Reply, Request, read_frame, write_frame
+from diffusiongemma.confined import OUT_OF_MEMORY, end_after, limit_memory, read_frame, write_frame
+from diffusiongemma.text.frames import Reply, Request
 from diffusiongemma.text.variables import free_variables
 
 __all__ = ["answer", "serve"]
@@ -134,32 +135,14 @@ def serve(memory: int) -> None:
         memory: bytes of address space this process may have beside what it has now.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    _limit(memory)
+    limit_memory(memory)
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     while (frame := read_frame(asked)) is not None:
         try:
             request: Request = pickle.loads(frame)
-            _end_after(request["seconds"])
+            end_after(request["seconds"])
             content = json.dumps(answer(request, _CHARS + _CHARS_PER_BYTE * len(frame))).encode()
-            _end_after(0)
+            end_after(0)
         except MemoryError:
             os._exit(OUT_OF_MEMORY)  # what is left of the memory is no place to go on
         write_frame(answers, content)
-
-
-def _limit(memory: int) -> None:
-    try:
-        import resource
-
-        pages = int(open("/proc/self/statm").read().split()[0])  # noqa: SIM115, PTH123
-        most = memory + pages * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, OSError, ValueError):
-        return  # not on Linux: what bounds the time bounds the memory too, only less tightly
-
-
-def _end_after(seconds: float) -> None:
-    """Processor time, so that a busy machine is no reason; the signal's default action ends the process wherever it is."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_PROF, seconds)
