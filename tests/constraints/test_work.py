@@ -2,10 +2,12 @@
 
 import pytest
 
-from diffusiongemma.constraints import Constraint, Cursor, Vocabulary, compile_grammar
+from diffusiongemma.constraints import Constraint, Cursor, Vocabulary
+from diffusiongemma.constraints.compiled import Compiled, read
 from diffusiongemma.constraints.search import Path
 from diffusiongemma.constraints.through import EFFORTS
 from diffusiongemma.constraints.work import PLAN_WORK, STEP_WORK, Exhausted, Work
+from diffusiongemma.errors import ConstraintError
 from tests.constraints.schemas import record, text
 
 MANY = record("*", **{f"f{n}": text(minLength=3) for n in range(12)})
@@ -36,7 +38,8 @@ def _looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def behind(vocabulary: Vocabulary, constraint: Constraint, begun: bytes) -> Cursor:
-    cursor = compile_grammar(constraint, vocabulary).start()
+    """In this process, where work can be counted."""
+    cursor = Compiled(read(constraint), vocabulary).start()
     for token in vocabulary.spell(begun) or []:
         cursor.advance(token)
     return cursor
@@ -51,6 +54,22 @@ def test_work_is_used_up() -> None:
     endless = Work(-1)
     for _ in range(5):
         endless.spend()
+
+
+def test_work_that_takes_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, now = Work(0), [5.0]
+    monkeypatch.setattr("diffusiongemma.constraints.work.time.thread_time", lambda: now[0])
+    work.begin(STEP_WORK)
+    for _ in range(200):
+        work.spend()
+    now[0] += 1.5
+    with pytest.raises(ConstraintError, match="more than a second"):
+        for _ in range(200):
+            work.spend()
+    work.begin(PLAN_WORK)
+    now[0] += 1.5
+    for _ in range(200):
+        work.spend()
 
 
 def test_a_search_that_has_no_work_left_finds_nothing(nano: Vocabulary, looked: list[int]) -> None:
@@ -73,7 +92,7 @@ def test_copies_share_what_is_left(nano: Vocabulary, looked: list[int]) -> None:
 
 
 def test_the_beginning_needs_no_search(nano: Vocabulary, looked: list[int]) -> None:
-    grammar = compile_grammar(Constraint.json_schema(MANY), nano)
+    grammar = Compiled(read(Constraint.json_schema(MANY)), nano)
     cursor = grammar.start()
     looked[0] = 0
     assert cursor.ending(500) == grammar.shortest and looked[0] <= 1
@@ -104,7 +123,7 @@ def test_a_pin_within_a_character_is_found(nano: Vocabulary, looked: list[int], 
     """It took 9 s and 1 GB to say that the second byte of a character cannot stand at position 50, where it can."""
     token = nano.id_of(b"\xa1")
     assert token is not None
-    cursor = compile_grammar(Constraint.regex("(?s:.*)"), nano).start()
+    cursor = behind(nano, Constraint.regex("(?s:.*)"), b"")
     cursor.begin(PLAN_WORK)
     looked[0] = 0
     ways = (cursor.through([-1] * position + [token], 256, effort) for effort in EFFORTS)
@@ -117,7 +136,7 @@ def test_a_pin_within_a_character_is_found(nano: Vocabulary, looked: list[int], 
 def test_pins_that_cannot_be_are_given_up(nano: Vocabulary, looked: list[int]) -> None:
     token = nano.id_of(b"\xa1")
     assert token is not None
-    cursor = compile_grammar(Constraint.regex("[a-z ]*"), nano).start()
+    cursor = behind(nano, Constraint.regex("[a-z ]*"), b"")
     cursor.begin(PLAN_WORK)
     looked[0] = 0
     assert not any(cursor.through([-1] * 50 + [token], 256, effort).ends for effort in EFFORTS)

@@ -84,8 +84,12 @@ def test_auto_takes_words_or_a_whole_call(nano: DiffusionGemmaModel) -> None:
     grammar = compile_grammar(Constraint.grammar(tools.held_to(nano.vocabulary)["grammar"]), nano.vocabulary)
 
     def fits(text: str) -> bool:
-        path = grammar.start_path().follow(text.encode())
-        return path is not None and path.matcher.is_accepting()
+        cursor, tokens = grammar.start(), nano.vocabulary.encode(text)
+        if cursor.validate(tokens) < len(tokens):
+            return False
+        for token in tokens:
+            cursor.advance(token)
+        return cursor.accepting
 
     call = '{"name": "weather", "arguments": {"city": "Paris", "unit": "celsius"}}'
     for text in (f"{MARK}{call}</tool_call>", "words", "", "a {MARK} inside <tool_call>", "<tool_cal", call, "two\nlines", "é"):

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, overload
 from diffusiongemma.api.replying import ReplyRules, Tools, is_skeleton
 from diffusiongemma.api.rewriting import Rewriting
 from diffusiongemma.api.roles import AUTO
-from diffusiongemma.constraints import Constraint, Grammar, ReplyGrammar, Vocabulary
+from diffusiongemma.constraints import Constraint, Gone, Grammar, ReplyGrammar, Vocabulary
 from diffusiongemma.engine.decide import Alternatives, check_alternatives, decide
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.frame import Executor
@@ -163,6 +163,7 @@ class DiffusionGemmaModel(Rewriting):
         parallel_tool_calls: bool | None = None,
         logprobs: int | None = None,
         room: Room | None = None,
+        gone: Gone | None = None,
         **options: Any,
     ) -> list[Request]:
         """What ``stream`` runs: one request a prompt, or n, which the model can take.
@@ -171,6 +172,7 @@ class DiffusionGemmaModel(Rewriting):
             n: answers to each prompt; those of one prompt follow each other and draw from seed, seed + 1, ...
             room: what ``max_tokens`` is where it is not given, of a prompt's tokens, the tokens of a canvas and its steps; None:
                 the checkpoint's, however many the prompt leaves.
+            gone: whether whoever asked has left, so that what may take seconds is given up; None: nobody leaves.
             prompt, messages, mode, pins, seeds, drafts, response_format, regex, choices, grammar, rules, tool_choice,
                 parallel_tool_calls, logprobs, **options: see ``stream``.
 
@@ -215,7 +217,7 @@ class DiffusionGemmaModel(Rewriting):
         if rules is not None:
             grammars = _each(rules, len(prompts))
         elif mode == "diffusion":
-            grammars = self._grammars(constraints, prompts, stop_ids, tools, written)
+            grammars = self._grammars(constraints, prompts, stop_ids, tools, written, gone)
         asked = [
             Request(
                 prompt=ids,
@@ -284,6 +286,7 @@ class DiffusionGemmaModel(Rewriting):
         stop_ids: Sequence[int],
         tools: Tools | None,
         written: PromptOptions,
+        gone: Gone | None,
     ) -> Sequence[Grammar | ReplyGrammar | Rules | None]:
         """A grammar a row, None where it is free."""
         if len(constraints) not in (1, len(prompts)):
@@ -294,7 +297,7 @@ class DiffusionGemmaModel(Rewriting):
             return [None] * len(prompts)
         vocabulary = Vocabulary.of(self.tokenizer, stop_ids, self.config.text.vocab_size)
         thinks = not written.raw and written.thinks(self.tokenizer.template)
-        rules = ReplyRules(self.tokenizer.markup, vocabulary, tools, written.thinking_budget, thinks)
+        rules = ReplyRules(self.tokenizer.markup, vocabulary, tools, written.thinking_budget, thinks, gone)
         each = constraints if len(constraints) == len(prompts) else list(constraints) * len(prompts)
         return [rules.grammar(ids, one) for ids, one in zip(prompts, each, strict=True)]
 

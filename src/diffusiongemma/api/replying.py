@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from diffusiongemma.constraints import Constraint, Grammar, ReplyGrammar, Vocabulary, compile_grammar
+from diffusiongemma.constraints import Constraint, Gone, Grammar, ReplyGrammar, Vocabulary, compile_grammar
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.text.markup import NAME, Markup
 
@@ -85,6 +85,7 @@ class ReplyRules:
         tools: that may be called; None: none were given.
         budget: most tokens of thoughts.
         thinks: the model is asked to think, whatever its prompt shows.
+        gone: whether whoever asked has left, so that a grammar that takes long to compile is given up; None: nobody leaves.
     """
 
     markup: Markup
@@ -92,6 +93,7 @@ class ReplyRules:
     tools: Tools | None = None
     budget: int | None = None
     thinks: bool = False
+    gone: Gone | None = None
 
     def grammar(self, prompt: Sequence[int], constraint: Constraint | None) -> Grammar | ReplyGrammar | None:
         """What the reply to a prompt may be; None: it is free.
@@ -99,7 +101,7 @@ class ReplyRules:
         Raises:
             ConstraintError: a constraint, or parameters of a tool, that cannot be expressed.
         """
-        body = None if constraint is None else compile_grammar(constraint, self.vocabulary)
+        body = None if constraint is None else compile_grammar(constraint, self.vocabulary, self.gone)
         opening = tuple(self.markup.opening(prompt))
         thinks = self.markup.thinks(prompt) or (self.thinks and self.markup.thoughts)
         tools = self.tools if self.markup.calls else None
@@ -108,7 +110,7 @@ class ReplyRules:
         must = tools is not None and tools.choice == "required"
         calls = None
         if tools is not None and tools.choice != "none":
-            calls = compile_grammar(Constraint.calls(tools.declared), self.vocabulary)
+            calls = compile_grammar(Constraint.calls(tools.declared), self.vocabulary, self.gone)
         free = not must and body is None
         return ReplyGrammar(
             self.vocabulary,

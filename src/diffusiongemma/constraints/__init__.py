@@ -7,7 +7,21 @@
 from diffusiongemma.constraints.constraint import Constraint, Spacing
 from diffusiongemma.constraints.cursor import Cursor
 from diffusiongemma.constraints.grammar import Grammar, compile_grammar
+from diffusiongemma.constraints.process import Gone
+from diffusiongemma.constraints.remote import AnyCursor, RemoteCursor
 from diffusiongemma.constraints.reply import ReplyCursor, ReplyGrammar
 from diffusiongemma.constraints.vocabulary import Vocabulary
 
-__all__ = ["Constraint", "Cursor", "Grammar", "ReplyCursor", "ReplyGrammar", "Spacing", "Vocabulary", "compile_grammar"]
+__all__ = [
+    "AnyCursor",
+    "Constraint",
+    "Cursor",
+    "Gone",
+    "Grammar",
+    "RemoteCursor",
+    "ReplyCursor",
+    "ReplyGrammar",
+    "Spacing",
+    "Vocabulary",
+    "compile_grammar",
+]

@@ -67,7 +67,8 @@ class Automaton:
 
     def _step(self, states: frozenset[int], char: str) -> frozenset[int]:
         key = (states, char)
-        if key not in self._seen:
+        found = self._seen.get(key)
+        if found is None:
             edges = ((on, to) for state in states for on, to in self._edges[state])
             self.steps += len(states)
             found = self._close({to for on, to in edges if on is not None and on.chars.has(char)})
@@ -76,8 +77,7 @@ class Automaton:
                 self._seen.clear()
                 self._room = _KEPT
             self._seen[key] = found
-            return found
-        return self._seen[key]
+        return found
 
     def _close(self, states: set[int]) -> frozenset[int]:
         todo = list(states)

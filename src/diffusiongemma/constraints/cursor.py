@@ -15,7 +15,7 @@ from diffusiongemma.errors import ConstraintError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Cursor"]
+__all__ = ["Cursor", "flags"]
 
 _AT_ONCE = 16
 """Tokens that the engine looks at in one go: it bounds what it keeps of a text only where it takes tokens for good."""
@@ -57,7 +57,7 @@ class Cursor:
 
     def begin(self, work: int = STEP_WORK) -> None:
         """From now on the searches of this cursor and its copies may do so much together."""
-        self._work.left = work
+        self._work.begin(work)
 
     @property
     def text(self) -> bytes:
@@ -92,11 +92,7 @@ class Cursor:
         Raises:
             ConstraintError: the constraint has grown beyond the engine's limits.
         """
-        import torch  # here, since a process that has cursors for others knows no torch
-
-        bits = np.frombuffer(self.packed(), dtype=np.uint8)
-        flags = np.unpackbits(bits, count=self._vocabulary.size, bitorder="little")
-        return torch.from_numpy(flags).view(torch.bool)
+        return flags(self.packed(), self._vocabulary.size)
 
     def packed(self) -> bytearray:
         """Tokens that may follow, one bit a token, lowest bit first.
@@ -228,3 +224,11 @@ class Cursor:
         if self._tokens.is_error():
             reason = self._tokens.get_error().split("\n")[0]
             raise ConstraintError(f"the constraint is too complex for the engine behind {self._text[-40:]!r}: {reason}")
+
+
+def flags(packed: bytes | bytearray, size: int) -> "Tensor":
+    """Bits, lowest first, as ``[size]`` bool."""
+    import torch  # here, since a process that has cursors for others knows no torch
+
+    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=size, bitorder="little")
+    return torch.from_numpy(bits).view(torch.bool)

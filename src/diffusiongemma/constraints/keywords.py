@@ -5,7 +5,7 @@ from typing import Any
 from diffusiongemma.constraints.shape import check_shape
 from diffusiongemma.errors import ConstraintError
 
-__all__ = ["ANNOTATIONS", "REWRITES", "Schema"]
+__all__ = ["ANNOTATIONS", "REWRITES", "Schema", "without_tens"]
 
 Schema = dict[str, Any]
 ANNOTATIONS = ("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$comment", "title", "description",
@@ -23,6 +23,17 @@ def annotations(node: Schema, where: str) -> None:
         del node["additionalProperties"]
 
 
+MOST_STEP = 100_000
+"""The largest ``multipleOf``, powers of ten aside: the engine has a state for each remainder, of 350 bytes and 25 microseconds."""
+
+
+def without_tens(step: int) -> int:
+    """A step without its factors of ten, for which the engine needs no states."""
+    while step and step % 10 == 0:
+        step //= 10
+    return step
+
+
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains")
 
 
@@ -36,6 +47,11 @@ def numbers(node: Schema, where: str) -> None:
         raise ConstraintError(
             f"{where}: 'multipleOf' {step} cannot be expressed: {step} has no exact binary value, and validators that divide "
             "floating-point numbers refuse some of its multiples; use whole numbers or a string with a pattern"
+        )
+    if isinstance(step, int | float) and without_tens(int(step)) > MOST_STEP:
+        raise ConstraintError(
+            f"{where}: 'multipleOf' {step} is too large: {MOST_STEP:,} is the most, powers of ten aside, since a grammar needs a "
+            "state for each remainder; leave it out, and check the number afterwards"
         )
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from diffusiongemma.constraints.cursor import Cursor
 from diffusiongemma.constraints.grammar import Grammar
+from diffusiongemma.constraints.remote import AnyCursor
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.constraints.work import STEP_WORK
 from diffusiongemma.errors import ConstraintError
@@ -87,7 +87,7 @@ class ReplyCursor:
         self._grammar, self._markup, self._vocabulary = grammar, grammar.markup, grammar.vocabulary
         self._state, self._header = state, tuple(header)
         self._thought = 0  # tokens of thoughts
-        self._inner: Cursor | None = None
+        self._inner: AnyCursor | None = None
         self._enter(state)
 
     def _enter(self, state: State) -> None:

@@ -1,6 +1,8 @@
 """What a grammar needs to know of a tokenizer: the bytes of every token, and which tokens may stand inside a text."""
 
+import pickle
 import re
+import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -43,7 +45,10 @@ class Vocabulary:
         alphabet: the bytes that are tokens by themselves.
         longest: bytes of the longest token that a text is cut into.
         quote: the quote mark of the native markup; None: there is none.
-        grammars: compiled for this vocabulary, the most recently used last.
+        grammars: compiled for this vocabulary, the most recently used last; ``lock`` is held where they are changed.
+        home: the process that those of grammars that are not cheap are forked from (``process.py``); ``starting`` is held where it
+            is started.
+        warned: it was said that there can be no such process.
     """
 
     def __init__(
@@ -67,6 +72,8 @@ class Vocabulary:
         self._backend = backend
         self._fillers: dict[bytes, tuple[bytes, ...]] = {}
         self.grammars: dict[Any, Any] = {}
+        self.home: Any = None
+        self.lock, self.starting, self.warned = threading.Lock(), threading.Lock(), False
         self.engine = _engine(self.token_bytes, self.encode, quote)
         alone = [bytes([i]) if i in self.alphabet else b"" for i in range(256)]
         self.byte_engine = _engine(alone, list, None if quote is None else MARK[0])
@@ -90,6 +97,11 @@ class Vocabulary:
             rows, quote = _token_bytes(backend, size), tokenizer.markup.quote
             known[key] = cls(rows, key[0], backend, None if quote is None or quote >= len(rows) else quote)
         return known[key]
+
+    def packed(self) -> bytes:
+        """What another process needs to make this vocabulary: a pickle of the constructor's arguments, the tokenizer as JSON."""
+        backend = None if self._backend is None else self._backend.to_str()
+        return pickle.dumps((self.token_bytes, self.stop_ids, backend, self.quote))
 
     def encode(self, text: bytes | str) -> list[int]:
         """Tokens of a text as the tokenizer itself would cut it, where it can; else the fewest."""

@@ -14,14 +14,14 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from diffusiongemma.constraints import Cursor, ReplyCursor
+from diffusiongemma.constraints import AnyCursor, ReplyCursor
 from diffusiongemma.kernels import Statistics
 from diffusiongemma.sampler import Canvas
 
 __all__ = ["BestOf", "Guarded", "Held", "HeldRow", "Rules", "hold", "read_on", "settled"]
 
 T = TypeVar("T")
-AnyCursor = Cursor | ReplyCursor
+Place = AnyCursor | ReplyCursor
 BestOf = Callable[[int, Tensor], int]
 """From a position and the allowed tokens ``[V]`` bool to the most probable of them."""
 SURE = 0.5
@@ -124,7 +124,7 @@ class HeldRow:
         plan: a way to a whole text in the tokens left; None: to be found.
     """
 
-    def __init__(self, cursor: AnyCursor, left: int, stop_ids: Sequence[int], plan: list[int] | None = None) -> None:
+    def __init__(self, cursor: Place, left: int, stop_ids: Sequence[int], plan: list[int] | None = None) -> None:
         self._cursor, self._left = cursor, left
         self._plan = cursor.ending(left) if plan is None else plan
         self._stop_ids = frozenset(stop_ids)
@@ -164,7 +164,7 @@ class HeldRow:
 
 
 def read_on(
-    cursor: AnyCursor, tokens: Sequence[int], left: int, entropy: Sequence[float], best_of: BestOf, stop_ids: frozenset[int]
+    cursor: Place, tokens: Sequence[int], left: int, entropy: Sequence[float], best_of: BestOf, stop_ids: frozenset[int]
 ) -> tuple[list[int], list[int], bool]:
     """See ``Held.read``; from a cursor, which stays where it is, with so many tokens left."""
     reader = _Reader(cursor.copy(), list(tokens), min(len(tokens), left), best_of, stop_ids)
@@ -180,7 +180,7 @@ def settled(entropy: Sequence[float]) -> int:
 class _Reader:
     """One reading; ``cursor`` stands behind ``at`` tokens."""
 
-    def __init__(self, cursor: AnyCursor, tokens: list[int], end: int, best_of: BestOf, stop_ids: frozenset[int]) -> None:
+    def __init__(self, cursor: Place, tokens: list[int], end: int, best_of: BestOf, stop_ids: frozenset[int]) -> None:
         self.cursor, self.tokens, self.best_of = cursor, tokens, best_of
         self.end, self.stop_ids = end, stop_ids
         self.at = 0

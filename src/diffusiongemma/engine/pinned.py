@@ -11,7 +11,7 @@ would have been possible.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diffusiongemma.constraints import Cursor, Grammar, ReplyGrammar
+from diffusiongemma.constraints import AnyCursor, Grammar, ReplyGrammar
 from diffusiongemma.constraints.through import AGAIN, EFFORTS, Way
 from diffusiongemma.constraints.work import PLAN_WORK
 from diffusiongemma.engine.held import MENDED_A_STEP, BestOf, Held, HeldRow, Rules, read_on, settled
@@ -216,7 +216,7 @@ class _Reading:
         self.at += len(tokens)
         return True
 
-    def _leaves(self, tokens: Sequence[int]) -> tuple[Cursor, list[int]] | None:
+    def _leaves(self, tokens: Sequence[int]) -> tuple[AnyCursor, list[int]] | None:
         """Where tokens that may follow lead, and a way on from there."""
         count = len(tokens)
         rest = self.plan[count:]
@@ -233,7 +233,7 @@ class _Reading:
         passed = way.passed == len(self._given[begin:])
         return (after, way.tokens) if passed and (way.ends or not self._ends) else None
 
-    def _follows(self, after: Cursor, rest: Sequence[int]) -> bool:
+    def _follows(self, after: AnyCursor, rest: Sequence[int]) -> bool:
         """Does the rest of the old plan go on from here too?"""
         if after.validate(rest) < len(rest):
             return False

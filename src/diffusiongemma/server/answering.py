@@ -1,14 +1,15 @@
 """From the requests of a chat or a completion to its answer, whole or as a stream."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
+from diffusiongemma.constraints import Gone
 from diffusiongemma.engine.events import Commit, Done, Result, TokenLogprob
-from diffusiongemma.engine.request import Request
+from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.server.answers import Canvases, usage
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, to_json
@@ -19,7 +20,7 @@ from diffusiongemma.server.served import Served
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.sse import DONE, EventStream, frame
 
-__all__ = ["Shape", "answer", "answer_options", "check_stream", "constrained", "naming"]
+__all__ = ["Shape", "answer", "answer_options", "check_stream", "naming", "prepared"]
 
 
 class Shape(Protocol):
@@ -93,9 +94,32 @@ def check_size(body: Answering, settings: Settings) -> None:
             raise ApiError(400, f"{name} has {size:,} bytes; this server takes {most:,}", name, "too_large")
 
 
-def constrained(body: Answering) -> bool:
-    """Whether the answer is held to anything."""
-    return bool(_constraints(body))
+async def prepared(
+    http: HttpRequest, served: Served, body: Answering, work: Callable[..., list[Request]], *args: Any
+) -> list[Request]:
+    """The requests of a body, made beside the event loop, and given up if the client leaves meanwhile.
+
+    Args:
+        http: the client's.
+        served: the model.
+        body: what is asked.
+        work: makes them from ``args``; it takes ``gone`` too.
+
+    Raises:
+        ApiError: the client is gone.
+    """
+    if not _constraints(body):
+        return await served.prepare(work, *args)
+    return await unless_gone(http, served.compile(_checked, served, work, *args))
+
+
+def _checked(served: Served, work: Callable[..., list[Request]], *args: Any, gone: Gone) -> list[Request]:
+    """Requests of which it is known that pins and grammar can both be kept: finding that out takes up to seconds too."""
+    requests = work(*args, gone=gone)
+    for row, request in enumerate(requests):
+        if request.pins is not None and not gone():
+            check(served.model.transformer, request, row)
+    return requests
 
 
 def _constraints(body: Answering) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
+from diffusiongemma.constraints import Gone
 from diffusiongemma.engine.events import Commit, Result, TokenLogprob, ToolCall
 from diffusiongemma.engine.request import Request
-from diffusiongemma.server.answering import answer, answer_options, constrained, naming
+from diffusiongemma.server.answering import answer, answer_options, naming, prepared
 from diffusiongemma.server.answers import chat_logprobs, head
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import ChatRequest
@@ -29,8 +30,7 @@ _WRITTEN = ("enable_thinking", "preserve_thinking", "reasoning_effort", "thinkin
 async def chat(http: HttpRequest, served: Served, body: ChatRequest, settings: Settings) -> Response:
     """Answer a conversation."""
     tools = Toolset.of(body, _native(served))
-    prepare = served.compile if constrained(body) else served.prepare
-    requests = await prepare(_requests, served, body, settings, tools)
+    requests = await prepared(http, served, body, _requests, served, body, settings, tools)
     shape = ChatShape(served, bool(body.logprobs), None if _native(served) else tools)
     response = await answer(http, served, body, requests, shape, each=len(requests))
     if _effort_means_nothing(served, body):
@@ -38,7 +38,9 @@ async def chat(http: HttpRequest, served: Served, body: ChatRequest, settings: S
     return response
 
 
-def _requests(served: Served, body: ChatRequest, settings: Settings, tools: Toolset | None) -> list[Request]:
+def _requests(
+    served: Served, body: ChatRequest, settings: Settings, tools: Toolset | None, gone: Gone | None = None
+) -> list[Request]:
     options = answer_options(served, body, settings)
     if body.max_completion_tokens is not None:
         if body.max_tokens is not None:
@@ -58,8 +60,8 @@ def _requests(served: Served, body: ChatRequest, settings: Settings, tools: Tool
     messages = conversation(body.messages, tools, native)
     with naming(body):
         if tools is not None:
-            options |= _called(tools, body) if native else tools.held_to(served.model.vocabulary)
-        return served.model.requests(messages=messages, **options)
+            options |= _called(tools, body) if native else tools.held_to(served.model.vocabulary, gone)
+        return served.model.requests(messages=messages, gone=gone, **options)
 
 
 def _native(served: Served) -> bool:

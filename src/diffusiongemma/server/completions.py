@@ -6,9 +6,10 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
+from diffusiongemma.constraints import Gone
 from diffusiongemma.engine.events import Commit, Result, TokenLogprob
 from diffusiongemma.engine.request import Request
-from diffusiongemma.server.answering import answer, answer_options, constrained, naming
+from diffusiongemma.server.answering import answer, answer_options, naming, prepared
 from diffusiongemma.server.answers import TextLogprobs, head
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.fim import infill
@@ -29,8 +30,7 @@ async def complete(http: HttpRequest, served: Served, body: CompletionRequest, s
         if not isinstance(body.prompt, str):
             raise ApiError(400, "prompt is a list; with a suffix it is one string", "prompt")
         return await infill(http, served, body, body.prompt, body.suffix)
-    prepare = served.compile if constrained(body) else served.prepare
-    requests = await prepare(_requests, served, body, settings)
+    requests = await prepared(http, served, body, _requests, served, body, settings)
     return await answer(http, served, body, requests, TextShape(served, body.logprobs is not None), each=body.n or 1)
 
 
@@ -40,7 +40,7 @@ async def fim(http: HttpRequest, served: Served, body: FimRequest, settings: Set
     return await complete(http, served, CompletionRequest.model_validate(given), settings)
 
 
-def _requests(served: Served, body: CompletionRequest, settings: Settings) -> list[Request]:
+def _requests(served: Served, body: CompletionRequest, settings: Settings, gone: Gone | None = None) -> list[Request]:
     options = answer_options(served, body, settings)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if (count := len(prompts) * (body.n or 1)) > settings.max_choices:
@@ -51,7 +51,7 @@ def _requests(served: Served, body: CompletionRequest, settings: Settings) -> li
         options["logprobs"] = body.logprobs
     # The model's own way is a turn of a conversation; here the text stands alone, as infilling has it.
     with naming(body):
-        return [request for prompt in prompts for request in served.model.requests(prompt, raw=True, **options)]
+        return [request for prompt in prompts for request in served.model.requests(prompt, raw=True, gone=gone, **options)]
 
 
 class TextShape:

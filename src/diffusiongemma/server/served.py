@@ -1,5 +1,6 @@
 """A model with its engine, as the handlers use it."""
 
+import threading
 import time
 from bisect import bisect_right
 from collections import Counter
@@ -26,6 +27,8 @@ MOST_REWRITES = 16
 """Infills, edits and decisions of a model at a time."""
 _CHATS = 4
 """Answers of unsaid length for each row of the engine that a client may wait for at a time."""
+_COMPILING = 32
+"""Threads for requests with a grammar. Most of those that wait there wait for large ones, of which few are compiled at once."""
 _OPTIONS = (
     "seed", "num_diffusion_steps", "canvas_length", "canvas_window", "entropy_bound", "t_min", "t_max", "schedule",
     "self_conditioning", "soft_top_k", "stability", "confidence", "early_stop", "stop_rule", "commit",
@@ -95,19 +98,23 @@ class Served:
         self.created = int(time.time())
         self.rewriting = Places(rewrites)
         self._preparing = anyio.CapacityLimiter(4)
-        self._compiling = anyio.CapacityLimiter(1)
+        self._compiling = anyio.CapacityLimiter(_COMPILING)
         self._texts: dict[int, str] = {}
 
     async def prepare(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
         """Run what needs no model pass, such as reading a long prompt, beside the event loop."""
         return await anyio.to_thread.run_sync(partial(work, *args, **options), limiter=self._preparing)
 
-    async def compile(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
-        """The same where a grammar is compiled: one at a time, since the model's cache of grammars is made for one thread.
+    async def compile(self, work: Callable[..., T], *args: Any) -> T:
+        """The same where a grammar is compiled; the work gets ``gone``, which tells it that this call was cancelled.
 
-        A large schema takes seconds; who asks for plain text does not wait for it.
+        A large grammar takes seconds; who asks for plain text, or with a small one, does not wait for it.
         """
-        return await anyio.to_thread.run_sync(partial(work, *args, **options), limiter=self._compiling)
+        left = threading.Event()
+        try:
+            return await anyio.to_thread.run_sync(partial(work, *args, gone=left.is_set), limiter=self._compiling)
+        finally:
+            left.set()
 
     def token_text(self, token: int) -> str:
         """Text of a token alone, for drawing."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusiongemma.constraints import Constraint, Vocabulary, compile_grammar
+from diffusiongemma.constraints import Constraint, Gone, Vocabulary, compile_grammar
 from diffusiongemma.constraints.schema import prepare
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.server.errors import ApiError
@@ -75,8 +75,12 @@ class Toolset:
             raise ApiError(400, "tools need mode 'diffusion': a call is held to its schema on the canvas", "mode")
         return cls(tuple(tools), forced=chosen not in (None, "auto"))
 
-    def held_to(self, vocabulary: Vocabulary) -> dict[str, Any]:
+    def held_to(self, vocabulary: Vocabulary, gone: Gone | None = None) -> dict[str, Any]:
         """What holds the answer, as ``DiffusionGemmaModel.requests`` takes it.
+
+        Args:
+            vocabulary: of the model.
+            gone: see ``compile_grammar``.
 
         Raises:
             ConstraintError: parameters that cannot be expressed.
@@ -88,7 +92,7 @@ class Toolset:
         call = f'call: "{MARK}" json "{END}"\njson: %json {json.dumps(ready)}\n'
         try:
             # Words are always a way out, so that a call which no text completes would not be noticed.
-            compile_grammar(Constraint.grammar(f"start: call\n{call}"), vocabulary)
+            compile_grammar(Constraint.grammar(f"start: call\n{call}"), vocabulary, gone)
         except ConstraintError as error:
             raise ConstraintError(f"tools: {error} (tool_choice 'auto'; with 'required' more can be expressed)") from error
         return {"grammar": f"start: call | TEXT\n{call}TEXT: /{_not_beginning(MARK)}/\n"}
