@@ -73,6 +73,7 @@ def compile_grammar(constraint: Constraint, vocabulary: Vocabulary, gone: Gone |
     Raises:
         ConstraintError: it is wrong, impossible, too large, or cannot be expressed; the message says which and why.
         OverloadedError: there are too many large ones in use.
+        CancelledError: whoever asked has left.
     """
     cache: dict[Constraint, Grammar] = vocabulary.grammars
     with vocabulary.lock:

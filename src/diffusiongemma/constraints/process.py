@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from diffusiongemma.confined import command
@@ -167,13 +168,15 @@ class Process:
 
         Raises:
             ConstraintError: it is impossible, cannot be expressed, or takes too much time or memory.
+            OverloadedError: too many wait to be compiled.
+            CancelledError: whoever asked has left.
         """
         if not _waiting.acquire(blocking=False):
             raise OverloadedError(f"{_WAITING} large grammars wait to be compiled already; ask again later", COMPILE_SECONDS)
         try:
             while not _compiling.acquire(timeout=_POLL):
                 if gone is not None and gone():
-                    raise ConstraintError(_LEFT)
+                    raise CancelledError(_LEFT)
         finally:
             _waiting.release()
         try:
@@ -236,7 +239,7 @@ class Process:
         while len(content) < size:
             if not poll.poll(1000 * _POLL):
                 if gone is not None and gone():
-                    raise ConstraintError(_LEFT)
+                    raise CancelledError(_LEFT)
                 if time.monotonic() > until:
                     return None
                 continue

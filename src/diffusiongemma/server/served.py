@@ -106,13 +106,18 @@ class Served:
         return await anyio.to_thread.run_sync(partial(work, *args, **options), limiter=self._preparing)
 
     async def compile(self, work: Callable[..., T], *args: Any) -> T:
-        """The same where a grammar is compiled; the work gets ``gone``, which tells it that this call was cancelled.
+        """The same where a grammar is compiled; the work gets ``gone``, which tells it that this call was cancelled, or the engine
+        stopped.
 
         A large grammar takes seconds; who asks for plain text, or with a small one, does not wait for it.
         """
         left = threading.Event()
+
+        def gone() -> bool:
+            return left.is_set() or self.engine.draining
+
         try:
-            return await anyio.to_thread.run_sync(partial(work, *args, gone=left.is_set), limiter=self._compiling)
+            return await anyio.to_thread.run_sync(partial(work, *args, gone=gone), limiter=self._compiling)
         finally:
             left.set()
 
