@@ -152,6 +152,9 @@ class Process:
         self._lock, self._owner, self._left = threading.Lock(), os.getpid(), _AT_ONCE
         self.freed: list[int] = []
         self._ended = False
+        self._socket.settimeout(_WALL)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         self._end = weakref.finalize(self, _end_process, mine, number)
 
     @property
@@ -208,7 +211,6 @@ class Process:
                 raise ConstraintError("the grammar took more time or memory than it may, and is given up; make it smaller")
             try:
                 content = pickle.dumps(question | {"seconds": seconds})
-                self._socket.settimeout(_WALL)
                 self._socket.sendall(len(content).to_bytes(8, "big") + content)
                 frame = self._received(gone)
             except OSError:
@@ -228,26 +230,19 @@ class Process:
         return answer
 
     def _received(self, gone: Gone | None) -> bytes | None:
-        until = time.monotonic() + _WALL
-        head = self._exactly(8, until, gone)
-        return None if head is None else self._exactly(int.from_bytes(head, "big"), until, None)
-
-    def _exactly(self, size: int, until: float, gone: Gone | None) -> bytes | None:
-        content = bytearray()
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        while len(content) < size:
-            if not poll.poll(1000 * _POLL):
-                if gone is not None and gone():
-                    raise CancelledError(_LEFT)
-                if time.monotonic() > until:
+        """An answer; None where the process has ended, or does nothing any more."""
+        until, content = time.monotonic() + _WALL, bytearray()
+        while len(content) < 8 or len(content) < 8 + int.from_bytes(content[:8], "big"):
+            if self._poll.poll(1000 * _POLL):
+                piece = self._socket.recv(1 << 17)
+                if not piece:
                     return None
-                continue
-            piece = self._socket.recv(size - len(content))
-            if not piece:
+                content += piece
+            elif gone is not None and gone():
+                raise CancelledError(_LEFT)
+            elif time.monotonic() > until:
                 return None
-            content += piece
-        return bytes(content)
+        return bytes(content[8:])
 
     def _give_up(self) -> None:
         self._ended = True

@@ -1,7 +1,7 @@
 """A cursor whose grammar is in a process of its own.
 
-What is asked of it goes there and back, so little is asked: tokens are sent with the next question, and a copy is made there
-once it goes its own way.
+What is asked of it goes there and back, so little is asked: tokens are sent with the next question, a copy is made there once it
+goes its own way, and an answer tells what is likely to be asked next.
 """
 
 import base64
@@ -34,6 +34,10 @@ class _Place:
             self._process.freed.append(self.number)
 
 
+State = tuple[bool, bool, list[int]]
+"""Accepting, finished, forced."""
+
+
 class _Begun:
     """What the searches of a step may do, until it has been said; shared by copies."""
 
@@ -56,7 +60,8 @@ class RemoteCursor:
         self._begun = _Begun()
         self._pending: list[int] = []
         self._text = b""
-        self._state: tuple[bool, bool] | None = None  # accepting, finished
+        self._state: State | None = None
+        self._ahead: tuple[list[int], _Place, State] | None = None  # behind tokens that were said to be allowed
 
     def begin(self, work: int = STEP_WORK) -> None:
         """See ``Cursor``."""
@@ -86,7 +91,7 @@ class RemoteCursor:
         """See ``Cursor``."""
         other = RemoteCursor.__new__(RemoteCursor)
         other.__dict__.update(self.__dict__)
-        other._pending = list(self._pending)
+        other._pending, other._ahead = list(self._pending), None
         self._alone = other._alone = False
         return other
 
@@ -100,7 +105,11 @@ class RemoteCursor:
 
     def validate(self, tokens: Sequence[int]) -> int:
         """See ``Cursor``."""
-        return int(self._ask("validate", list(tokens)))
+        given, place = list(tokens), _Place(self._process, next(_numbers))
+        answer = self._asked("validate", given, ahead=place.number)
+        count = int(answer["value"])
+        self._ahead = (given[:count], place, _state(answer["ahead"])) if count else None
+        return count
 
     def advance(self, token: int) -> None:
         """Take a token, which is allowed here; where it is not, the next question raises ConstraintError."""
@@ -108,10 +117,13 @@ class RemoteCursor:
         self._state = None
         if 0 <= token < self._vocabulary.size:
             self._text += self._vocabulary.token_bytes[token]
+        if self._ahead is not None and self._pending == self._ahead[0]:
+            _, self._place, self._state = self._ahead
+            self._alone, self._pending, self._ahead = True, [], None
 
     def forced(self) -> list[int]:
         """See ``Cursor``."""
-        return list(self._ask("forced"))
+        return list(self._known()[2])
 
     def ending(self, limit: int) -> list[int] | None:
         """See ``Cursor``."""
@@ -122,23 +134,31 @@ class RemoteCursor:
         """See ``Cursor``."""
         return Way(*self._ask("through", list(given), limit, list(vars(effort).values())))
 
-    def _known(self) -> tuple[bool, bool]:
+    def _known(self) -> State:
         if self._state is None:
             self._ask("nothing")
         assert self._state is not None
         return self._state
 
     def _ask(self, *what: Any) -> Any:
+        return self._asked(*what)["value"]
+
+    def _asked(self, *what: Any, ahead: int = 0) -> dict[str, Any]:
         """Ask for a value; a place that a copy has too is left as it is, and another made of it."""
         process, place = self._process, self._place
         target = place if self._alone else _Place(process, next(_numbers))
         work, self._begun.work = self._begun.work, None
         freed, process.freed = process.freed, []
         question = {"from": place.number, "to": target.number, "tokens": self._pending, "freed": freed, "ask": what}
-        answer = process.ask(question, work)
-        self._place, self._alone, self._pending = target, True, []
-        self._state = (answer["accepting"], answer["finished"])
-        return answer["value"]
+        answer = process.ask(question | {"ahead": ahead}, work)
+        self._place, self._alone, self._pending, self._ahead = target, True, [], None
+        self._state = _state(answer["state"])
+        return answer
+
+
+def _state(said: Sequence[Any]) -> State:
+    accepting, finished, forced = said
+    return bool(accepting), bool(finished), list(forced)
 
 
 AnyCursor = Cursor | RemoteCursor

@@ -100,6 +100,10 @@ def _follow(asker: socket.socket, vocabulary: Vocabulary) -> None:
         os._exit(status)
 
 
+def _state(cursor: Cursor) -> tuple[bool, bool, list[int]]:
+    return cursor.accepting, cursor.finished, cursor.forced()
+
+
 class _Following:
     """A grammar and the cursors that are asked about."""
 
@@ -130,7 +134,16 @@ class _Following:
             cursor.begin(question["work"])
         for token in question["tokens"]:
             cursor.advance(token)
-        return {"value": self._value(cursor, *question["ask"]), "accepting": cursor.accepting, "finished": cursor.finished}
+        what, *given = question["ask"]
+        if what != "validate":
+            return {"value": self._value(cursor, what, *given), "state": _state(cursor)}
+        # Most tokens that are asked about are taken next.
+        (tokens,) = given
+        count = cursor.validate(tokens)
+        ahead = self._cursors[question["ahead"]] = cursor.copy()
+        for token in tokens[:count]:
+            ahead.advance(token)
+        return {"value": count, "state": _state(cursor), "ahead": _state(ahead)}
 
     def _cursor(self, origin: int, to: int) -> Cursor:
         assert self._grammar is not None
@@ -141,10 +154,6 @@ class _Following:
     def _value(self, cursor: Cursor, what: str, *given: Any) -> Any:
         if what == "packed":
             return base64.b64encode(cursor.packed()).decode()
-        if what == "validate":
-            return cursor.validate(*given)
-        if what == "forced":
-            return cursor.forced()
         if what == "ending":
             return cursor.ending(*given)
         if what == "through":
