@@ -1,6 +1,7 @@
 """Grammars in processes of their own: the same answers as in place, and only one of them ends where one takes too much."""
 
 import gc
+import multiprocessing
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from typing import Any
 
 import pytest
 
@@ -224,6 +226,22 @@ def test_large_steps_are_refused_by_name(schema: dict[str, object], nano: Vocabu
 def test_powers_of_ten_are_no_large_steps(nano: Vocabulary) -> None:
     grammar = compile_grammar(Constraint.json_schema({"type": "integer", "multipleOf": 70_000_000, "minimum": 1}), nano)
     assert nano.text(grammar.shortest) == b"70000000" and not grammar.confined
+
+
+def _in_a_fork(constraint: Constraint, vocabulary: Vocabulary, answers: Any) -> None:
+    answers.put(compile_grammar(constraint, vocabulary).start().allowed().tolist())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_process_has_processes_of_its_own(nano: Vocabulary) -> None:
+    constraint, context = Constraint.grammar(LIST), multiprocessing.get_context("fork")
+    cursor, answers = confined(constraint, nano).start(), context.Queue()
+    child = context.Process(target=_in_a_fork, args=(constraint, nano, answers))
+    child.start()
+    expected = cursor.allowed().tolist()
+    assert answers.get(timeout=60) == expected
+    child.join(10)
+    assert cursor.allowed().tolist() == expected
 
 
 CHEAP = [

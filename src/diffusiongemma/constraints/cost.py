@@ -25,6 +25,8 @@ _BRANCHES = 32
 """Alternatives in a cheap schema, all together; 64 take up to 10 ms a mask, 32 take 2."""
 _LENGTHS = 4000
 """What a cheap grammar counts: characters of patterns, their repeats written out, and of ``maxLength``, items of ``maxItems``."""
+_COUNTS = {"minLength": 1, "maxLength": 1, "minItems": 8, "maxItems": 1, "minProperties": 8, "maxProperties": 1}
+"""What each keyword that counts weighs: what must be there is searched through to the end."""
 _CROSSED = 500
 """The same where several patterns must hold at once (``allOf``)."""
 _MULTIPLE = 5000
@@ -159,9 +161,9 @@ class _Counted:
         pattern = node.get("pattern")
         self.patterns += len(pattern) if isinstance(pattern, str) else 0
         self.joined |= "allOf" in node or ("$ref" in node and len(node) > 1)
-        for word in ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"):
+        for word, weight in _COUNTS.items():
             count = node.get(word)
-            self.lengths += int(count) if isinstance(count, int | float) and math.isfinite(count) else 0
+            self.lengths += weight * int(count) if isinstance(count, int | float) and math.isfinite(count) else 0
         step = node.get("multipleOf")
         if isinstance(step, int | float) and math.isfinite(step) and step > 0:
             whole = float(step).is_integer()

@@ -179,7 +179,9 @@ class Cursor:
             found = self._guide.find(self._here().begin(self._work), self._text, 64 + 16 * limit)
         except Exhausted:
             return self._known(limit)
-        tokens = None if found is None else self._vocabulary.spell(found)
+        if found is None or len(found) > limit * self._vocabulary.longest:
+            return None
+        tokens = self._vocabulary.spell(found)
         if tokens is None or len(tokens) > limit:
             return None
         self._ending, self._strayed, self._searched = found, 0, True

@@ -15,7 +15,7 @@ PLAN_WORK = 40_000
 """The same for the search for a way through pins, before an answer begins."""
 
 
-_SECONDS = 1.0
+_SECONDS = 2.0
 """Processor time for the searches of a step, twice as much before the first. It is no part of an answer: beyond it is an error."""
 _LOOKED = 64
 """Texts between two looks at the clock."""
@@ -52,7 +52,7 @@ class Work:
         self.left -= 1
         if self.left % _LOOKED == 0 and 0.0 < self._until < time.thread_time():
             raise ConstraintError(
-                "a search in the constraint took more than a second of processor time in a step; make the constraint smaller"
+                f"a search in the constraint took more than {_SECONDS:g} s of processor time in a step; make the constraint smaller"
             )
 
 
