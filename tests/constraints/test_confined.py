@@ -262,6 +262,8 @@ NOT_CHEAP = [
     Constraint.grammar('start: "a" start?'),
     Constraint.grammar('start: "a"*'),
     Constraint.grammar('start: a\na: b\nb: a | "x"'),
+    Constraint.grammar('start: A? A?\nA: "a"'),
+    Constraint.grammar("start: " + '"a"? ' * 33),
     Constraint.grammar('start: %json {"multipleOf": 9973}'),
     Constraint.grammar('start: "a" %json {'),
     Constraint.grammar("%import common.INT\nstart: INT"),
