@@ -140,8 +140,10 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
         "TrainRun(small(steps=12), pathlib.Path(sys.argv[1]), hooks=hooks).train()"
     )
     folder = tmp_path / "killed"
+    # As many threads as here: sums over two have another order.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for seconds in (0.1, 0.25):
-        process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(seconds)
