@@ -11,7 +11,7 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from torch import Tensor
 
-from diffusiongemma.api.machine import give_back
+from diffusiongemma.api.machine import give_back, keep_freed
 from diffusiongemma.api.opened import generation_config, open_checkpoint
 from diffusiongemma.api.roles import Roles
 from diffusiongemma.api.saving import save_packed
@@ -111,6 +111,7 @@ class Loaded:
         transformer.int8_products = quantize == "int8"
         if quantize:
             give_back()  # what rounding used
+        keep_freed()
         return cls(transformer, opened.tokenizer, opened.defaults, opened.stop_ids, opened.path)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dequantize: bool = False) -> None:
