@@ -181,6 +181,20 @@ def _pairs(numba: Any, value: Any) -> Callable[..., None]:
 
         return decoded if scale_G.dtype == numba.types.uint8 else plain
 
+    @inline  # type: ignore[untyped-decorator]
+    def spread(of_G: Any, factor: Any, out: Any, width: int) -> None:
+        """Each group's number for each of its elements, by eight: a loop of unknown length costs more than what it writes."""
+        if width % 8:
+            for group in range(len(of_G)):
+                for at in range(group * width, (group + 1) * width):
+                    out[at] = of_G[group] * factor
+        else:
+            for group in range(len(of_G)):
+                number = of_G[group] * factor
+                for eight in range(group * width, (group + 1) * width, 8):
+                    for at in range(8):
+                        out[eight + at] = number
+
     def expand(
         codes: Any, scale: Any, decode: Any, zero: Any, shifted: bool, out: Any, scale_N: Any, first: int, last: int
     ) -> None:
@@ -192,11 +206,9 @@ def _pairs(numba: Any, value: Any) -> Callable[..., None]:
             zero_G = zero[row] if shifted else zero[0]
             scale_N[row] = row_scale(factors(scale[row], decode, zero_G, shifted, factor_G))
             inverse = float32(0.5) / scale_N[row]
-            for group in range(groups):
-                for at in range(group * width, (group + 1) * width):
-                    factor[at] = factor_G[group] * inverse
-                    if shifted:
-                        shift[at] = float32(2) * zero_G[group]
+            spread(factor_G, inverse, factor, width)
+            if shifted:
+                spread(zero_G, float32(2), shift, width)
             codes_row, out_row = codes[row], out[row]
             for at in range(half):
                 code = int32(codes_row[at])
