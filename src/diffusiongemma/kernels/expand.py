@@ -1,7 +1,7 @@
 """Packed codes to rows of int8, for products that expand a weight each time they use it.
 
 Expanding is most of what a packed expert costs on a CPU: torch's own operations reach 0.6 thousand million weights a second, the
-loops here 3 to 5 a thread (docs/lab-log.md). They are plain loops, written so that numba's compiler vectorises them: over whole
+loops here 2 to 5 a thread (docs/lab-log.md). They are plain loops, written so that numba's compiler vectorises them: over whole
 rows or at least 16 neighbours, no table, a factor for each element. numba is optional; where it is not installed, callers
 have another way.
 Shapes: N rows, K columns, G groups of columns.
