@@ -118,7 +118,7 @@ def put(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 def shapes(shape: dict[str, Any] = SHAPE) -> dict[str, tuple[int, ...]]:
     """Our names and shapes of all weights of a model."""
     D, W, E, M, N = shape["hidden"], shape["width"], shape["experts"], shape["expert_width"], shape["heads"]
-    found: dict[str, tuple[int, ...]] = {
+    result: dict[str, tuple[int, ...]] = {
         "embed_tokens.weight": (shape["vocab"], D),
         "norm.weight": (D,),
         "self_conditioning.pre_norm.weight": (D,),
@@ -150,8 +150,8 @@ def shapes(shape: dict[str, Any] = SHAPE) -> dict[str, tuple[int, ...]]:
             "layer_scalar": (1,),
             "encoder_layer_scalar": (1,),
         }
-        found |= {f"layers.{i}.{name}": size for name, size in layer.items()}
-    return found
+        result |= {f"layers.{i}.{name}": size for name, size in layer.items()}
+    return result
 
 
 def write_model(

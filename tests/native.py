@@ -7,8 +7,8 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.text.tokenizer import Tokenizer
 from tests.tiny import tiny_config, tiny_transformer
 

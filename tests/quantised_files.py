@@ -306,12 +306,12 @@ class Checkpoint:
         parts = ("gate_proj", "up_proj") if stack == "gate_up_proj" else ("down_proj",)
         rows = []
         for expert in range(shape[0]):
-            found = []
+            result = []
             for part in parts:
                 stored, values = make(made, shape[1] // len(parts), shape[2])
                 self._put(f"{ROOT}{base}.{expert}.{part}", stored)
-                found.append(values)
-            rows.append(torch.cat(found))
+                result.append(values)
+            rows.append(torch.cat(result))
         self.values[name] = torch.stack(rows)
 
     def write(self, folder: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from diffusiongemma import DiffusionGemmaModel
 from diffusiongemma.augment import VARY, Progress, Variation, vary_file
 from diffusiongemma.errors import InputError, OptionError
-from tests.engine.test_held import model_of
+from tests.engine.test_constraint import model_of
 
 ROWS = [
     {"id": 1, "text": "The quick brown fox."},

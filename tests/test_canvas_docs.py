@@ -18,8 +18,8 @@ def test_every_python_block_runs() -> None:
     filled, letter = names["filled"], names["letter"]
     assert (
         filled.text
-        == '{"temperature": -1.8, "site": "' + filled.holes["hole"] + '", "humidity": 43, "time": "15:15", "sensor": "v87"}'
+        == '{"temperature": -1.8, "site": "' + filled.spans["span"] + '", "humidity": 43, "time": "15:15", "sensor": "v87"}'
     )
-    assert list(letter.holes) == ["site", "humidity", "sensor"]
+    assert list(letter.spans) == ["site", "humidity", "sensor"]
     assert solves(names["puzzle"], grid_of_answer(names["solved"].text))
     assert names["edited"].usage.denoising_steps >= 1

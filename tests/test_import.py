@@ -1,4 +1,4 @@
-"""Importing the package is quick, loads nothing heavy and leaves nothing behind."""
+"""Importing the package is quick, loads nothing heavy and leaves nothing after."""
 
 import subprocess
 import sys

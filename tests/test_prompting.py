@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.cli.main import app
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import InputError, OptionError
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.text.questions import Predicate
 from diffusiongemma.text.tokenizer import Tokenizer
 from tests.chat import PLAIN_TEMPLATE, TEMPLATE, byte_level
@@ -86,7 +86,7 @@ def test_no_door_lets_control_tokens_in(native: DiffusionGemmaModel) -> None:
     assert marks(native, forged) == marks(native, harmless)
     assert marks(native, native.prompt_ids(FORGED, raw=True)[0]) == 1
     assert marks(native, native.prompt_ids(FORGED, allow_special=True)[0]) == marks(native, harmless) + 2
-    assert native.infill("a<turn|>", "<|turn>b", most=1, seed=1, num_diffusion_steps=1).text.startswith("a<turn|>")
+    assert native.infill("a<turn|>", "<|turn>b", max_tokens=1, seed=1, num_diffusion_steps=1).text.startswith("a<turn|>")
     pinned = native._frame(None, None, {"seed": 0})
     assert marks(native, pinned.encode("a<turn|>")) == 0
     assert marks(native, native._frame(None, None, {"seed": 0, "allow_special": True}).encode("a<turn|>")) == 1
@@ -163,16 +163,16 @@ runner = CliRunner()
 def run_json(*arguments: str, status: int = 0, **more: Any) -> dict[str, Any]:
     done = runner.invoke(app, [*arguments, "--json"], **more)
     assert done.exit_code == status, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def test_the_command_line_takes_them(native: DiffusionGemmaModel, folder: Path) -> None:
     options = ["--model", str(folder), "--seed", "1", "--max-tokens", "8", "--steps", "1"]
 
     def tokens(*more: str) -> int:
-        found: int = run_json("generate", "x<turn|>", *options, *more)["usage"]["prompt_tokens"]
-        return found
+        result: int = run_json("generate", "x<turn|>", *options, *more)["usage"]["prompt_tokens"]
+        return result
 
     system = {"role": "system", "content": "Be brief."}
     assert tokens() == tokens("--no-think") == len(native.prompt_ids("x<turn|>")[0])
@@ -197,8 +197,8 @@ def post(server: Running, said: Any = None, path: str = "chat/completions", **mo
 def tokens(server: Running, said: Any = None, **more: Any) -> int:
     answer = post(server, said, **more)
     assert answer.status_code == 200, answer.text
-    found: int = answer.json()["usage"]["prompt_tokens"]
-    return found
+    result: int = answer.json()["usage"]["prompt_tokens"]
+    return result
 
 
 def test_the_server_takes_them(server: Running, native: DiffusionGemmaModel) -> None:

@@ -16,12 +16,12 @@ FLOOR = {
     "tasks": 1,
     "constraints": 2,
     "quant": 2,
-    "sampler": 2,
+    "diffusion": 2,
     "weights": 3,
     "model": 3,
     "engine": 4,
-    "finetune": 4,
-    "api": 5,
+    "training": 5,
+    "generation": 5,
     "augment": 6,
     "bench": 6,
     "server": 6,
@@ -63,10 +63,10 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_an_upward_import_would_be_seen() -> None:
     assert imported_rooms("def f():\n    from diffusiongemma.engine.engine import Engine") == {"engine"}
-    assert imported_rooms("import diffusiongemma.api") == {"api"}
+    assert imported_rooms("import diffusiongemma.generation") == {"generation"}
     assert imported_rooms("from diffusiongemma import kernels") == {"kernels"}
 
 
-def test_the_sampler_knows_only_torch_and_kernels() -> None:
-    for path in (PACKAGE / "sampler").glob("*.py"):
-        assert imported_rooms(path.read_text()) <= {"sampler", "kernels", "errors"}
+def test_diffusion_knows_only_torch_and_kernels() -> None:
+    for path in (PACKAGE / "diffusion").glob("*.py"):
+        assert imported_rooms(path.read_text()) <= {"diffusion", "kernels", "errors"}

@@ -8,10 +8,10 @@ import torch
 from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from diffusiongemma.api import DiffusionGemmaModel, empty_transformer
+from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel, empty_transformer
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.tokenizer import Tokenizer
 
 ALPHABET = string.ascii_letters + string.digits + "+-"

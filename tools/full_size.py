@@ -43,7 +43,7 @@ def main() -> None:
     began = time.perf_counter()
     model = DiffusionGemmaModel.from_pretrained(options.checkpoint, quantize=options.quantize)
     loaded, after_load = time.perf_counter(), peak()
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "size_gb": round(size_of(Path(options.checkpoint)), 2), "load_s": round(loaded - began, 1), "peak_after_load_gb": round(after_load, 2)
     }  # fmt: skip
     sampling = {} if options.soft_top_k is None else {"soft_top_k": options.soft_top_k}
@@ -59,12 +59,12 @@ def main() -> None:
         elif isinstance(event, Commit):
             break
     steps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    found |= {
+    result |= {
         "prompt_and_first_step_s": round(steps[0], 1),
         "step_s": [round(step, 1) for step in steps[1:]],
         "peak_gb": round(peak(), 2),
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

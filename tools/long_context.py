@@ -35,7 +35,7 @@ def model_of(layers: int) -> Any:
     """A random model; the last layer is always a full one."""
     import torch
 
-    from diffusiongemma.api import empty_transformer
+    from diffusiongemma.generation import empty_transformer
     from diffusiongemma.model.config import ModelConfig
 
     kinds = ["full_attention" if at % 6 == 5 or at == layers - 1 else "sliding_attention" for at in range(layers)]
@@ -79,7 +79,7 @@ def steps(layers: int, lengths: list[int], repeat: int) -> list[dict[str, Any]]:
     """Bytes and milliseconds a pass over a canvas after each length of context."""
     import torch
 
-    model, found = model_of(layers), []
+    model, result = model_of(layers), []
     ids = torch.randint(0, TEXT["vocab_size"], (1, CANVAS))
     with torch.inference_mode():
         for length in lengths:
@@ -93,9 +93,9 @@ def steps(layers: int, lengths: list[int], repeat: int) -> list[dict[str, Any]]:
                 began = time.perf_counter()
                 model.denoise_rows([ids], [context], [None], [metadata])
                 times.append(time.perf_counter() - began)
-            found.append({"context": length, "cache_bytes": kept, "step_ms": 1000 * statistics.median(times[1:])})
+            result.append({"context": length, "cache_bytes": kept, "step_ms": 1000 * statistics.median(times[1:])})
             del cache, context, metadata
-    return found
+    return result
 
 
 def prompt(layers: int, length: int, denoising: int) -> dict[str, Any]:
@@ -104,11 +104,11 @@ def prompt(layers: int, length: int, denoising: int) -> dict[str, Any]:
     from tokenizers import Tokenizer as Words
     from tokenizers import models
 
-    from diffusiongemma.engine.engine import Local
+    from diffusiongemma.engine.engine import OfflineEngine
     from diffusiongemma.engine.events import Commit
     from diffusiongemma.engine.request import Request
     from diffusiongemma.model.cache import KVCache, prefill_chunk
-    from diffusiongemma.sampler import SamplingParams
+    from diffusiongemma.diffusion import SamplingParams
     from diffusiongemma.text.tokenizer import Tokenizer
 
     model = model_of(layers)
@@ -123,7 +123,7 @@ def prompt(layers: int, length: int, denoising: int) -> dict[str, Any]:
     bound = KVCache.bytes_of(
         model.config.text, length + CANVAS, torch.bfloat16, canvas=CANVAS, chunk=prefill_chunk(torch.device("cpu"))
     )
-    for event in Local(model, tokenizer).run([Request(prompt=ids, params=params, drafts=True)]):
+    for event in OfflineEngine(model, tokenizer).run([Request(prompt=ids, params=params, drafts=True)]):
         encoded = encoded or time.perf_counter() - began
         if isinstance(event, Commit):
             break
@@ -160,16 +160,16 @@ def main() -> None:
     if options.child:
         print(json.dumps(steps(options.layers, [int(length) for length in options.lengths.split(",")], options.repeat)))
         return
-    found = {"here": child(ROOT, options)}
+    result = {"here": child(ROOT, options)}
     if options.base:
         with tempfile.TemporaryDirectory() as name:
             tree = Path(name) / "base"
             subprocess.run(["git", "-C", ROOT, "worktree", "add", "--detach", "--quiet", tree, options.base], check=True)
             try:
-                found[options.base] = child(tree, options)
+                result[options.base] = child(tree, options)
             finally:
                 subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
-    for name, rows in found.items():
+    for name, rows in result.items():
         for row in rows:
             print(
                 f"{name:>10}  {row['context']:>8,} tokens  {row['cache_bytes'] / 2**20:>9,.1f} MiB  {row['step_ms']:>9,.1f} ms a step"

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.diffusion import SamplingParams
     from diffusiongemma.engine.events import CanvasReport, Commit, Done, Draft, Result, Usage
-    from diffusiongemma.engine.fill import Filled, Filling
     from diffusiongemma.errors import (
         CheckpointError,
         ConfigError,
@@ -24,13 +23,14 @@ if TYPE_CHECKING:
         PromptTooLongError,
         TrainingError,
     )
-    from diffusiongemma.sampler import SamplingParams
+    from diffusiongemma.generation import DiffusionGemmaModel
+    from diffusiongemma.generation.fill import Filled, InfillCandidate
     from diffusiongemma.text.questions import Choice, Decision, Decisions, Predicate, Score
 
 _HOMES = {
-    "diffusiongemma.api": ["DiffusionGemmaModel"],
+    "diffusiongemma.generation": ["DiffusionGemmaModel"],
     "diffusiongemma.engine.events": ["CanvasReport", "Commit", "Done", "Draft", "Result", "Usage"],
-    "diffusiongemma.engine.fill": ["Filled", "Filling"],
+    "diffusiongemma.generation.fill": ["Filled", "InfillCandidate"],
     "diffusiongemma.errors": [
         "CheckpointError",
         "ConfigError",
@@ -40,7 +40,7 @@ _HOMES = {
         "PromptTooLongError",
         "TrainingError",
     ],
-    "diffusiongemma.sampler": ["SamplingParams"],
+    "diffusiongemma.diffusion": ["SamplingParams"],
     "diffusiongemma.text.questions": ["Choice", "Decision", "Decisions", "Predicate", "Score"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -58,7 +58,7 @@ __all__ = [
     "Done",
     "Draft",
     "Filled",
-    "Filling",
+    "InfillCandidate",
     "InputError",
     "OptionError",
     "Predicate",

@@ -2,7 +2,7 @@
 
 Each line of the output is a row of the input with one text replaced, and where it came from under ``vary``: the row, its place
 among the lines of that row, how many those are, and a key of the run's settings. A row's lines are appended in one write; a run
-that goes on takes away what was cut short and begins behind the last row that is whole. Every draw is a function of (seed, row,
+that goes on takes away what was cut short and begins after the last row that is whole. Every draw is a function of (seed, row,
 variant), so the file is the same, byte for byte, whether it was written at one go or in ten.
 """
 
@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.engine.frame import OnEvent
-from diffusiongemma.engine.vary import check_vary
 from diffusiongemma.errors import InputError
+from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.generation.context import OnEvent
+from diffusiongemma.generation.vary import check_vary
 from diffusiongemma.lines import LinesFile, json_line
 
 __all__ = ["VARY", "Progress", "Variation", "vary_file"]
@@ -103,8 +103,8 @@ def vary_file(
         progress = Progress(done, len(rows), lines, 0, done)
         on_progress(progress)
         for at in range(done, len(rows)):
-            found = dict.fromkeys(_variants(model, rows[at], at, how, source, on_event))
-            fresh = [text for text in found if text not in seen]
+            result = dict.fromkeys(_variants(model, rows[at], at, how, source, on_event))
+            fresh = [text for text in result if text not in seen]
             seen.update(fresh)
             file.append(*_lines(rows[at], at, fresh, how.field, run))
             lines += len(fresh)
@@ -149,7 +149,7 @@ def _run_key(source: Path, how: Variation, model_key: str) -> str:
 
 
 def _whole_rows(file: LinesFile[_Line]) -> tuple[int, list[str]]:
-    """Rows that are whole in the output and the texts there; what is behind them is taken away."""
+    """Rows that are whole in the output and the texts there; what is after them is taken away."""
     done, whole, before = 0, 0, (-1, 0, 0)
     for number, (row, place, of, _) in enumerate(file.entries, 1):
         follows = before == (row, place - 1, of) if place > 1 else row > before[0] and before[1] == before[2]
@@ -169,7 +169,7 @@ def _line(line: bytes, where: str, field: str, run: str) -> _Line:
     try:
         data = json.loads(line)
         mark = data[VARY]
-        found = int(mark["row"]), int(mark["place"]), int(mark["of"]), str(data[field])
+        result = int(mark["row"]), int(mark["place"]), int(mark["of"]), str(data[field])
         known = mark["run"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
@@ -179,7 +179,7 @@ def _line(line: bytes, where: str, field: str, run: str) -> _Line:
         raise InputError(
             f"{where} comes from a run with other settings, input or checkpoint; name another file, or remove this one"
         )
-    return found
+    return result
 
 
 def _variants(

@@ -6,7 +6,7 @@
     ├── ConfigError          a config.json, generation_config.json or recipe that we cannot follow
     ├── CheckpointError      a folder, file or tensor that is missing, left over, mis-shaped or damaged
     ├── InputError           a prompt, puzzle or token sequence that the model cannot take
-    │   ├── ConstraintError  a schema, regex, list of choices or grammar that no text can be held to
+    │   ├── ConstraintError  a schema, regex, list of choices or grammar that no text can be constrained to
     │   └── PromptTooLongError
     ├── OptionError          an option with a value outside what is allowed, or an unknown option
     ├── TrainingError        a run that cannot start, go on or be resumed

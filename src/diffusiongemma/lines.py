@@ -218,4 +218,4 @@ def json_line(data: object, **options: Any) -> bytes:
         options: of ``json.dumps``.
     """
     text = json.dumps(data, ensure_ascii=False, **options)
-    return _BREAK.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8", "backslashreplace")
+    return _BREAK.sub(lambda result: f"\\u{ord(result[0]):04x}", text).encode("utf-8", "backslashreplace")

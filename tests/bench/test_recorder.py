@@ -29,7 +29,7 @@ def test_measures_of_a_generation() -> None:
 
 
 def test_token_by_token() -> None:
-    """No drafts: every encoder pass behind the first token is a token's."""
+    """No drafts: every encoder pass after the first token is a token's."""
     recorder = Recorder(lambda: None)
     recorder.encodes = [(1.0, 3.0), (4.0, 5.0), (6.0, 9.0)]
     recorder.commits = [3.5, 5.5, 9.5]

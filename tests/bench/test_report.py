@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from diffusiongemma.api.roles import RoleRates
 from diffusiongemma.bench.plot import plot
 from diffusiongemma.bench.recorder import Sample
 from diffusiongemma.bench.report import report
 from diffusiongemma.bench.run import Duel, Outcome
 from diffusiongemma.bench.settings import Settings
+from diffusiongemma.generation.roles import RoleRates
 from tests.tiny import tiny_config
 
 SAMPLE = Sample(
@@ -37,17 +37,17 @@ def duel(name: str, ours: list[Sample], theirs: list[Sample], batch: int = 1) ->
 
 
 def test_median_and_quartiles() -> None:
-    found = report(outcome_of(Duel(1, ("ours",), (side(1, 2, 3, 4, 100),), (None,))), Settings(model="tiny"))
-    (alone,) = found["duels"][0]["sides"]
+    result = report(outcome_of(Duel(1, ("ours",), (side(1, 2, 3, 4, 100),), (None,))), Settings(model="tiny"))
+    (alone,) = result["duels"][0]["sides"]
     assert alone["measures"]["step_ms"] == {"median": 3, "low": 2, "high": 4}
-    assert found["duels"][0]["ratio"] == {} and found["best"] == []
+    assert result["duels"][0]["ratio"] == {} and result["best"] == []
     assert (alone["tokens_per_forward"], alone["tokens_per_forward_with_commits"]) == (4.0, 3.2)
 
 
 def test_a_ratio_above_one_is_in_our_favour() -> None:
     theirs = [replace(sample, peak_bytes=0) for sample in side(30, speed=20)]
-    found = report(outcome_of(duel("theirs", side(10, speed=50), theirs)), Settings(model="tiny"))
-    ratio = found["duels"][0]["ratio"]
+    result = report(outcome_of(duel("theirs", side(10, speed=50), theirs)), Settings(model="tiny"))
+    ratio = result["duels"][0]["ratio"]
     assert (ratio["step_ms"], ratio["tokens_per_second"], ratio["commit_ms"]) == (3.0, 2.5, 1.0)
     assert "peak_bytes" not in ratio, "nothing is a multiple of zero"
 
@@ -62,8 +62,8 @@ def test_the_best_rival_of_each_measure_with_the_ratio_of_its_own_duel() -> None
 
 
 def test_the_roofline_takes_our_median() -> None:
-    found = report(outcome_of(duel("theirs", side(1, 2, 9), side(50, 50, 50))), Settings(model="tiny", prompt=20))
-    (roof,) = found["roofline"]
+    result = report(outcome_of(duel("theirs", side(1, 2, 9), side(50, 50, 50))), Settings(model="tiny", prompt=20))
+    (roof,) = result["roofline"]
     assert (roof["step_ms"], roof["context"], roof["bound"]) == (2, 24, "arithmetic")
     assert roof["floor_ms"] == pytest.approx(1000 * roof["operations"] / 1e9)
 
@@ -81,8 +81,8 @@ def test_plots(tmp_path: Path, batches: tuple[int, ...]) -> None:
 def test_roles_are_held_against_what_was_measured() -> None:
     causal = replace(SAMPLE, commit_ms=60.0, step_ms=None)
     both = Duel(1, ("diffusiongemma", "causal"), (side(10), [causal]), (None, None))
-    found = report(outcome_of(both), Settings(model="tiny"))["roles"]
-    assert found["predicted_to_measured"] == {"step_ms": 2.0, "commit_ms": 2.0, "token_ms": 0.5}
-    assert found["diffusion_is_faster_up_to_steps"] == pytest.approx((8 * 0.03 - 0.01) / 0.02)
-    assert found["faster"] == "diffusion" and found["tokens_per_second"]["causal"] == pytest.approx(1 / 0.03)
-    assert found["tokens_per_second"]["diffusion"] == pytest.approx(8 / (8 * 0.02 + 0.01))
+    result = report(outcome_of(both), Settings(model="tiny"))["roles"]
+    assert result["predicted_to_measured"] == {"step_ms": 2.0, "commit_ms": 2.0, "token_ms": 0.5}
+    assert result["diffusion_is_faster_up_to_steps"] == pytest.approx((8 * 0.03 - 0.01) / 0.02)
+    assert result["faster"] == "diffusion" and result["tokens_per_second"]["causal"] == pytest.approx(1 / 0.03)
+    assert result["tokens_per_second"]["diffusion"] == pytest.approx(8 / (8 * 0.02 + 0.01))

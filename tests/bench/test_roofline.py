@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from diffusiongemma.api import empty_transformer
-from diffusiongemma.api.roles import touched_experts
 from diffusiongemma.bench.presets import PRESETS, preset_config
 from diffusiongemma.bench.roofline import Cost, Rates, measure_rates, parameters, step_cost
+from diffusiongemma.generation import empty_transformer
+from diffusiongemma.generation.roles import touched_experts
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
 from tests.tiny import tiny_config

@@ -33,8 +33,8 @@ def _against_transformers() -> tuple[dict[str, Any], list[str]]:
 
 
 def test_both_sides_do_the_same_work(against_transformers: tuple[dict[str, Any], list[str]]) -> None:
-    found, _ = against_transformers
-    (duel,) = found["duels"]
+    result, _ = against_transformers
+    (duel,) = result["duels"]
     assert [side["name"] for side in duel["sides"]] == ["diffusiongemma", "transformers static+eager"]
     for side in duel["sides"]:
         for sample in side["samples"]:
@@ -48,19 +48,19 @@ def test_both_sides_do_the_same_work(against_transformers: tuple[dict[str, Any],
 
 
 def test_sides_take_turns(against_transformers: tuple[dict[str, Any], list[str]]) -> None:
-    found, _ = against_transformers
-    for duel in found["duels"]:
+    result, _ = against_transformers
+    for duel in result["duels"]:
         assert [[sample["order"] for sample in side["samples"]] for side in duel["sides"]] == [[0, 2], [1, 3]]
 
 
 def test_the_report_says_where_and_what(against_transformers: tuple[dict[str, Any], list[str]]) -> None:
-    found, _ = against_transformers
-    assert found["versions"]["torch"] and found["versions"]["transformers"] and found["machine"]["processor"]
-    assert found["settings"]["steps"] == 3 and found["model"]["weights"] == "random" and found["model"]["reduced"] is None
-    weights = {name: side["weight_bytes"] for name, side in found["sides"].items()}
+    result, _ = against_transformers
+    assert result["versions"]["torch"] and result["versions"]["transformers"] and result["machine"]["processor"]
+    assert result["settings"]["steps"] == 3 and result["model"]["weights"] == "random" and result["model"]["reduced"] is None
+    weights = {name: side["weight_bytes"] for name, side in result["sides"].items()}
     # theirs has a blank vision tower besides the same weights
     assert weights["diffusiongemma"] < weights["transformers static+eager"] < 1.1 * weights["diffusiongemma"]
-    (roof,) = found["roofline"]
+    (roof,) = result["roofline"]
     assert roof["context"] == 8 + 16 / 2
     assert roof["ratio"] == pytest.approx(roof["step_ms"] / roof["floor_ms"]) and roof["ratio"] > 1
 

@@ -35,14 +35,14 @@ def test_json_of_several_batches_against_causal(tmp_path: Path) -> None:
     result = runner.invoke(app, ["bench", *QUICK, *more])
     assert result.exit_code == 0, result.stdout + result.stderr
     assert result.stdout.count("\n") == 1 and plot.read_bytes().startswith(b"\x89PNG")
-    found = json.loads(result.stdout)
-    assert [duel["batch"] for duel in found["duels"]] == [1, 3] == [roof["batch"] for roof in found["roofline"]]
-    assert found["model"]["reduced"] == "2 of 3 layers"
-    for duel in found["duels"]:
+    results = json.loads(result.stdout)
+    assert [duel["batch"] for duel in results["duels"]] == [1, 3] == [roof["batch"] for roof in results["roofline"]]
+    assert results["model"]["reduced"] == "2 of 3 layers"
+    for duel in results["duels"]:
         ours, theirs = duel["sides"]
         assert theirs["measures"]["step_ms"] is None and "step_ms" not in duel["ratio"]
         assert theirs["tokens_per_forward_with_commits"] == 1.0
-        # Equal tokens, and a pass behind each but the last.
+        # Equal tokens, and a pass after each but the last.
         assert ours["samples"][0]["tokens"] == theirs["samples"][0]["tokens"] == 32 * duel["batch"]
         assert theirs["samples"][0]["commits"] == 31
 
@@ -65,13 +65,13 @@ def test_mistakes(arguments: list[str], message: str) -> None:
 
 def alive(group: int) -> list[str]:
     """Processes of a group that run (Linux); the dead that nobody has asked after yet do not count."""
-    found = []
+    result = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it ended while we looked
             state, _, process_group = path.read_text().rpartition(")")[2].split()[:3]
             if int(process_group) == group and state != "Z":
-                found.append(path.parent.name)
-    return found
+                result.append(path.parent.name)
+    return result
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:

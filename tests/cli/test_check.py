@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.cli.main import app
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests import released
-from tests.api.test_check import asked, folder_of
+from tests.generation.test_check import asked, folder_of
 
 runner = CliRunner()
 

@@ -42,10 +42,10 @@ def invoke(*arguments: str) -> Any:
 def test_json_holds_every_decision() -> None:
     result = invoke(PROMPT, "-q", "so=Yes/No", "-q", "n=1..3", "--threshold", "1", "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert [decision["name"] for decision in found["decisions"]] == ["so", "n"] and found["passes"] == 1
-    assert [decision["answer"] for decision in found["decisions"]] == [None, None]
-    assert sum(found["decisions"][1]["probabilities"].values()) == pytest.approx(1)
+    results = json.loads(result.stdout)
+    assert [decision["name"] for decision in results["decisions"]] == ["so", "n"] and results["passes"] == 1
+    assert [decision["answer"] for decision in results["decisions"]] == [None, None]
+    assert sum(results["decisions"][1]["probabilities"].values()) == pytest.approx(1)
 
 
 def test_text_says_answer_and_probabilities() -> None:

@@ -53,7 +53,7 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
         (["eval", "sudoku", "--plot", "no/such/folder/x.png"], "make it first"),
         (["eval", "aiw", "--pin"], "--pin is for sudoku"),
         (["eval", "aiw", "--schema"], "--schema is for json-extract"),
-        (["generate", "x", "--regex", "a", "--choice", "a"], "held to one of them"),
+        (["generate", "x", "--regex", "a", "--choice", "a"], "constrained to one of them"),
         (["generate", "x", "--regex", "a("], "does not compile"),
         (["generate", "x", "--json-schema", "no-such-file.json"], "cannot be read"),
         (["generate", "x", "--json-schema", "README.md"], "README.md is not JSON"),

@@ -37,15 +37,15 @@ def texts(tmp_path: Path) -> tuple[str, str]:
 
 
 def test_infill_prints_the_whole_text(texts: tuple[str, str]) -> None:
-    out = run("infill", "--prefix-file", texts[0], "--suffix-file", texts[1], "--most", "2", *QUICK)
+    out = run("infill", "--prefix-file", texts[0], "--suffix-file", texts[1], "--max-tokens", "2", *QUICK)
     assert out.startswith("def f(a):\n    ") and out.endswith("(a)  # früh\r\n    return a\n")
-    data = json.loads(run("infill", "--prefix-file", texts[0], "--suffix-file", texts[1], "--most", "2", *QUICK, "--json"))
-    assert data["text"] == out and out == "def f(a):\n    " + data["holes"]["hole"] + "(a)  # früh\r\n    return a\n"
-    assert {tried["lengths"]["hole"] for tried in data["tried"]} == {1, 2}
+    data = json.loads(run("infill", "--prefix-file", texts[0], "--suffix-file", texts[1], "--max-tokens", "2", *QUICK, "--json"))
+    assert data["text"] == out and out == "def f(a):\n    " + data["spans"]["span"] + "(a)  # früh\r\n    return a\n"
+    assert {tried["lengths"]["span"] for tried in data["tried"]} == {1, 2}
 
 
 def test_infill_reads_standard_input(texts: tuple[str, str]) -> None:
-    assert run("infill", "--prefix-file", "-", "--most", "1", *QUICK, input="import ").startswith("import ")
+    assert run("infill", "--prefix-file", "-", "--max-tokens", "1", *QUICK, input="import ").startswith("import ")
 
 
 def test_fill_takes_a_template_a_file_or_standard_input(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_fill_takes_a_template_a_file_or_standard_input(tmp_path: Path) -> None:
     out = run("fill", template, *QUICK)
     assert re.fullmatch(r"Dear .*, it is .*\.\n", out, re.DOTALL)
     assert run("fill", "--file", str(tmp_path / "t"), *QUICK) == run("fill", "-", *QUICK, input=template) == out
-    assert set(json.loads(run("fill", template, *QUICK, "--json"))["holes"]) == {"name", "what"}
+    assert set(json.loads(run("fill", template, *QUICK, "--json"))["spans"]) == {"name", "what"}
 
 
 def test_edit_says_how_many_steps_it_took(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_vary_goes_on_after_a_kill(tmp_path: Path) -> None:
 
 
 def test_a_terminal_shows_pinned_tokens_apart(texts: tuple[str, str]) -> None:
-    status, seen = in_a_terminal(["infill", "--prefix-file", texts[0], "--suffix-file", texts[1], "--most", "3", *QUICK])
+    status, seen = in_a_terminal(["infill", "--prefix-file", texts[0], "--suffix-file", texts[1], "--max-tokens", "3", *QUICK])
     assert status == 0 and "\x1b[2m" in seen and "\x1b[1;38;" in seen and "fillings; best" in seen
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor is visible again"
 
@@ -109,11 +109,11 @@ def test_rows_are_drawn_up_to_the_last_hole() -> None:
 
 
 ERRORS: list[tuple[list[str], str]] = [
-    (["infill"], "nothing around the hole"),
+    (["infill"], "nothing around the span"),
     (["infill", "--prefix-file", "-", "--suffix-file", "-"], "both standard input"),
     (["infill", "--prefix-file", "none"], "cannot be read"),
-    (["infill", "--prefix-file", "README.md", "--least", "0", "--most", "0"], "fewest must be at least 1"),
-    (["fill", "no hole"], "has no hole"),
+    (["infill", "--prefix-file", "README.md", "--min-tokens", "0", "--max-tokens", "0"], "fewest must be at least 1"),
+    (["fill", "no span"], "has no span"),
     (["fill", "{{a:0}}"], "fewest must be at least 1"),
     (["fill", "{{a}}", "--file", "x"], "not both"),
     (["edit", "none", "do"], "cannot be read"),
@@ -127,8 +127,8 @@ ERRORS: list[tuple[list[str], str]] = [
 @pytest.mark.parametrize(("arguments", "needle"), ERRORS)
 def test_a_mistake_is_named(arguments: list[str], needle: str) -> None:
     assert needle in run(*arguments, status=2)
-    found: dict[str, Any] = json.loads(runner.invoke(app, [*arguments, "--json"]).stdout)
-    assert needle in found["error"]["message"]
+    result: dict[str, Any] = json.loads(runner.invoke(app, [*arguments, "--json"]).stdout)
+    assert needle in result["error"]["message"]
 
 
 def test_a_strength_outside_0_to_1_is_named(tmp_path: Path) -> None:

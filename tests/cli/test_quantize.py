@@ -19,10 +19,10 @@ def run(*arguments: object) -> tuple[int, str]:
 def test_a_copy_with_its_errors_and_scores(fmt: str, name: str, tmp_path: Path) -> None:
     code, said = run("nano", tmp_path / name, "--format", fmt, "--eval", "json-extract", "--n", 3, "--json")
     assert code == 0
-    found = json.loads(said)
-    assert found["format"] == fmt and 0 < found["bytes"]["copy"] < found["bytes"]["original"]
-    assert {error["layer"] for error in found["errors"]} >= set(range(6)) and all(e["error"] > 0 for e in found["errors"])
-    assert set(found["scores"]["json-extract"]) == {"nano", str(tmp_path / name)}
+    result = json.loads(said)
+    assert result["format"] == fmt and 0 < result["bytes"]["copy"] < result["bytes"]["original"]
+    assert {error["layer"] for error in result["errors"]} >= set(range(6)) and all(e["error"] > 0 for e in result["errors"])
+    assert set(result["scores"]["json-extract"]) == {"nano", str(tmp_path / name)}
 
 
 def test_for_people(tmp_path: Path) -> None:

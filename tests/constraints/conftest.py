@@ -64,7 +64,7 @@ def walk(grammar: Grammar, rng: random.Random, budget: int) -> Cursor:
     assert plan is not None
     for used in range(budget + 1):
         tokens = cursor.allowed().nonzero()[:, 0].tolist()
-        assert tokens or cursor.finished, f"a dead end behind {cursor.text[-60:]!r}"
+        assert tokens or cursor.finished, f"a dead end after {cursor.text[-60:]!r}"
         token = rng.choice(tokens) if tokens else None
         if token is None or token in grammar.vocabulary.stop_ids:
             break

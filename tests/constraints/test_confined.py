@@ -17,7 +17,7 @@ from diffusiongemma.constraints import Constraint, Grammar, RemoteCursor, Vocabu
 from diffusiongemma.constraints.compiled import Compiled, read
 from diffusiongemma.constraints.cursor import Cursor
 from diffusiongemma.constraints.grammar import _BYTES
-from diffusiongemma.constraints.through import EFFORTS
+from diffusiongemma.constraints.pinned_search import SEARCH_BUDGETS
 from diffusiongemma.constraints.work import PLAN_WORK
 from diffusiongemma.errors import ConstraintError, OverloadedError
 from tests.constraints.schemas import TEXT, WHOLE, array, record, text
@@ -38,7 +38,7 @@ def chained(count: int) -> str:
 
 TWO_STEPS = {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}
 SLOW_BEHIND = 'start: "x" | "1" many\n' + alike(300, "many")
-"""Cheap along its shortest text, and seconds a token behind a digit."""
+"""Cheap along its shortest text, and seconds a token after a digit."""
 HOSTILE = {
     "1,000 rules that begin alike": Constraint.grammar(alike(1000)),
     "a chain of 20,000 rules": Constraint.grammar(chained(20_000)),
@@ -88,8 +88,8 @@ def test_it_answers_as_in_place(name: str, nano: Vocabulary, monkeypatch: pytest
             assert (one.text, one.accepting, one.finished, one.complete) == (
                 other.text, other.accepting, other.finished, other.complete,
             )  # fmt: skip
-            assert (one.forced(), one.validate(canvas), one.ending(90)) == (
-                other.forced(),
+            assert (one.forced_tokens(), one.validate(canvas), one.ending(90)) == (
+                other.forced_tokens(),
                 other.validate(canvas),
                 other.ending(90),
             )
@@ -106,8 +106,8 @@ def test_it_answers_as_in_place(name: str, nano: Vocabulary, monkeypatch: pytest
     given = [-1, -1, rng.choice(range(6, 300))]
     for one in (far, here):
         one.begin(PLAN_WORK)
-    for effort in EFFORTS[:2]:
-        assert far.through(given, 60, effort) == here.through(given, 60, effort)
+    for budget in SEARCH_BUDGETS[:2]:
+        assert far.through(given, 60, budget) == here.through(given, 60, budget)
     stop = nano.stop_ids[0]
     ending = here.ending(200)
     assert ending == far.ending(200)
@@ -200,7 +200,7 @@ def test_what_is_kept_is_bounded_by_bytes(nano: Vocabulary) -> None:
 @pytest.fixture
 def _few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.collect()
-    monkeypatch.setattr(process, "MOST_PROCESSES", len(process._alive) + 2)
+    monkeypatch.setattr(process, "MAX_PROCESSES", len(process._alive) + 2)
     yield
 
 

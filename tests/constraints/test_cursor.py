@@ -81,9 +81,9 @@ def test_what_nano_writes_is_accepted(nano: Vocabulary, tokenizer: Tokenizer) ->
         cursor = compile_grammar(Constraint.json_schema(example.detail["schema"]), nano).start()
         tokens = tokenizer.encode(example.answer)
         assert cursor.validate([*tokens, 5]) == len(tokens) + 1
-        forced = cursor.forced()
-        assert forced
-        assert tokens[: len(forced)] == forced  # cut as the tokenizer cuts the whole answer
+        forced_tokens = cursor.forced_tokens()
+        assert forced_tokens
+        assert tokens[: len(forced_tokens)] == forced_tokens  # cut as the tokenizer cuts the whole answer
         for token in tokens:
             cursor.advance(token)
         assert cursor.finished
@@ -91,12 +91,12 @@ def test_what_nano_writes_is_accepted(nano: Vocabulary, tokenizer: Tokenizer) ->
 
 def test_forced_tokens_must_follow(nano: Vocabulary) -> None:
     cursor = compile_grammar(Constraint.json_schema(record("*", kind={"const": "fixed"}, n=WHOLE)), nano).start()
-    forced = cursor.forced()
-    assert nano.text(forced).startswith(b'{"kind": "fixed", "n":')
-    for token in forced:
+    forced_tokens = cursor.forced_tokens()
+    assert nano.text(forced_tokens).startswith(b'{"kind": "fixed", "n":')
+    for token in forced_tokens:
         assert cursor.allows(token)
         cursor.advance(token)
-    assert cursor.forced() == []
+    assert cursor.forced_tokens() == []
 
 
 ENDINGS = [

@@ -78,17 +78,17 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-def places(node: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    return [way, *(found for key, value in inner for found in places(value, (*way, key)))]
+    return [path, *(result for key, value in inner for result in places(value, (*path, key)))]
 
 
-def changed(node: Any, way: tuple[Any, ...], value: Any, word: str | None) -> Any:
+def changed(node: Any, path: tuple[Any, ...], value: Any, word: str | None) -> Any:
     """A copy with something else at a place, or with a keyword more."""
-    if not way:
+    if not path:
         return {**node, word: value} if word is not None and isinstance(node, dict) else value
     copy = dict(node) if isinstance(node, dict) else list(node)
-    copy[way[0]] = changed(node[way[0]], way[1:], value, word)
+    copy[path[0]] = changed(node[path[0]], path[1:], value, word)
     return copy
 
 
@@ -97,8 +97,8 @@ def changed(node: Any, way: tuple[Any, ...], value: Any, word: str | None) -> An
 def test_a_mutated_schema_compiles_or_is_refused(nano: Vocabulary, data: st.DataObject) -> None:
     schema = data.draw(st.sampled_from(SCHEMAS))
     for _ in range(data.draw(st.integers(1, 3))):
-        way = data.draw(st.sampled_from(places(schema)))
-        schema = changed(schema, way, data.draw(VALUES), data.draw(st.sampled_from([None, *NAMES])))
+        path = data.draw(st.sampled_from(places(schema)))
+        schema = changed(schema, path, data.draw(VALUES), data.draw(st.sampled_from([None, *NAMES])))
     try:
         grammar = compile_grammar(Constraint.json_schema(schema), nano)
     except ConstraintError:
@@ -169,11 +169,11 @@ def anchored(count: int) -> dict[str, Any]:
 def shared(count: int) -> dict[str, Any]:
     """References to parts of a large part."""
     large = {"enum": [[0] * 100_000]}
-    ways = {f"p{n}": {"$ref": "#/$defs" + "/properties/x" * (n + 1)} for n in range(count)}
+    paths = {f"p{n}": {"$ref": "#/$defs" + "/properties/x" * (n + 1)} for n in range(count)}
     deep: dict[str, Any] = {"properties": {"x": large}}
     for _ in range(count):
         deep = {"properties": {"x": deep}}
-    return {"properties": ways, "$defs": deep}
+    return {"properties": paths, "$defs": deep}
 
 
 def named(count: int) -> dict[str, Any]:

@@ -128,16 +128,16 @@ def read(cursor: ReplyCursor, ids: list[int]) -> ReplyCursor:
 def test_what_must_follow_is_forced(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     encode = tokenizer.encode
     thinking = reply(tokenizer, vocabulary, must_call=True, thoughts="must", budget=1).start()
-    assert thinking.forced() == encode("<|channel>thought\n")
+    assert thinking.forced_tokens() == encode("<|channel>thought\n")
     read(thinking, encode("<|channel>thought\n"))
-    assert thinking.forced() == []
+    assert thinking.forced_tokens() == []
     read(thinking, encode("a"))
-    assert thinking.forced()[:2] == encode("<channel|><|tool_call>")  # the budget is spent
+    assert thinking.forced_tokens()[:2] == encode("<channel|><|tool_call>")  # the budget is spent
     one = reply(tokenizer, vocabulary, must_call=True, parallel=False)
     call = encode('<|tool_call>call:weather{city:<|"|>x<|"|>}<tool_call|>')
     assert read(one.start(), call).finished
     assert not read(reply(tokenizer, vocabulary, must_call=True).start(), call).finished
-    assert read(one.start(), call[:-1]).forced() == call[-1:]
+    assert read(one.start(), call[:-1]).forced_tokens() == call[-1:]
 
 
 def test_what_may_not_follow(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:

@@ -99,8 +99,8 @@ def test_grammar_closes_what_is_open(nano: Vocabulary) -> None:
 
 
 def test_anchors() -> None:
-    found = {pattern: emit(parse(pattern)) for pattern in ("^a$", "a", r"\Aa\Z", "^(a)$", "(^a$)", "(?:^a)")}
-    assert set(found.values()) == {emit(parse("a"))}
+    result = {pattern: emit(parse(pattern)) for pattern in ("^a$", "a", r"\Aa\Z", "^(a)$", "(^a$)", "(?:^a)")}
+    assert set(result.values()) == {emit(parse("a"))}
     searches = [
         ("^a|b$", "axx", True),
         ("^a|b$", "xxb", True),

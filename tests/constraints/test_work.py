@@ -4,8 +4,8 @@ import pytest
 
 from diffusiongemma.constraints import Constraint, Cursor, Vocabulary
 from diffusiongemma.constraints.compiled import Compiled, read
+from diffusiongemma.constraints.pinned_search import SEARCH_BUDGETS
 from diffusiongemma.constraints.search import Path
-from diffusiongemma.constraints.through import EFFORTS
 from diffusiongemma.constraints.work import PLAN_WORK, STEP_WORK, Exhausted, Work
 from diffusiongemma.errors import ConstraintError
 from tests.constraints.schemas import record, text
@@ -20,7 +20,7 @@ T: /[0-9]/
 P: /[a-z]/
 Q: /[A-Z]/
 """
-"""130 bytes that held the engine's thread for 355 s: behind a digit 16,000 letters must follow."""
+"""130 bytes that held the engine's thread for 355 s: after a digit 16,000 letters must follow."""
 
 
 @pytest.fixture(name="looked")
@@ -37,7 +37,7 @@ def _looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return count
 
 
-def behind(vocabulary: Vocabulary, constraint: Constraint, begun: bytes) -> Cursor:
+def after(vocabulary: Vocabulary, constraint: Constraint, begun: bytes) -> Cursor:
     """In this process, where work can be counted."""
     cursor = Compiled(read(constraint), vocabulary).start()
     for token in vocabulary.spell(begun) or []:
@@ -73,7 +73,7 @@ def test_work_that_takes_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_search_that_has_no_work_left_finds_nothing(nano: Vocabulary, looked: list[int]) -> None:
-    cursor = behind(nano, Constraint.json_schema(MANY), b'{"f0": "abcdef", "f1": "xyzabc')
+    cursor = after(nano, Constraint.json_schema(MANY), b'{"f0": "abcdef", "f1": "xyzabc')
     cursor.begin(50)
     looked[0] = 0
     assert cursor.ending(500) is None
@@ -83,7 +83,7 @@ def test_a_search_that_has_no_work_left_finds_nothing(nano: Vocabulary, looked: 
 
 
 def test_copies_share_what_is_left(nano: Vocabulary, looked: list[int]) -> None:
-    cursor = behind(nano, Constraint.json_schema(MANY), b'{"f0": "abcdef", "f1": "xyzabc')
+    cursor = after(nano, Constraint.json_schema(MANY), b'{"f0": "abcdef", "f1": "xyzabc')
     cursor.begin(500)
     looked[0] = 0
     for _ in range(20):
@@ -102,7 +102,7 @@ def test_the_beginning_needs_no_search(nano: Vocabulary, looked: list[int]) -> N
 
 
 def test_an_ending_that_is_known_serves_where_there_is_no_work_left(nano: Vocabulary) -> None:
-    cursor = behind(nano, Constraint.json_schema(record("*", a=text(minLength=9))), b'{"a": "wwwww')
+    cursor = after(nano, Constraint.json_schema(record("*", a=text(minLength=9))), b'{"a": "wwwww')
     cursor.begin(0)
     ending = cursor.ending(50)
     assert ending is not None
@@ -112,7 +112,7 @@ def test_an_ending_that_is_known_serves_where_there_is_no_work_left(nano: Vocabu
 
 
 def test_the_grammar_that_stopped_the_engine_is_given_up(nano: Vocabulary, looked: list[int]) -> None:
-    cursor = behind(nano, Constraint.grammar(SLOW), b"1x")
+    cursor = after(nano, Constraint.grammar(SLOW), b"1x")
     looked[0] = 0
     assert cursor.ending(200) is None
     assert looked[0] <= STEP_WORK + 5
@@ -123,21 +123,21 @@ def test_a_pin_within_a_character_is_found(nano: Vocabulary, looked: list[int], 
     """It took 9 s and 1 GB to say that the second byte of a character cannot stand at position 50, where it can."""
     token = nano.id_of(b"\xa1")
     assert token is not None
-    cursor = behind(nano, Constraint.regex("(?s:.*)"), b"")
+    cursor = after(nano, Constraint.regex("(?s:.*)"), b"")
     cursor.begin(PLAN_WORK)
     looked[0] = 0
-    ways = (cursor.through([-1] * position + [token], 256, effort) for effort in EFFORTS)
-    way = next(way for way in ways if way.ends)
-    assert way.ends and way.tokens[position] == token
-    nano.text(way.tokens).decode()
+    paths = (cursor.through([-1] * position + [token], 256, budget) for budget in SEARCH_BUDGETS)
+    path = next(path for path in paths if path.ends)
+    assert path.ends and path.tokens[position] == token
+    nano.text(path.tokens).decode()
     assert looked[0] < 5_000
 
 
 def test_pins_that_cannot_be_are_given_up(nano: Vocabulary, looked: list[int]) -> None:
     token = nano.id_of(b"\xa1")
     assert token is not None
-    cursor = behind(nano, Constraint.regex("[a-z ]*"), b"")
+    cursor = after(nano, Constraint.regex("[a-z ]*"), b"")
     cursor.begin(PLAN_WORK)
     looked[0] = 0
-    assert not any(cursor.through([-1] * 50 + [token], 256, effort).ends for effort in EFFORTS)
+    assert not any(cursor.through([-1] * 50 + [token], 256, budget).ends for budget in SEARCH_BUDGETS)
     assert looked[0] <= PLAN_WORK + 3

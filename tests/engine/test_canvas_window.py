@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import ConfigError, OptionError
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.model.transformer import PassMetadata
-from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.questions import Predicate
 from tests.tiny import tiny_model, tiny_transformer
 

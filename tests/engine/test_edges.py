@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.answer import Answer
 from diffusiongemma.errors import InputError, PromptTooLongError
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.tiny import text_of, tiny_config, tiny_model, tiny_transformer
 
 POSITIONS = 40
@@ -34,7 +34,7 @@ def test_one_prompt_too_long_names_its_row(model: DiffusionGemmaModel) -> None:
 
 
 def test_causal_answers_need_no_more_positions_than_tokens(model: DiffusionGemmaModel) -> None:
-    """There is no canvas to make room for: 31 + 9 = 40 tokens fit, though two canvases behind 31 would not."""
+    """There is no canvas to make room for: 31 + 9 = 40 tokens fit, though two canvases after 31 would not."""
     assert len(model.generate("a" * 31, mode="causal", max_tokens=9).token_ids) == 9
     with pytest.raises(PromptTooLongError):
         model.generate("a" * 32, mode="causal", max_tokens=9)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, Result
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.tiny import ALPHABET, text_of, tiny_config, tiny_model, tiny_transformer
 
 PROMPTS = ["abc", "Hello", "x", "abcdefghijklmnopqrstuvwxyz"]
@@ -171,10 +171,10 @@ def test_long_prompts_are_encoded_in_parts(tmp_path: Path, monkeypatch: pytest.M
     wide = tiny_model(tmp_path, tiny_transformer(scale=0.4, dtype=torch.float64))
     for mode in ("diffusion", "causal"):
         monkeypatch.setattr(cache, "CHUNK_CPU", 2048)
-        whole = [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)]
+        is_complete = [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)]
         for chunk in (1, 4, 9):
             monkeypatch.setattr(cache, "CHUNK_CPU", chunk)
-            assert [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)] == whole
+            assert [r.token_ids for r in wide.generate(PROMPTS, seed=1, mode=mode, **SHORT)] == is_complete
 
 
 def test_rows_leave_the_passes_when_they_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +222,8 @@ def test_rows_with_their_answer_leave_the_batch(model: DiffusionGemmaModel, monk
 def test_a_tiny_temperature_draws_what_a_small_one_does(model: DiffusionGemmaModel, mode: Any, cold: float) -> None:
     """Logits over 1e-8 leave float32 no entropy, over 1e-38 they are infinite."""
 
-    def text(heat: float) -> list[int]:
-        options = {"t_min": heat, "t_max": heat} if mode == "diffusion" else {"temperature": heat}
+    def text(temperature_: float) -> list[int]:
+        options = {"t_min": temperature_, "t_max": temperature_} if mode == "diffusion" else {"temperature": temperature_}
         return model.generate("abc", seed=3, max_tokens=12, num_diffusion_steps=3, mode=mode, **options).token_ids
 
     assert text(cold) == text(1e-4)

@@ -1,4 +1,4 @@
-"""Pins in answers that are held to a grammar: both are kept, whatever the weights (here they are random)."""
+"""Pins in answers that are constrained to a grammar: both are kept, whatever the weights (here they are random)."""
 
 import json
 import random
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from diffusiongemma import DiffusionGemmaModel
 from diffusiongemma.constraints import Constraint, compile_grammar
+from diffusiongemma.engine.constraint import GrammarState
 from diffusiongemma.engine.events import Draft
-from diffusiongemma.engine.held import HeldRow
-from diffusiongemma.engine.pinned import PinnedRow, held_row
+from diffusiongemma.engine.pinned import PinnedGrammarState, constraint_state
 from diffusiongemma.errors import ConstraintError, InputError
 from tests.constraints.conftest import walk
 from tests.constraints.schemas import own
 from tests.constraints.test_walks import validator
-from tests.engine.test_held import PERSON, model_of, schema_of
+from tests.engine.test_constraint import PERSON, model_of, schema_of
 
 SCHEMAS = own()
 PATTERNS = (r"\d{3}-[a-f]{2}", r"(ab|cd)+e?", r"[A-Z][a-z]{0,40}\.", r"x*", "é😀{2}", r"(red|green|blue)( (red|green|blue)){0,5}!")
@@ -36,8 +36,8 @@ def pinned(model: DiffusionGemmaModel, constraint: Constraint, rng: random.Rando
     grammar = compile_grammar(constraint, model.vocabulary)
     text = walk(grammar, rng, len(grammar.shortest) + spare).text
     tokens = (model.vocabulary.encode if rng.random() < 0.7 else model.vocabulary.spell)(text) or []
-    share = rng.choice([0.1, 0.4, 0.8])
-    return {at: token for at, token in enumerate(tokens) if rng.random() < share}, len(tokens)
+    canvas_slice = rng.choice([0.1, 0.4, 0.8])
+    return {at: token for at, token in enumerate(tokens) if rng.random() < canvas_slice}, len(tokens)
 
 
 @pytest.mark.parametrize("name", list(SCHEMAS)[1::6])
@@ -54,13 +54,13 @@ def test_schemas(model: DiffusionGemmaModel, name: str) -> None:
 @given(
     seed=st.integers(0, 2**32),
     source=st.sampled_from([*PATTERNS, "choices", "person"]),
-    heat=st.sampled_from([0.01, 1.0, 20.0]),
+    temperature_=st.sampled_from([0.01, 1.0, 20.0]),
     rule=st.sampled_from(["best", "canvas", "accepted"]),
     canvas=st.sampled_from([4, 16]),
     sharpness=st.sampled_from([1.0, 30.0]),
 )
 def test_any_seed_temperature_rule_and_canvas(
-    seed: int, source: str, heat: float, rule: str, canvas: int, sharpness: float
+    seed: int, source: str, temperature_: float, rule: str, canvas: int, sharpness: float
 ) -> None:
     model, rng = model_of(sharpness, canvas), random.Random(seed)
     constraint, options = {
@@ -69,7 +69,14 @@ def test_any_seed_temperature_rule_and_canvas(
     }.get(source, (Constraint.regex(source), {"regex": source}))
     pins, count = pinned(model, constraint, rng, rng.choice([0, 8]))
     result = model.generate(
-        "x", pins=pins, max_tokens=max(1, count + rng.choice([0, 5])), seed=seed, t_max=heat, t_min=heat, commit=rule, **options
+        "x",
+        pins=pins,
+        max_tokens=max(1, count + rng.choice([0, 5])),
+        seed=seed,
+        t_max=temperature_,
+        t_min=temperature_,
+        commit=rule,
+        **options,
     )
     assert result.finish_reason == "stop" and {at: result.token_ids[at] for at in pins} == pins
     if source == "choices":
@@ -87,7 +94,7 @@ def test_a_pinned_stop_token_is_where_the_text_ends(model: DiffusionGemmaModel) 
 
 
 def test_what_the_model_wants_stands_where_it_leaves_a_way(model: DiffusionGemmaModel) -> None:
-    """A canvas that keeps grammar and pins is taken as it is; one that leads away from a pin is mended from there."""
+    """A canvas that keeps grammar and pins is taken as it is; one that leads away from a pin is repaired from there."""
     encode, vocabulary = model.tokenizer.encode, model.vocabulary
     grammar = compile_grammar(Constraint.json_schema(PERSON), vocabulary)
     wanted = [*encode('{"name": "Bo", "age": 31}'), 1]
@@ -98,17 +105,17 @@ def test_what_the_model_wants_stands_where_it_leaves_a_way(model: DiffusionGemma
         asked.append(at)
         return int(allowed.nonzero()[0])
 
-    row = PinnedRow(grammar, 40, [1, 5], [-1] * (age - 1) + wanted[age - 1 : age])
+    row = PinnedGrammarState(grammar, 40, [1, 5], [-1] * (age - 1) + wanted[age - 1 : age])
     assert row.read(wanted + [9] * 3, [0.0] * 99, best_of) == (wanted + [9] * 3, [], True) and not asked
-    assert row.commit(wanted, best_of) == wanted and row.whole and not asked
+    assert row.commit(wanted, best_of) == wanted and row.is_complete and not asked
 
     # The name ends at once: now a token is missing before the pin, and what follows is cut otherwise to make up for it.
-    row = PinnedRow(grammar, 40, [1, 5], [-1] * (age - 1) + wanted[age - 1 : age])
+    row = PinnedGrammarState(grammar, 40, [1, 5], [-1] * (age - 1) + wanted[age - 1 : age])
     short = list(wanted)
     short[wanted.index(encode("Bo")[-1])] = vocabulary.id_of(b'"') or 0
-    mended = row.commit(short, best_of)
-    assert mended[age - 1] == wanted[age - 1] and mended != short
-    assert not vocabulary.text(mended[:age]).startswith(vocabulary.text(short[:age]))
+    repaired = row.commit(short, best_of)
+    assert repaired[age - 1] == wanted[age - 1] and repaired != short
+    assert not vocabulary.text(repaired[:age]).startswith(vocabulary.text(short[:age]))
 
 
 def test_pins_beside_what_is_forced(model: DiffusionGemmaModel) -> None:
@@ -134,14 +141,14 @@ def test_rows_of_one_batch_keep_their_own(model: DiffusionGemmaModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pins", "most", "needle"),
+    ("pins", "max_tokens", "needle"),
     [
         ({0: b"z"}, 20, "row 0 pins token .* b'z' at position 0, and no text of the regex"),
         ({0: b"a", 7: b"b"}, 20, "b'b' at position 7.* with the pins before it; a beginning that was: b'a'"),
         ({0: 2}, 20, "stands for no bytes"),
         ({0: b"a", 3: 1}, 20, "a stop token at position 3"),
-        ({1: 1, 2: b"b"}, 20, "pin nothing behind a stop token"),
-        ({0: b"a", 4: b"1"}, 6, "behind its last pin, at position 4"),
+        ({1: 1, 2: b"b"}, 20, "pin nothing after a stop token"),
+        ({0: b"a", 4: b"1"}, 6, "after its last pin, at position 4"),
     ],
 )
 def test_contradictions_are_named_before_any_denoising(
@@ -164,9 +171,11 @@ def test_which_row_is_made(model: DiffusionGemmaModel) -> None:
     grammar = compile_grammar(Constraint.regex("a+"), model.vocabulary)
     token = model.vocabulary.id_of(b"a")
     assert token is not None
-    assert held_row(None, 5, [1], [token]) is None
-    assert isinstance(held_row(grammar, 5, [1]), HeldRow) and isinstance(held_row(grammar, 5, [1], [-1, -1]), HeldRow)
-    assert isinstance(held_row(grammar, 5, [1], [-1, token]), PinnedRow)
+    assert constraint_state(None, 5, [1], [token]) is None
+    assert isinstance(constraint_state(grammar, 5, [1]), GrammarState) and isinstance(
+        constraint_state(grammar, 5, [1], [-1, -1]), GrammarState
+    )
+    assert isinstance(constraint_state(grammar, 5, [1], [-1, token]), PinnedGrammarState)
     with pytest.raises(InputError, match="max_tokens 3"):
         list(model.stream("x", regex="a+", pins={4: token}, max_tokens=3))
 
@@ -177,7 +186,7 @@ def test_a_plan_that_is_known_is_kept(model: DiffusionGemmaModel) -> None:
     plan = model.vocabulary.spell(b'"bdaededd-De3d-Aba0-abe4-ffffeeeDecdb"')
     assert plan is not None and grammar.start().ending(len(plan)) is None
     for known in (plan, None):
-        row = HeldRow(grammar.start(), len(plan), [1, 5], known)
+        row = GrammarState(grammar.start(), len(plan), [1, 5], known)
         row.commit([77] * 16, lambda at, allowed: int(allowed.nonzero()[0]))
         row.commit([77] * 16, lambda at, allowed: int(allowed.nonzero()[0]))
-        assert row.whole == (known is not None)
+        assert row.is_complete == (known is not None)

@@ -1,4 +1,4 @@
-"""What is pinned stays: in every pass, over several canvases, behind stop tokens, in any row of a batch, whatever the weights."""
+"""What is pinned stays: in every pass, over several canvases, after stop tokens, in any row of a batch, whatever the weights."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.events import Commit, Done, Draft
 from diffusiongemma.engine.pins import last_set, pins_by_row
 from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import InputError
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.tiny import letters, text_of, tiny_model, tiny_transformer
 
 CANVAS = 8
-MOST = 3 * CANVAS
-ROWS = st.dictionaries(st.integers(0, MOST - 1), st.integers(0, 63), max_size=MOST)
+MAX_VARIANTS = 3 * CANVAS
+ROWS = st.dictionaries(st.integers(0, MAX_VARIANTS - 1), st.integers(0, 63), max_size=MAX_VARIANTS)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_pins_come_out_unchanged(
 ) -> None:
     transformer = tiny_transformer(scale=scale)
     tiny = DiffusionGemmaModel(transformer, letters(tmp_path_factory.getbasetemp()), SamplingParams(), tuple(sorted(stop_ids)))
-    results = tiny.generate(["ab"] * len(rows), pins=rows, max_tokens=MOST, **options)
+    results = tiny.generate(["ab"] * len(rows), pins=rows, max_tokens=MAX_VARIANTS, **options)
     for pins, result in zip(rows, results, strict=True):
         assert {at: result.token_ids[at] for at in pins} == pins
         end = max(pins, default=-1) + 1
@@ -64,7 +64,7 @@ def test_every_pass_sees_the_pins_as_certain(model: DiffusionGemmaModel, monkeyp
         return denoise(canvases, caches, softs, views)
 
     monkeypatch.setattr(model.transformer, "denoise_rows", watched)
-    model.generate("abc", pins=pins, max_tokens=MOST, num_diffusion_steps=3, early_stop=False, seed=1)
+    model.generate("abc", pins=pins, max_tokens=MAX_VARIANTS, num_diffusion_steps=3, early_stop=False, seed=1)
     assert len(passes) == 9
     for number, (canvas_L, soft_LD) in enumerate(passes):
         for at, token in pins.items():
@@ -77,14 +77,14 @@ def test_every_pass_sees_the_pins_as_certain(model: DiffusionGemmaModel, monkeyp
 def test_drafts_tell_pins_from_the_rest(model: DiffusionGemmaModel) -> None:
     drafts = [event for event in model.stream("a", pins={1: 4, 9: 5}, max_tokens=16, seed=0) if isinstance(event, Draft)]
     for draft in drafts:
-        assert [at for at, fixed in enumerate(draft.pinned) if fixed] == [1]
+        assert [at for at, pinned in enumerate(draft.pinned) if pinned] == [1]
         assert draft.tokens[1] == (4, 5)[draft.canvas] and draft.entropy[1] == 0
 
 
 def test_a_stop_token_before_a_pin_ends_nothing(model: DiffusionGemmaModel) -> None:
-    """Every token but the pinned one is a stop token: the answer is the pin and one stop token behind it."""
+    """Every token but the pinned one is a stop token: the answer is the pin and one stop token after it."""
     stopping = DiffusionGemmaModel(model.transformer, model.tokenizer, model.defaults, tuple(t for t in range(64) if t != 7))
-    result = stopping.generate("abc", pins={12: 7}, max_tokens=MOST, num_diffusion_steps=2, seed=3)
+    result = stopping.generate("abc", pins={12: 7}, max_tokens=MAX_VARIANTS, num_diffusion_steps=2, seed=3)
     assert (len(result.token_ids), result.text, result.finish_reason) == (14, text_of([7]), "stop")
 
 
@@ -94,7 +94,7 @@ def test_a_stop_string_counts_behind_the_last_pin(model: DiffusionGemmaModel) ->
     stop = free[30]
     events = list(model.stream("abc", pins=pins, max_tokens=40, num_diffusion_steps=2, seed=3, stop=["ab", stop]))
     result = next(event.result for event in events if isinstance(event, Done))
-    ends = [at for found in ("ab", stop) if (at := free.find(found, 21)) >= 0]
+    ends = [at for results in ("ab", stop) if (at := free.find(results, 21)) >= 0]
     assert result.text == free[: min(ends)] and result.finish_reason == "stop"
     assert "".join(event.text for event in events if isinstance(event, Commit)) == result.text
 
@@ -114,15 +114,15 @@ def test_a_start_is_what_the_first_pass_of_its_canvas_sees(model: DiffusionGemma
     monkeypatch.setattr(
         model.transformer, "denoise_rows", lambda rows, *rest: (seen.append(rows[0][0].tolist()), denoise(rows, *rest))[1]
     )
-    starts = [*range(10), -1, 11]
+    init_tokens = [*range(10), -1, 11]
     params = SamplingParams(num_diffusion_steps=2, early_stop=False, max_tokens=16)
-    list(model.engine.run([Request(prompt=[1], params=params, starts=starts)]))
-    assert seen[0] == starts[:8] and seen[2][:2] == [8, 9] and seen[2][3] == 11
+    list(model.engine.run([Request(prompt=[1], params=params, init_tokens=init_tokens)]))
+    assert seen[0] == init_tokens[:8] and seen[2][:2] == [8, 9] and seen[2][3] == 11
     assert seen[1] != seen[0], "what the model is not sure of is noise again"
 
 
 @pytest.mark.parametrize(
-    ("pins", "rows", "found"),
+    ("pins", "rows", "result"),
     [
         ([3, -1, 4], 2, [[3, -1, 4], [3, -1, 4]]),
         ({2: 4, 0: 3}, 1, [[3, -1, 4]]),
@@ -132,8 +132,8 @@ def test_a_start_is_what_the_first_pass_of_its_canvas_sees(model: DiffusionGemma
         ({}, 1, [[]]),
     ],
 )
-def test_ways_to_write_pins(pins: Any, rows: int, found: list[list[int]]) -> None:
-    assert pins_by_row(pins, rows, 20) == found
+def test_ways_to_write_pins(pins: Any, rows: int, result: list[list[int]]) -> None:
+    assert pins_by_row(pins, rows, 20) == result
 
 
 @pytest.mark.parametrize(

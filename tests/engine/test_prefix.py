@@ -62,13 +62,13 @@ def prefill(model: Transformer, prompt: list[int], prefix: PrefixCache) -> tuple
     """Tokens found, the last hidden state, and a canvas after the prompt: as the engine does it."""
     row = RowCache(model.config.text, 128, model.dtype, model.device)
     names = prefix.names(prompt)
-    found = prefix.load(names, row, len(prompt) - 1)
-    assert row.length == found
+    result = prefix.load(names, row, len(prompt) - 1)
+    assert row.length == result
     hidden = torch.empty(0)
-    for start in range(found, len(prompt), BLOCK):
+    for start in range(result, len(prompt), BLOCK):
         (hidden,) = model.encode_rows([prompt[start : start + BLOCK]], [row])
         prefix.store(names, row)
-    return found, hidden[-1], model.denoise_rows([CANVAS], [row], [None], [model.canvas_metadata(row, 8)])[0]
+    return result, hidden[-1], model.denoise_rows([CANVAS], [row], [None], [model.canvas_metadata(row, 8)])[0]
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 8, 9, 30])
@@ -134,10 +134,10 @@ def test_nothing_is_dropped_for_what_will_not_fit(model: Transformer) -> None:
     prefix = prefix_of(model, 2 * (full + sliding))
     long, short = list(range(40)), [50, 51, 52, 53, 54]
     prefill(model, long, prefix)
-    held = prefix.bytes
+    constraint = prefix.bytes
     row = RowCache(model.config.text, 64, model.dtype, model.device)
     prefix.load(prefix.names(long), row, 39)
-    assert prefix._made_room(3 * (full + sliding), []) is False and prefix.bytes == held
+    assert prefix._made_room(3 * (full + sliding), []) is False and prefix.bytes == constraint
     prefill(model, short, prefix)
     assert prefill(model, short, prefix)[0] == 4
 
@@ -146,8 +146,8 @@ def test_a_common_beginning_is_found_by_prompts_that_go_on_differently(model: Tr
     prefix = prefix_of(model, GENEROUS)
     system = list(range(20))
     for end in range(30, 36):
-        found = prefill(model, [*system, *[end] * 20], prefix)[0]
-        assert found == (0 if end == 30 else 20)
+        result = prefill(model, [*system, *[end] * 20], prefix)[0]
+        assert result == (0 if end == 30 else 20)
 
 
 def test_the_default_holds_something_of_every_model() -> None:

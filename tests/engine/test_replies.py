@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.constraints import Constraint, ReplyGrammar, compile_grammar
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.events import Commit, Done, Result
 from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import ConstraintError, InputError
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.constraints.schemas import own
 from tests.constraints.test_native import NOT_HELD, inner, objects, tool
 from tests.constraints.test_reply import TOOLS
@@ -174,6 +174,8 @@ def test_a_call_that_was_cut_is_text(models: list[DiffusionGemmaModel]) -> None:
     for most in range(1, len(model.tokenizer.encode(CALL)) + 2):
         result = answered(model, f"{CALL}<turn|>", [], ["a"], most)
         assert result is not None
-        whole = most >= len(model.tokenizer.encode(CALL))
-        assert bool(result.tool_calls) == whole
-        assert result.text == ("" if whole else model.tokenizer.decode(model.tokenizer.encode(CALL)[:most], skip_special=False))
+        is_complete = most >= len(model.tokenizer.encode(CALL))
+        assert bool(result.tool_calls) == is_complete
+        assert result.text == (
+            "" if is_complete else model.tokenizer.decode(model.tokenizer.encode(CALL)[:most], skip_special=False)
+        )

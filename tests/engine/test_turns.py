@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine import turns
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Done
-from diffusiongemma.engine.shared import SharedEngine, Tenant
+from diffusiongemma.engine.threaded import BlockingClient, ThreadedEngine
 from diffusiongemma.engine.turns import TURN_SECONDS, displaced, first_in_turn
 from diffusiongemma.errors import OptionError, OverloadedError
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.model.cache import KVCache
-from tests.engine.test_shared import SHORT, alone, mixed, run, told
+from tests.engine.test_threaded import SHORT, alone, mixed, run, told
 from tests.tiny import tiny_model, tiny_transformer
 
 ENDLESS: dict[str, Any] = {"num_diffusion_steps": 100_000, "early_stop": False, "max_tokens": 8}
@@ -30,8 +30,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemmaModel:
 
 
 @pytest.fixture(name="shared")
-def _shared(model: DiffusionGemmaModel) -> Iterator[SharedEngine]:
-    engine = SharedEngine(model.transformer, model.tokenizer, max_batch=4, max_waiting=60, client_steps=10**9)
+def _shared(model: DiffusionGemmaModel) -> Iterator[ThreadedEngine]:
+    engine = ThreadedEngine(model.transformer, model.tokenizer, max_batch=4, max_waiting=60, client_steps=10**9)
     yield engine
     engine.stop()
 
@@ -67,15 +67,15 @@ def test_only_one_who_has_more_gives_a_place_up_and_only_after_its_turn() -> Non
     assert displaced(One("a", "a3"), later, 99) is later[1], "of equals, who had it longest"
 
 
-def tenant(shared: SharedEngine, client: str | None) -> Tenant:
-    made = shared.tenant()
+def blocking_client(shared: ThreadedEngine, client: str | None) -> BlockingClient:
+    made = shared.blocking_client()
     made.client = client
     return made
 
 
 @pytest.mark.parametrize("client", [None, "same", "other"])
 def test_long_requests_hold_up_nobody(
-    model: DiffusionGemmaModel, shared: SharedEngine, client: str | None, monkeypatch: pytest.MonkeyPatch
+    model: DiffusionGemmaModel, shared: ThreadedEngine, client: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
     hostile = None if client is None else "same"
@@ -86,10 +86,10 @@ def test_long_requests_hold_up_nobody(
     (quick,) = model.requests("abc", seed=1, **SHORT)
     began = time.monotonic()
     for _ in range(3):
-        assert told(list(tenant(shared, client).run([quick]))) == told(alone(model, quick))
+        assert told(list(blocking_client(shared, client).run([quick]))) == told(alone(model, quick))
     assert time.monotonic() - began < 10
-    for ticket in tickets:
-        ticket.cancel()
+    for handle in tickets:
+        handle.cancel()
     assert shared.drain(timeout=10) and shared.call(lambda: shared.stats.kv_bytes).result() == 0
 
 
@@ -98,7 +98,7 @@ def test_an_interrupted_answer_is_what_it_is_alone(model: DiffusionGemmaModel, m
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
     requests = mixed(model)
     expected = [told(alone(model, request)) for request in requests]
-    shared = SharedEngine(model.transformer, model.tokenizer, max_batch=2, max_waiting=60)
+    shared = ThreadedEngine(model.transformer, model.tokenizer, max_batch=2, max_waiting=60)
     with ThreadPoolExecutor(16) as callers:
         assert list(callers.map(lambda request: told(run(shared, request)), requests * 2)) == expected * 2
     shared.stop()
@@ -136,7 +136,7 @@ def test_memory_goes_to_those_that_wait_in_order(model: DiffusionGemmaModel) -> 
 
 
 def test_a_client_has_a_bound_on_rows_and_steps(model: DiffusionGemmaModel) -> None:
-    shared = SharedEngine(model.transformer, model.tokenizer, max_batch=2, max_waiting=4, client_steps=250_000)
+    shared = ThreadedEngine(model.transformer, model.tokenizer, max_batch=2, max_waiting=4, client_steps=250_000)
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
     (endless,) = (replace(request, client="a") for request in model.requests("abc", seed=1, **ENDLESS))
     (quick,) = (replace(request, client="a") for request in model.requests("abc", seed=1, num_diffusion_steps=1, max_tokens=8))
@@ -148,22 +148,22 @@ def test_a_client_has_a_bound_on_rows_and_steps(model: DiffusionGemmaModel) -> N
     tickets.append(shared.submit([quick] * 2, lambda _: None, ended.put))
     with pytest.raises(OverloadedError, match="requests of this client run or wait, of at most 4"):
         shared.submit([quick], lambda _: None, ended.put)
-    assert list(tenant(shared, "b").run([quick])), "the places beyond it are for others"
-    for ticket in tickets:
-        ticket.cancel()
+    assert list(blocking_client(shared, "b").run([quick])), "the places beyond it are for others"
+    for handle in tickets:
+        handle.cancel()
     assert shared.drain(timeout=30)
     shared.stop()
 
 
 def test_causal_answers_count_their_tokens(model: DiffusionGemmaModel) -> None:
-    shared = SharedEngine(model.transformer, model.tokenizer, client_steps=10)
+    shared = ThreadedEngine(model.transformer, model.tokenizer, client_steps=10)
     (short,) = model.requests("abc", mode="causal", max_tokens=10)
-    assert list(tenant(shared, "a").run([short]))
+    assert list(blocking_client(shared, "a").run([short]))
     (long,) = model.requests("abc", mode="causal", max_tokens=11)
     with pytest.raises(OptionError, match="11 steps"):
-        list(tenant(shared, "a").run([long]))
-    assert list(shared.tenant().run([long])), "a caller without a name has no bound"
+        list(blocking_client(shared, "a").run([long]))
+    assert list(shared.blocking_client().run([long])), "a caller without a name has no bound"
     for bad in ({"client_rows": 0}, {"client_steps": 0}):
         with pytest.raises(OptionError, match="at least 1 of each"):
-            SharedEngine(model.transformer, model.tokenizer, **bad)
+            ThreadedEngine(model.transformer, model.tokenizer, **bad)
     shared.stop()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import diffusiongemma
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, default_path, fingerprint, summarise
 from diffusiongemma.evals.run import evaluate
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.tasks.base import Example
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.sudoku import SudokuTask
@@ -98,10 +98,10 @@ def test_causal_mode_has_no_canvases(model: DiffusionGemmaModel) -> None:
 
 def test_max_tokens_is_the_tasks_own_unless_given(model: DiffusionGemmaModel) -> None:
     for options, most in (({}, 20), ({"max_tokens": 3}, 3), ({"max_tokens": None}, 20)):
-        found: list[Outcome] = []
-        evaluate(model, TASK, TASK.examples(4, 7), on_outcome=found.append, **OPTIONS, **options)
-        assert all(outcome.completion_tokens <= most for outcome in found)
-        assert max(outcome.completion_tokens for outcome in found if outcome.finish_reason == "length") == most
+        result: list[Outcome] = []
+        evaluate(model, TASK, TASK.examples(4, 7), on_outcome=result.append, **OPTIONS, **options)
+        assert all(outcome.completion_tokens <= most for outcome in result)
+        assert max(outcome.completion_tokens for outcome in result if outcome.finish_reason == "length") == most
 
 
 @pytest.mark.parametrize("cut", [1, 2, 30, 400, -1, -40])
@@ -259,11 +259,13 @@ def test_answers_held_to_their_schema_are_objects_of_it() -> None:
     transformer = tiny_transformer(tiny_config(16, vocab_size=4096))
     model = DiffusionGemmaModel(transformer, Tokenizer.from_folder(nano), SamplingParams(num_diffusion_steps=3), [1, 5])
     answers: dict[bool, list[str]] = {True: [], False: []}
-    for held, texts in answers.items():
-        report = evaluate(model, task, examples, held=held, max_tokens=128, on_outcome=lambda o, to=texts: to.append(o.text))
-        assert report.total.finish_reasons == ({"stop": 4} if held else report.total.finish_reasons)
+    for constrained, texts in answers.items():
+        report = evaluate(
+            model, task, examples, constrained=constrained, max_tokens=128, on_outcome=lambda o, to=texts: to.append(o.text)
+        )
+        assert report.total.finish_reasons == ({"stop": 4} if constrained else report.total.finish_reasons)
     wanted = sorted(sorted(task.schema(example)["required"]) for example in examples)
     assert sorted(sorted(json.loads(text)) for text in answers[True]) == wanted
     assert not any(text.startswith("{") for text in answers[False])
     with pytest.raises(OptionError, match="held to a schema"):
-        evaluate(model, TASK, TASK.examples(1, 7), held=True)
+        evaluate(model, TASK, TASK.examples(1, 7), constrained=True)

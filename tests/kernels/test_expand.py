@@ -23,9 +23,9 @@ def inputs(rows: int, columns: int, width: int) -> tuple[Tensor, Tensor, Tensor]
     return codes, factor, torch.randint(0, 17, factor.shape, generator=draw).float()
 
 
-def check(found: tuple[Tensor, Tensor], value: Tensor, factor: Tensor, zero: Tensor, table: Tensor) -> None:
+def check(statistics: tuple[Tensor, Tensor], value: Tensor, factor: Tensor, zero: Tensor, table: Tensor) -> None:
     """What was found is the nearest code of each value, by scales that the largest possible value gives."""
-    codes, scale = found
+    codes, scale = statistics
     width = value.shape[1] // factor.shape[1]
     largest = torch.maximum((table.max() - zero).abs(), (table.min() - zero).abs()) * factor.abs()
     wanted = largest.amax(1) / 127
@@ -46,16 +46,16 @@ def values(codes: Tensor, table: Tensor) -> Tensor:
 def test_rows_are_those_of_the_definition(shape: tuple[int, int, int], zeros: bool, value: Value) -> None:
     codes, factor, zero = inputs(*shape)
     assert can_expand()
-    found = expand_pairs(codes, factor, None, zero if zeros else None, value)
-    check(found, values(codes, TABLES[value]), factor, zero if zeros else torch.zeros_like(zero), TABLES[value])
+    statistics = expand_pairs(codes, factor, None, zero if zeros else None, value)
+    check(statistics, values(codes, TABLES[value]), factor, zero if zeros else torch.zeros_like(zero), TABLES[value])
 
 
 def test_scales_may_be_codes() -> None:
     codes, factor, zero = inputs(40, 704, 16)
     decode = torch.arange(256).float() ** 2
     scale = torch.randint(0, 256, factor.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    found = expand_pairs(codes, scale, decode, None, "fp4")
-    check(found, values(codes, TABLES["fp4"]), decode[scale.long()], torch.zeros_like(zero), TABLES["fp4"])
+    statistics = expand_pairs(codes, scale, decode, None, "fp4")
+    check(statistics, values(codes, TABLES["fp4"]), decode[scale.long()], torch.zeros_like(zero), TABLES["fp4"])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
@@ -63,8 +63,8 @@ def test_rows_are_shared_among_threads(monkeypatch: pytest.MonkeyPatch, threads:
     codes, factor, _ = inputs(7, 64, 16)
     whole = expand_pairs(codes, factor, None, None, "fp4")
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    found = expand_pairs(codes, factor, None, None, "fp4")
-    assert torch.equal(found[0], whole[0]) and torch.equal(found[1], whole[1])
+    statistics = expand_pairs(codes, factor, None, None, "fp4")
+    assert torch.equal(statistics[0], whole[0]) and torch.equal(statistics[1], whole[1])
 
 
 def test_no_rows() -> None:

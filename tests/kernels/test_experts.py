@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from diffusiongemma.kernels import experts, experts_choice
 from diffusiongemma.kernels.dispatch import DENSE_LIMIT
-from diffusiongemma.kernels.reference import experts_dense, experts_grouped, experts_product
+from diffusiongemma.kernels.reference import experts_dense, experts_grouped_mm, experts_loop
 
 SIZES = [(1, 1, 1), (7, 4, 2), (9, 8, 3), (5, 16, 1), (3, 4, 4)]
 
@@ -22,7 +22,7 @@ def example(tokens: int, number: int, chosen: int, hidden: int = 6) -> tuple[tor
     return x, index, weight, gate_up, down
 
 
-@pytest.mark.parametrize("run", [experts_dense, experts_grouped, experts])
+@pytest.mark.parametrize("run", [experts_dense, experts_loop, experts])
 @pytest.mark.parametrize(("tokens", "number", "chosen"), SIZES)
 def test_each_form_is_the_loop(run, tokens: int, number: int, chosen: int) -> None:
     x, index, weight, gate_up, down = example(tokens, number, chosen)
@@ -35,7 +35,7 @@ def test_each_form_is_the_loop(run, tokens: int, number: int, chosen: int) -> No
     assert torch.allclose(run(x, index, weight, gate_up, down, F.silu), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("run", [experts_dense, experts_grouped])
+@pytest.mark.parametrize("run", [experts_dense, experts_loop])
 def test_each_form_has_the_loops_gradient(run) -> None:
     x, index, weight, gate_up, down = example(7, 4, 2)
     leaves = [tensor.requires_grad_() for tensor in (x, weight, gate_up, down)]
@@ -57,7 +57,7 @@ def test_the_librarys_grouped_product_is_the_loop_in_bfloat16() -> None:
         )
         if not hasattr(F, "grouped_mm"):
             pytest.skip("this torch has no grouped product")
-        ours = experts_product(x, index, weight.float(), gate_up, down, F.silu)
-        wide = experts_grouped(x.double(), index, weight.double(), gate_up.double(), down.double(), F.silu)
+        ours = experts_grouped_mm(x, index, weight.float(), gate_up, down, F.silu)
+        wide = experts_loop(x.double(), index, weight.double(), gate_up.double(), down.double(), F.silu)
         assert (ours.double() - wide).norm() <= 0.02 * wide.norm()
     assert experts_choice(16, 2, 100, torch.bfloat16).name == "product"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusiongemma import kernels
-from diffusiongemma.kernels import Statistics, Stream, dispatch, position_keys, reference, tiled
+from diffusiongemma.kernels import RngPurpose, Statistics, dispatch, position_keys, reference, tiled
 
 CAP = 30.0
 
@@ -21,14 +21,14 @@ def case(rows: int, length: int, vocab: int, hidden: int, spread: float, dtype: 
     hidden_BLD = torch.randn(rows, length, hidden, generator=made).to(dtype)
     table_VD = (torch.randn(vocab, hidden, generator=made) * spread * hidden**-0.5).to(dtype)
     seeds = torch.arange(rows)
-    keys = position_keys(seeds, seeds, seeds, Stream.DRAW, length)
+    keys = position_keys(seeds, seeds, seeds, RngPurpose.DRAW, length)
     return hidden_BLD, table_VD, CAP, torch.linspace(0.8, 0.4, rows), keys
 
 
 def tile_by_tile(arguments: tuple[Any, ...], numbers: int, likely: Tensor, soft: bool = True, **options: Any) -> Statistics:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiled, "TILE_NUMBERS", numbers)
-        patch.setattr(tiled, "TILE_LEAST", 64)
+        patch.setattr(tiled, "TILE_MIN", 64)
         return tiled.canvas_head(*arguments, likely, soft=soft, **{"compute": arguments[1].dtype} | options)
 
 
@@ -47,7 +47,7 @@ def test_equals_the_plain_head(rows: int, length: int, vocab: int, spread: float
     likely = torch.randint(0, vocab, (rows, length), generator=torch.Generator().manual_seed(seed))
     plain = reference.canvas_head(*arguments, soft=True)
     ours = tile_by_tile(arguments, numbers, likely)
-    assert torch.equal(ours.best_BL, plain.best_BL)
+    assert torch.equal(ours.argmax_ids_BL, plain.argmax_ids_BL)
     assert torch.equal(ours.drawn_BL, plain.drawn_BL)
     assert torch.allclose(ours.entropy_BL, plain.entropy_BL, atol=3e-5, rtol=1e-5)
     assert ours.soft_BLD is not None and plain.soft_BLD is not None
@@ -60,15 +60,15 @@ def test_equals_the_plain_head(rows: int, length: int, vocab: int, spread: float
 @given(st.integers(1, 9), st.integers(1, 700), st.integers(1, 300), st.sampled_from([0, 300, 1 << 18]), st.integers(0, 99))
 def test_the_expected_row_of_the_most_probable_tokens(length: int, vocab: int, top: int, numbers: int, seed: int) -> None:
     arguments = case(2, length, vocab, 16, 3.0, torch.float32, seed)
-    hidden, table, cap, heat, _ = arguments
-    z = (torch.tanh(hidden @ table.T / cap) * cap) / heat[:, None, None]
+    hidden, table, cap, temperature_, _ = arguments
+    z = (torch.tanh(hidden @ table.T / cap) * cap) / temperature_[:, None, None]
     kept = z.argsort(dim=-1, descending=True)[..., :top]
     wanted = (z.gather(-1, kept).softmax(-1)[..., None] * table[kept]).sum(-2)
     likely = torch.zeros(2, length, dtype=torch.int64)
     plain = reference.canvas_head(*arguments, soft=True, soft_top_k=top)
     ours = tile_by_tile(arguments, numbers, likely, soft_top_k=top)
-    for found in (plain, ours):
-        assert found.soft_BLD is not None and torch.allclose(found.soft_BLD, wanted, atol=1e-5, rtol=1e-4)
+    for statistics in (plain, ours):
+        assert statistics.soft_BLD is not None and torch.allclose(statistics.soft_BLD, wanted, atol=1e-5, rtol=1e-4)
     assert torch.equal(ours.drawn_BL, plain.drawn_BL)
     assert tile_by_tile(arguments, numbers, likely, soft=False, soft_top_k=top).soft_BLD is None
 
@@ -78,8 +78,8 @@ def test_other_dtypes(dtype: str, compute: str) -> None:
     """bfloat16 logits tie often: the first of equals wins in both. The sums differ by the order they are taken in."""
     arguments = case(2, 16, 900, 32, 3.0, getattr(torch, dtype))
     plain = reference.canvas_head(*arguments, soft=True)
-    ours = tile_by_tile(arguments, 4000, plain.best_BL, compute=getattr(torch, compute))
-    assert (ours.best_BL == plain.best_BL).float().mean() >= (0.9 if dtype == "bfloat16" else 1)
+    ours = tile_by_tile(arguments, 4000, plain.argmax_ids_BL, compute=getattr(torch, compute))
+    assert (ours.argmax_ids_BL == plain.argmax_ids_BL).float().mean() >= (0.9 if dtype == "bfloat16" else 1)
     assert (ours.drawn_BL == plain.drawn_BL).float().mean() >= (0.9 if dtype == "bfloat16" else 1)
     assert torch.allclose(ours.entropy_BL, plain.entropy_BL, atol=2e-2 if dtype == "bfloat16" else 1e-5)
     assert ours.soft_BLD is not None and plain.soft_BLD is not None and ours.soft_BLD.dtype == plain.soft_BLD.dtype
@@ -87,19 +87,19 @@ def test_other_dtypes(dtype: str, compute: str) -> None:
 
 
 def test_ties_go_to_the_first() -> None:
-    hidden, table, cap, heat, keys = case(1, 4, 500, 8, 1.0, torch.float32)
+    hidden, table, cap, temperature_, keys = case(1, 4, 500, 8, 1.0, torch.float32)
     table = torch.zeros_like(table)
     table[[70, 71, 300]] = hidden[0, 0] * 3
-    ours = tile_by_tile((hidden, table, cap, heat, keys), 256, torch.full((1, 4), 300))
-    assert ours.best_BL[0, 0] == 70
-    assert torch.equal(ours.best_BL, reference.canvas_head(hidden, table, cap, heat, keys, soft=False).best_BL)
+    ours = tile_by_tile((hidden, table, cap, temperature_, keys), 256, torch.full((1, 4), 300))
+    assert ours.argmax_ids_BL[0, 0] == 70
+    assert torch.equal(ours.argmax_ids_BL, reference.canvas_head(hidden, table, cap, temperature_, keys, soft=False).argmax_ids_BL)
 
 
 def test_a_row_is_the_same_alone() -> None:
     arguments = case(3, 8, 640, 16, 3.0, torch.float32)
     together = tile_by_tile(arguments, 8 * 64, torch.zeros(3, 8, dtype=torch.int64))
-    hidden, table, cap, heat, keys = arguments
-    alone = tile_by_tile((hidden[1:2], table, cap, heat[1:2], keys[1:2]), 8 * 64, torch.zeros(1, 8, dtype=torch.int64))
+    hidden, table, cap, temperature_, keys = arguments
+    alone = tile_by_tile((hidden[1:2], table, cap, temperature_[1:2], keys[1:2]), 8 * 64, torch.zeros(1, 8, dtype=torch.int64))
     assert torch.equal(together.drawn_BL[1:2], alone.drawn_BL)
     assert torch.allclose(together.entropy_BL[1:2], alone.entropy_BL, atol=1e-5)
 
@@ -107,14 +107,14 @@ def test_a_row_is_the_same_alone() -> None:
 def test_sure_positions_need_few_products() -> None:
     """Where a likely token has nearly all the mass, other tiles' products cannot be told from rounding; where nothing is
     likely, none is left out."""
-    hidden, table, cap, heat, keys = case(1, 32, 6400, 16, 1.0, torch.float32)
+    hidden, table, cap, temperature_, keys = case(1, 32, 6400, 16, 1.0, torch.float32)
     sure = torch.arange(32)[None] * 200
     counts = {}
     for name, strength in (("sure", 60.0), ("flat", 0.0)):
         weights = table.clone()
         weights[sure[0]] += strength * hidden[0] / hidden[0].pow(2).sum(-1, keepdim=True)
         counter = tiled.SoftProducts()
-        arguments = (hidden, weights, cap, heat, keys)
+        arguments = (hidden, weights, cap, temperature_, keys)
         ours = tile_by_tile(arguments, 256 * 32, sure, counter=counter)
         plain = reference.canvas_head(*arguments, soft=True)
         assert ours.soft_BLD is not None and plain.soft_BLD is not None

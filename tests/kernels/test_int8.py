@@ -27,17 +27,17 @@ def test_a_product_is_that_of_the_rounded_rows(backend: str, shape: tuple[int, i
     x = torch.randn(tokens, inputs, generator=torch.Generator().manual_seed(1))
     rows, row_scale = quantize_rows(x, int8._BACKENDS[backend].largest())
     exact = (rows.double() @ codes.double().T) * scale.double() * row_scale.double()
-    found = int8_product(x, prepare_int8(codes, scale, backend))
-    assert found.dtype == torch.float32
-    assert torch.allclose(found.double(), exact, rtol=2e-6, atol=2e-6 * exact.abs().max().item())
+    statistics = int8_product(x, prepare_int8(codes, scale, backend))
+    assert statistics.dtype == torch.float32
+    assert torch.allclose(statistics.double(), exact, rtol=2e-6, atol=2e-6 * exact.abs().max().item())
 
 
 @pytest.mark.parametrize("backend", ["onednn", "int_mm"])
 def test_extreme_codes_do_not_saturate(backend: str) -> None:
     codes = torch.full((32, 4096), -127, dtype=torch.int8)
     x = torch.full((16, 4096), 3.0)
-    found = int8_product(x, prepare_int8(codes, torch.ones(32), backend))
-    assert torch.allclose(found, torch.tensor(-127.0 * 3 * 4096), rtol=1e-6)
+    statistics = int8_product(x, prepare_int8(codes, torch.ones(32), backend))
+    assert torch.allclose(statistics, torch.tensor(-127.0 * 3 * 4096), rtol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["onednn", "int_mm"])

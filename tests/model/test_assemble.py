@@ -27,8 +27,8 @@ def test_dtypes(keep: bool) -> None:
     name = "layers.0.experts.gate_up_proj"
     record = packed(state[name].float())
     made = assemble(source.config, {**state, name: record}.items(), torch.float32, CPU, keep=keep)
-    (found,) = made.packed()
-    assert found[0] == name and torch.equal(values(found[1]), values(record)) and made.dtype == torch.float32
+    (result,) = made.packed()
+    assert result[0] == name and torch.equal(values(result[1]), values(record)) and made.dtype == torch.float32
     for other, tensor in made.state_dict().items():
         assert (tensor.data_ptr() == state[other].data_ptr()) == (keep and tensor.ndim > 1), "taken as it is"
         assert tensor.dtype == (torch.bfloat16 if keep and tensor.ndim > 1 else torch.float32), other

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from diffusiongemma import kernels
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.model import attention, cache
 from diffusiongemma.model.cache import KVCache, RowCache
 from diffusiongemma.model.transformer import Transformer

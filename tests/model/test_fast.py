@@ -18,8 +18,8 @@ def test_both_roles_are_near_the_exact_ones(models: tuple[DiffusionGemmaModel, D
     for model in (exact, fast):
         cache = model.new_cache(1, 256)
         hidden.append((model.encode(ids, cache), model.denoise(canvas, cache)))
-    for wanted, found in zip(*hidden, strict=True):
-        assert 0 < (found - wanted).norm() / wanted.norm() < 0.06
+    for wanted, result in zip(*hidden, strict=True):
+        assert 0 < (result - wanted).norm() / wanted.norm() < 0.06
 
 
 def test_weights_take_a_quarter_of_float32(models: tuple[DiffusionGemmaModel, DiffusionGemmaModel]) -> None:

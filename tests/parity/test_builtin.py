@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.tasks.registry import task_named
 from diffusiongemma.tasks.sudoku import prompt_text, reasoning_gym_puzzles
 from diffusiongemma.weights.resolve import builtin_folder

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, DiffusionGemmaForBlockDiffusion
 
-from diffusiongemma.api.check import check, forward, published, run, texts
+from diffusiongemma.generation.check import check, forward, published, run, texts
 from diffusiongemma.model.config import ModelConfig
 from tests.parity.reference import write_checkpoint
 from tests.tiny import letters
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def as_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What is published, as if this model were the released one."""
     config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    found = replace(
+    result = replace(
         published.published(),
         config=config,
         tensors={},
@@ -57,9 +57,9 @@ def as_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         logits_of_six_layers=theirs(folder, 6).tolist(),
     )
     for module in (published, forward, run, texts):
-        monkeypatch.setattr(module, "published", lambda: found)
+        monkeypatch.setattr(module, "published", lambda: result)
     monkeypatch.setitem(forward.TOLERANCES, LAYERS, forward.TOLERANCES[30])
-    return found
+    return result
 
 
 def steps(folder: Path) -> dict[str, tuple[str, str]]:
@@ -67,9 +67,9 @@ def steps(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def test_both_stages_are_those_of_transformers(folder: Path, as_published: Any) -> None:
-    found = steps(folder)
-    assert set(found) == {"denoising step, first 6 layers", f"denoising step, all {LAYERS} layers"}
-    for verdict, detail in found.values():
+    result = steps(folder)
+    assert set(result) == {"denoising step, first 6 layers", f"denoising step, all {LAYERS} layers"}
+    for verdict, detail in result.values():
         assert verdict == "agrees" and "from the 120 published logits" in detail
         assert float(detail.split()[0]) < 0.1, "far inside of what is allowed"
 
@@ -77,9 +77,9 @@ def test_both_stages_are_those_of_transformers(folder: Path, as_published: Any) 
 def test_logits_of_other_weights_differ(folder: Path, as_published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(as_published, logits=(torch.tensor(as_published.logits) + 0.5).tolist())
     monkeypatch.setattr(forward, "published", lambda: other)
-    found = steps(folder)
-    assert found["denoising step, first 6 layers"][0] == "agrees"
-    assert found[f"denoising step, all {LAYERS} layers"][0] == "differs"
+    result = steps(folder)
+    assert result["denoising step, first 6 layers"][0] == "agrees"
+    assert result[f"denoising step, all {LAYERS} layers"][0] == "differs"
 
 
 def test_memory_that_is_not_there(folder: Path, as_published: Any, monkeypatch: pytest.MonkeyPatch) -> None:

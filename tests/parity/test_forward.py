@@ -107,7 +107,7 @@ def test_both_expert_implementations(
 
 @pytest.mark.parametrize("prompt_tokens", [5, 21])
 def test_four_canvases(tmp_path: Path, prompt_tokens: int) -> None:
-    """Commit and go on: each finished canvas is encoded behind the ones before it, and the next one sees it."""
+    """Commit and go on: each finished canvas is encoded after the ones before it, and the next one sees it."""
     pair = make_pair(tmp_path, torch.float64)
     theirs, ours = pair.contexts()
     commit = ids_of(pair, prompt_tokens)

@@ -19,11 +19,11 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     EntropyBoundSamplerConfig,
 )
 
-from diffusiongemma.engine.engine import Local
+from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.engine.engine import OfflineEngine
 from diffusiongemma.engine.events import Done, Draft, Result
 from diffusiongemma.engine.request import Request
-from diffusiongemma.kernels import Stream, dispatch, draw, position_keys, random_ids, reference, tiled
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.kernels import RngPurpose, dispatch, draw, position_keys, random_ids, reference, tiled
 from tests.parity.reference import Pair, make_pair
 from tests.tiny import letters
 
@@ -45,7 +45,7 @@ class SharedChance:
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
-    def _keys(self, stream: Stream) -> Tensor:
+    def _keys(self, stream: RngPurpose) -> Tensor:
         same = torch.ones_like(self._seed_B)
         return position_keys(self._seed_B, same * self.canvas, same * self.step, stream, LENGTH)
 
@@ -53,15 +53,15 @@ class SharedChance:
         assert (low, high, size) == (0, VOCABULARY, (len(self._seed_B), LENGTH))
         if not self._drawn:
             self.canvas, self.step = self.canvas + 1, 0
-            return random_ids(self._keys(Stream.INITIAL), high)
-        noise = random_ids(self._keys(Stream.RENOISE), high)
+            return random_ids(self._keys(RngPurpose.INITIAL), high)
+        noise = random_ids(self._keys(RngPurpose.RENOISE), high)
         self._drawn, self.step = False, self.step + 1
         return noise
 
     def multinomial(self, probs: Tensor, num_samples: int) -> Tensor:
         assert num_samples == 1
         self._drawn = True
-        return draw(probs.log(), self._keys(Stream.DRAW).flatten())[:, None]
+        return draw(probs.log(), self._keys(RngPurpose.DRAW).flatten())[:, None]
 
 
 @dataclass
@@ -130,7 +130,7 @@ def our_answers(
     requests = [Request(prompt=ids, params=params, stop_ids=tuple(stop_ids), drafts=True) for ids in prompts]
     results: dict[int, Result] = {}
     drafts = []
-    for event in Local(pair.ours, letters(pair.folder)).run(requests):
+    for event in OfflineEngine(pair.ours, letters(pair.folder)).run(requests):
         if isinstance(event, Done):
             results[event.row] = event.result
         elif isinstance(event, Draft):
@@ -175,7 +175,7 @@ def _head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     if request.param == "tiled":
         monkeypatch.setattr(dispatch, "PLAIN_HEAD_LIMIT", 0)
         monkeypatch.setattr(tiled, "TILE_NUMBERS", 0)
-        monkeypatch.setattr(tiled, "TILE_LEAST", 16)
+        monkeypatch.setattr(tiled, "TILE_MIN", 16)
         for module in (reference, tiled):
             monkeypatch.setattr(module, "GROUP", 16)
 
@@ -309,7 +309,7 @@ def test_causal_greedy(tmp_path: Path, prompt_tokens: int) -> None:
             fed = [int(logits.argmax())]
             expected += fed
     request = Request(prompt=prompt, params=SamplingParams(max_tokens=20), mode="causal")
-    (result,) = [event.result for event in Local(pair.ours, letters(pair.folder)).run([request]) if isinstance(event, Done)]
+    (result,) = [event.result for event in OfflineEngine(pair.ours, letters(pair.folder)).run([request]) if isinstance(event, Done)]
     assert result.token_ids == expected
     assert len(set(expected)) > 2, "a constant answer proves little"
     assert (result.usage.denoising_steps, result.usage.commit_passes) == (0, 20)

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import AutoConfig, DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import DiffusionGemmaGenerationConfig
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import CheckpointError
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests import released
 from tests.parity.reference import CONFIGS, load_ours, write_checkpoint
 from tests.tiny import letters
@@ -228,9 +228,9 @@ def test_changed_sampling_defaults_keep_the_other_fields(tmp_path: Path) -> None
     model = DiffusionGemmaModel.from_pretrained(source)
     model.defaults = model.defaults.replaced(t_max=0.9, schedule="cosine")
     model.save_pretrained(tmp_path / "target")
-    found = json.loads((tmp_path / "target" / "generation_config.json").read_text())
+    result = json.loads((tmp_path / "target" / "generation_config.json").read_text())
     expected = json.loads((source / "generation_config.json").read_text())
-    assert found == expected | {"t_max": 0.9, "diffusiongemma": {"schedule": "cosine"}}
+    assert result == expected | {"t_max": 0.9, "diffusiongemma": {"schedule": "cosine"}}
     again = DiffusionGemmaModel.from_pretrained(tmp_path / "target")
     again.defaults = again.defaults.replaced(schedule="linear")
     again.save_pretrained(tmp_path / "third")

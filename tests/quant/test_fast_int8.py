@@ -9,8 +9,8 @@ def weights(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
+def distance(result: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((result - wanted).norm() / wanted.norm())
 
 
 def test_a_matrix_is_rounded_row_by_row() -> None:
@@ -24,9 +24,9 @@ def test_a_matrix_is_rounded_row_by_row() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_its_product_is_near_the_exact_one(dtype: torch.dtype) -> None:
     weight, x = weights(96, 256), weights(40, 256, seed=1)
-    found = fast_int8(weight).apply(x.to(dtype))
-    assert found.dtype == dtype
-    assert distance(found.float(), x @ weight.T) < 0.03
+    result = fast_int8(weight).apply(x.to(dtype))
+    assert result.dtype == dtype
+    assert distance(result.float(), x @ weight.T) < 0.03
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:

@@ -49,8 +49,8 @@ def gguf_record(name: str, *shape: int) -> GGUFWeight:
     return GGUFWeight(shape=shape, blocks=blocks, block=kind)
 
 
-def distance(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
+def distance(result: Tensor, wanted: Tensor) -> float:
+    return float((result - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("compiled", [True, False])

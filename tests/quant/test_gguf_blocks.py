@@ -32,9 +32,9 @@ def test_random_bytes_have_the_package_s_bits(kind, shape) -> None:
     raw = torch.randint(0, 256, (*shape, kind.nbytes), dtype=torch.uint8, generator=generator)
     with np.errstate(all="ignore"):
         expected = quants.dequantize(raw.numpy().reshape(*shape[:-1], -1), GGMLQuantizationType(kind.id))
-    found = kind.dequantize(raw)
-    assert found.shape == (*shape[:-1], shape[-1] * kind.weights)
-    ours, theirs = found.numpy().ravel(), expected.ravel()
+    result = kind.dequantize(raw)
+    assert result.shape == (*shape[:-1], shape[-1] * kind.weights)
+    ours, theirs = result.numpy().ravel(), expected.ravel()
     assert np.array_equal(np.isnan(ours), np.isnan(theirs))
     assert np.array_equal(ours.view(np.int32)[~np.isnan(ours)], theirs.view(np.int32)[~np.isnan(ours)])
 

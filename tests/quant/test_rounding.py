@@ -12,7 +12,7 @@ from diffusiongemma.quant.rounding import Rounded, round_fp8, round_int4, round_
 ROUNDERS: dict[str, Callable[[Tensor, bool], Rounded]] = {
     "fp8": round_fp8, "int8": round_int8, "int4": round_int4, "nvfp4": round_nvfp4,
 }  # fmt: skip
-MOST = {"fp8": 0.03, "int8": 0.01, "int4": 0.11, "nvfp4": 0.1}
+MAX_VARIANTS = {"fp8": 0.03, "int8": 0.01, "int4": 0.11, "nvfp4": 0.1}
 """Relative error of a normal matrix."""
 
 
@@ -61,7 +61,7 @@ def test_what_is_stored_has_the_error_that_is_said(kind: str, name: str, search:
     assert rounded.error <= rounded.absmax_error * (1 + 1e-9)
     assert rounded.norm == pytest.approx(float(weight.double().square().sum()))
     if name == "normal":
-        assert (rounded.error / rounded.norm) ** 0.5 < MOST[kind]
+        assert (rounded.error / rounded.norm) ** 0.5 < MAX_VARIANTS[kind]
         assert search is (rounded.error < rounded.absmax_error)
     for suffix, tensor in rounded.tensors.items():
         if "scale" in suffix:

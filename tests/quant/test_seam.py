@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusiongemma import kernels, quant
-from diffusiongemma.kernels import Stream, position_keys
+from diffusiongemma.kernels import RngPurpose, position_keys
 from diffusiongemma.model.transformer import Transformer
 from tests.quant.records import packed, values
 from tests.tiny import tiny_config, tiny_model, tiny_transformer
@@ -45,15 +45,15 @@ def test_every_pass(num_experts: int, bias: bool) -> None:
         hidden = model.encode(IDS, cache)
         soft = model.soften(model.logits(hidden)[:, :8])
         denoised = model.denoise(IDS[:, :8], cache, soft)
-        keys = position_keys(torch.arange(2), torch.arange(2), torch.arange(2), Stream.DRAW, 8)
-        found = model.canvas_head(denoised, torch.tensor([0.8, 0.4]), keys, IDS[:, :8], soft=True)
+        keys = position_keys(torch.arange(2), torch.arange(2), torch.arange(2), RngPurpose.DRAW, 8)
+        result = model.canvas_head(denoised, torch.tensor([0.8, 0.4]), keys, IDS[:, :8], soft=True)
         few = torch.zeros(64, dtype=torch.bool)
         few[[3, 17]] = True
         best = [model.best_of(denoised, 1, 2, allowed) for allowed in (few, torch.ones(64, dtype=torch.bool))]
-        outs.append((hidden, soft, denoised, found, best))
+        outs.append((hidden, soft, denoised, result, best))
     for mine, theirs in zip(outs[0][:3], outs[1][:3], strict=True):
         assert close(mine, theirs)
-    assert torch.equal(outs[0][3].best_BL, outs[1][3].best_BL) and torch.equal(outs[0][3].drawn_BL, outs[1][3].drawn_BL)
+    assert torch.equal(outs[0][3].argmax_ids_BL, outs[1][3].argmax_ids_BL) and torch.equal(outs[0][3].drawn_BL, outs[1][3].drawn_BL)
     assert close(outs[0][3].soft_BLD, outs[1][3].soft_BLD)
     assert outs[0][4] == outs[1][4]
 

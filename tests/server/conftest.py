@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.server.running import Running, running
 
 

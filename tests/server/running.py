@@ -10,14 +10,14 @@ from typing import Any
 
 import httpx
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Commit, Done, Event, Result, Usage
 from diffusiongemma.engine.request import Request
-from diffusiongemma.engine.shared import EngineStats, SharedEngine, Tenant
+from diffusiongemma.engine.threaded import BlockingClient, EngineStats, ThreadedEngine
 from diffusiongemma.errors import OverloadedError
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.server.app import create_app
+from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.run import Server, config
-from diffusiongemma.server.served import Served
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.state import State
 
@@ -44,14 +44,14 @@ class Running:
 @contextmanager
 def running(model: DiffusionGemmaModel, engine: Any = None, **settings: Any) -> Iterator[Running]:
     """Serve a model as ``nano``; ``engine``: instead of a real one."""
-    own = SharedEngine(model.transformer, model.tokenizer, max_batch=4, max_waiting=16) if engine is None else engine
-    state, found = State({"nano": Served("nano", model, own)}), list[str]()
+    own = ThreadedEngine(model.transformer, model.tokenizer, max_batch=4, max_waiting=16) if engine is None else engine
+    state, result = State({"nano": ModelEndpoint("nano", model, own)}), list[str]()
     limits = Settings(**settings)
     app = create_app(state.models, limits, state)
     ready = threading.Event()
 
     def announce(url: str) -> None:
-        found.append(url)
+        result.append(url)
         ready.set()
 
     server = Server(config(app, "127.0.0.1", 0, limits), state, announce, limits.drain_seconds)
@@ -59,7 +59,7 @@ def running(model: DiffusionGemmaModel, engine: Any = None, **settings: Any) -> 
     thread.start()
     assert ready.wait(20)
     try:
-        started = Running(found[0], state, server)
+        started = Running(result[0], state, server)
         with started.http:
             yield started
     finally:
@@ -119,8 +119,8 @@ class StillEngine:
         """The first job that was not taken yet, once there is one: two may come at once."""
         return self.came.get(timeout=30)
 
-    def tenant(self) -> Tenant:
-        return Tenant(self)
+    def client(self) -> BlockingClient:
+        return BlockingClient(self)
 
     def stop(self) -> None:
         pass

@@ -6,7 +6,7 @@ import math
 import openai
 import pytest
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.server.running import Running
 
 QUESTION = (
@@ -19,15 +19,15 @@ FREE = [{"role": "user", "content": "Say something about the sea."}]
 
 def events(server: Running, body: dict) -> list[tuple[str | None, dict | str]]:
     """All events of a stream: the name and the data of each."""
-    found = []
+    result = []
     with server.http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
         for block in response.read().decode().split("\n\n")[:-1]:
             fields = dict(line.split(": ", 1) for line in block.split("\n"))
             data = fields["data"]
-            found.append((fields.get("event"), data if data == "[DONE]" else json.loads(data)))
-    return found
+            result.append((fields.get("event"), data if data == "[DONE]" else json.loads(data)))
+    return result
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
@@ -139,25 +139,25 @@ def test_the_causal_role(client: openai.OpenAI, nano: DiffusionGemmaModel) -> No
 def test_logprobs_of_the_causal_role(client: openai.OpenAI) -> None:
     options = {"model": "nano", "messages": ASKED, "seed": 1, "logprobs": True, "top_logprobs": 2}
     answer = client.chat.completions.create(**options)
-    found = answer.choices[0].logprobs
-    assert found.source == "causal"
-    assert bytes(byte for token in found.content for byte in token.bytes).decode() == answer.choices[0].message.content
-    for token in found.content:
+    result = answer.choices[0].logprobs
+    assert result.source == "causal"
+    assert bytes(byte for token in result.content for byte in token.bytes).decode() == answer.choices[0].message.content
+    for token in result.content:
         assert token.logprob <= 0
         assert len(token.top_logprobs) == 2
         assert sum(math.exp(top.logprob) for top in token.top_logprobs) <= 1 + 1e-5
     streamed = client.chat.completions.create(**options, stream=True)
     pieces = [chunk.choices[0].logprobs for chunk in streamed]
-    assert [token.token for piece in pieces if piece for token in piece.content] == [token.token for token in found.content]
+    assert [token.token for piece in pieces if piece for token in piece.content] == [token.token for token in result.content]
 
 
 def test_diffusing_shows_every_step(server: Running) -> None:
     body = {"messages": ASKED, "seed": 1, "canvas_length": 16, "max_tokens": 30, "num_diffusion_steps": 5, "diffusing": True}
-    found = events(server, body)
-    assert found[-1] == (None, "[DONE]")
-    drafts = [data for name, data in found if name == "draft"]
-    commits = [data for name, data in found if name == "commit"]
-    (finish,) = (data for name, data in found if name == "finish")
+    result = events(server, body)
+    assert result[-1] == (None, "[DONE]")
+    drafts = [data for name, data in result if name == "draft"]
+    commits = [data for name, data in result if name == "commit"]
+    (finish,) = (data for name, data in result if name == "finish")
     assert {draft["canvas"] for draft in drafts} == {0, 1}
     assert len(drafts) == finish["usage"]["diffusion"]["denoising_steps"]
     for draft in drafts:
@@ -166,7 +166,7 @@ def test_diffusing_shows_every_step(server: Running) -> None:
         assert draft["choices"] == []
         assert draft["object"] == "diffusion.draft"
     assert [commit["canvas"] for commit in commits] == [0, 1]
-    chunks = [data for name, data in found if name is None and data != "[DONE]"]
+    chunks = [data for name, data in result if name is None and data != "[DONE]"]
     text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
     assert "".join(commit["text"] for commit in commits) == text
     assert sum(len(commit["token_ids"]) for commit in commits) == finish["usage"]["completion_tokens"] == 30

@@ -27,9 +27,9 @@ def test_python(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_curl(server: Running) -> None:
-    found = blocks("bash")
-    assert len(found) == 4
-    for block in found:
+    result = blocks("bash")
+    assert len(result) == 4
+    for block in result:
         ended = subprocess.run(block.replace(ADDRESS, server.url), shell=True, capture_output=True, text=True, check=True)
         if '"stream": true' in block:
             assert "event: draft" in ended.stdout

@@ -7,10 +7,10 @@ from typing import Any
 import openai
 import pytest
 
-from diffusiongemma.engine.shared import SharedEngine
+from diffusiongemma.engine.threaded import ThreadedEngine
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.server.answers import usage
-from diffusiongemma.server.served import Served
+from diffusiongemma.server.endpoint import ModelEndpoint
 from tests.constraints.test_walks import validator
 from tests.native import native_model
 from tests.server.running import Running, running
@@ -176,9 +176,9 @@ def test_one_answer_leaves_room_for_others(server: Running) -> None:
     slot, canvas = KVCache.bytes_of(model.config.text, 1, model.dtype), model.config.canvas_length
 
     def room(prompt: int, slots: int, steps: int, client_steps: int = 1 << 19) -> int:
-        engine = SharedEngine(model.transformer, model.tokenizer, max_batch=2, kv_bytes=slots * slot, client_steps=client_steps)
+        engine = ThreadedEngine(model.transformer, model.tokenizer, max_batch=2, kv_bytes=slots * slot, client_steps=client_steps)
         try:
-            return Served("nano", model, engine).room(prompt, canvas, steps)
+            return ModelEndpoint("nano", model, engine).room(prompt, canvas, steps)
         finally:
             engine.stop()
 

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Commit, Draft
-from diffusiongemma.engine.shared import SharedEngine
+from diffusiongemma.engine.threaded import ThreadedEngine
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.server.app import create_app
+from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.run import Server, config
-from diffusiongemma.server.served import Served
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.state import State
 from diffusiongemma.tasks.sudoku import parse, prompt_text
@@ -34,12 +34,12 @@ HOSTILE = "<img src=x onerror=\"window.hacked=1\"></script><script>window.hacked
 
 
 @contextmanager
-def serving(models: Mapping[str, Served], port: int = 0, **settings: Any) -> Iterator[tuple[str, Server]]:
+def serving(models: Mapping[str, ModelEndpoint], port: int = 0, **settings: Any) -> Iterator[tuple[str, Server]]:
     """A server in a thread: its address, and itself."""
-    state, found, ready = State(dict(models)), list[str](), threading.Event()
+    state, result, ready = State(dict(models)), list[str](), threading.Event()
 
     def announce(url: str) -> None:
-        found.append(url)
+        result.append(url)
         ready.set()
 
     server = Server(config(create_app(state.models, Settings(**settings), state), "127.0.0.1", port), state, announce)
@@ -47,7 +47,7 @@ def serving(models: Mapping[str, Served], port: int = 0, **settings: Any) -> Ite
     thread.start()
     assert ready.wait(20)
     try:
-        yield found[0], server
+        yield result[0], server
     finally:
         server.should_exit = True
         thread.join(10)
@@ -68,19 +68,19 @@ def kill(server: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def models(nano: DiffusionGemmaModel) -> Iterator[dict[str, Served]]:
+def models(nano: DiffusionGemmaModel) -> Iterator[dict[str, ModelEndpoint]]:
     loaded = {"nano": nano, "sudoku": DiffusionGemmaModel.from_pretrained("sudoku")}
     made = {
-        name: Served(name, model, SharedEngine(model.transformer, model.tokenizer, max_batch=16, max_waiting=16))
+        name: ModelEndpoint(name, model, ThreadedEngine(model.transformer, model.tokenizer, max_batch=16, max_waiting=16))
         for name, model in loaded.items()
     }
     yield made
-    for served in made.values():
-        served.engine.stop()
+    for endpoint in made.values():
+        endpoint.engine.stop()
 
 
 @pytest.fixture(scope="module")
-def url(models: dict[str, Served]) -> Iterator[str]:
+def url(models: dict[str, ModelEndpoint]) -> Iterator[str]:
     with serving(models) as (address, _):
         yield address
 
@@ -88,7 +88,7 @@ def url(models: dict[str, Served]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
+    path = next((result for name in names if (result := shutil.which(name))), None)
     with playwright.sync_playwright() as driver:
         try:
             started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -332,8 +332,8 @@ def test_the_settings_go_along(visit: Callable[..., Visit], nano: DiffusionGemma
     dialog.get_by_label("Close").click()
     seen.ask(QUESTION)
     seen.answers()
-    heat = {"t_min": nano.defaults.t_min * 0.5, "t_max": nano.defaults.t_max * 0.5}
-    own = nano.generate(messages=ASKED, seed=5, num_diffusion_steps=3, max_tokens=40, **heat)
+    temperature_ = {"t_min": nano.defaults.t_min * 0.5, "t_max": nano.defaults.t_max * 0.5}
+    own = nano.generate(messages=ASKED, seed=5, num_diffusion_steps=3, max_tokens=40, **temperature_)
     assert seen.tokens()[: len(own.token_ids)] == faces(nano, own.token_ids)
     page.get_by_label("Settings").click()
     dialog.get_by_label("Temperature").fill("")
@@ -363,7 +363,7 @@ def test_json_is_held_to_its_schema_and_parses(visit: Callable[..., Visit], nano
     assert list(json.loads(shown)) == body["response_format"]["json_schema"]["schema"]["required"]
 
 
-def test_a_sudoku_is_drawn_cell_by_cell_and_judged(visit: Callable[..., Visit], models: dict[str, Served]) -> None:
+def test_a_sudoku_is_drawn_cell_by_cell_and_judged(visit: Callable[..., Visit], models: dict[str, ModelEndpoint]) -> None:
     seen = visit()
     page = seen.page
     page.keyboard.press("Alt+4")
@@ -393,7 +393,7 @@ def test_a_hole_is_filled_and_what_stands_around_it_stays(visit: Callable[..., V
     page = seen.page
     page.keyboard.press("Alt+2")
     page.get_by_label("Text before the hole").fill("def read(path):\n    with open(")
-    page.get_by_label("Text behind the hole").fill(") as f:\n        return f.read()\n")
+    page.get_by_label("Text after the hole").fill(") as f:\n        return f.read()\n")
     page.get_by_label("Most tokens of the hole").fill("3")
     page.get_by_role("button", name="Fill the hole").click()
     expect(page.locator("#panel-infill .figures")).to_be_visible()
@@ -408,9 +408,9 @@ def test_a_hole_is_filled_and_what_stands_around_it_stays(visit: Callable[..., V
 
 
 @pytest.fixture
-def still(nano: DiffusionGemmaModel) -> tuple[StillEngine, dict[str, Served]]:
+def still(nano: DiffusionGemmaModel) -> tuple[StillEngine, dict[str, ModelEndpoint]]:
     engine = StillEngine()
-    return engine, {"nano": Served("nano", nano, engine)}  # type: ignore[arg-type]
+    return engine, {"nano": ModelEndpoint("nano", nano, engine)}  # type: ignore[arg-type]
 
 
 def draft(job: Job, model: DiffusionGemmaModel, text: str, step: int = 1) -> list[int]:
@@ -428,10 +428,10 @@ def finish(job: Job, tokens: list[int], text: str) -> None:
 
 
 def test_stop_frees_the_row_and_keeps_what_came(
-    visit: Callable[..., Visit], still: tuple[StillEngine, dict[str, Served]], nano: DiffusionGemmaModel
+    visit: Callable[..., Visit], still: tuple[StillEngine, dict[str, ModelEndpoint]], nano: DiffusionGemmaModel
 ) -> None:
-    engine, served = still
-    with serving(served) as (url, _):
+    engine, endpoint = still
+    with serving(endpoint) as (url, _):
         seen = visit(url)
         page = seen.page
         for press in (lambda: page.keyboard.press("Escape"), lambda: page.get_by_label("Stop (Esc)").click()):
@@ -448,10 +448,10 @@ def test_stop_frees_the_row_and_keeps_what_came(
 
 
 def test_a_server_that_dies_in_the_middle(
-    visit: Callable[..., Visit], still: tuple[StillEngine, dict[str, Served]], nano: DiffusionGemmaModel
+    visit: Callable[..., Visit], still: tuple[StillEngine, dict[str, ModelEndpoint]], nano: DiffusionGemmaModel
 ) -> None:
-    engine, served = still
-    with serving(served) as (url, server):
+    engine, endpoint = still
+    with serving(endpoint) as (url, server):
         seen = visit(url)
         page = seen.page
         seen.ask("Wait")
@@ -463,7 +463,7 @@ def test_a_server_that_dies_in_the_middle(
         expect(page.locator("#panel-chat .tokens")).to_have_text("half an answer∎")
     page.get_by_role("button", name="Try again").click()
     expect(notice).to_contain_text("does not answer")
-    with serving(served, port=urlsplit(url).port) as (_, _):
+    with serving(endpoint, port=urlsplit(url).port) as (_, _):
         page.get_by_role("button", name="Try again").click()
         job = engine.next()
         finish(job, draft(job, nano, "a whole answer"), "a whole answer")
@@ -478,10 +478,10 @@ def test_a_server_that_dies_in_the_middle(
 
 
 def test_an_error_in_the_middle_of_a_stream_is_said(
-    visit: Callable[..., Visit], still: tuple[StillEngine, dict[str, Served]], nano: DiffusionGemmaModel
+    visit: Callable[..., Visit], still: tuple[StillEngine, dict[str, ModelEndpoint]], nano: DiffusionGemmaModel
 ) -> None:
-    engine, served = still
-    with serving(served) as (url, _):
+    engine, endpoint = still
+    with serving(endpoint) as (url, _):
         seen = visit(url)
         page = seen.page
         seen.ask("Wait")
@@ -514,14 +514,14 @@ def test_a_stream_without_its_end_is_not_taken_for_an_answer(visit: Callable[...
 
 def test_hostile_text_is_text(
     visit: Callable[..., Visit],
-    still: tuple[StillEngine, dict[str, Served]],
+    still: tuple[StillEngine, dict[str, ModelEndpoint]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine, served = still
+    engine, endpoint = still
     # A whole attack in one token, so that no cutting into tokens makes it harmless.
-    own = served["nano"].token_text
-    monkeypatch.setattr(served["nano"], "token_text", lambda token: HOSTILE if token == 99 else own(token))
-    with serving(served) as (url, _):
+    own = endpoint["nano"].token_text
+    monkeypatch.setattr(endpoint["nano"], "token_text", lambda token: HOSTILE if token == 99 else own(token))
+    with serving(endpoint) as (url, _):
         seen = visit(url)
         page = seen.page
         seen.ask(HOSTILE)
@@ -546,7 +546,7 @@ def test_hostile_text_is_text(
 
 def test_a_full_server_and_a_missing_model_are_said(visit: Callable[..., Visit], nano: DiffusionGemmaModel) -> None:
     engine = StillEngine(most=0)
-    with serving({"nano": Served("nano", nano, engine)}) as (url, _):  # type: ignore[arg-type]
+    with serving({"nano": ModelEndpoint("nano", nano, engine)}) as (url, _):  # type: ignore[arg-type]
         seen = visit(url)
         page = seen.page
         seen.ask("Hello")
@@ -565,11 +565,11 @@ def test_a_full_server_and_a_missing_model_are_said(visit: Callable[..., Visit],
 
 
 def test_a_key_is_asked_for_and_not_stored(
-    browser: Any, still: tuple[StillEngine, dict[str, Served]], nano: DiffusionGemmaModel
+    browser: Any, still: tuple[StillEngine, dict[str, ModelEndpoint]], nano: DiffusionGemmaModel
 ) -> None:
-    engine, served = still
+    engine, endpoint = still
     secret = "a-key-of-some-length"
-    with serving(served, api_key=secret) as (url, _), browser.new_context() as context:
+    with serving(endpoint, api_key=secret) as (url, _), browser.new_context() as context:
         page = context.new_page()
         page.goto(url)
         page.get_by_label("API key").fill(secret)

@@ -12,9 +12,9 @@ import httpx
 import openai
 import pytest
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Draft
-from diffusiongemma.server.feed import _DRAFTS_AHEAD
+from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.server.bridge import _DRAFTS_AHEAD
 from tests.server.running import Job, Running, StillEngine, running, until
 
 BODY = {"messages": [{"role": "user", "content": "hi"}]}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.server.security import client_name, host_name
 from tests.server.running import Running, StillEngine, running, until
 

@@ -23,14 +23,14 @@ def test_chat_logprobs_have_the_bytes_of_each_token(client: openai.OpenAI) -> No
     extra = {"choices": [SPLIT]} | HELD
     said = [{"role": "user", "content": "hi"}]
     answer = client.chat.completions.create(messages=said, logprobs=True, top_logprobs=3, extra_body=extra, model="nano")
-    found = answer.choices[0].logprobs
-    assert answer.choices[0].message.content == SPLIT and found is not None and found.content is not None
-    assert bytes(byte for token in found.content for byte in token.bytes or []) == SPLIT.encode()
-    broken = [token for token in found.content if token.token.startswith("\\x")]
+    result = answer.choices[0].logprobs
+    assert answer.choices[0].message.content == SPLIT and result is not None and result.content is not None
+    assert bytes(byte for token in result.content for byte in token.bytes or []) == SPLIT.encode()
+    broken = [token for token in result.content if token.token.startswith("\\x")]
     assert len(broken) > 5
     for token in broken:
         assert token.token == "".join(f"\\x{byte:02x}" for byte in token.bytes or [])
-    whole = [token for token in found.content if token not in broken]
+    whole = [token for token in result.content if token not in broken]
     assert all(bytes(token.bytes or []).decode() == token.token for token in whole)
 
 
@@ -40,13 +40,13 @@ def test_text_logprobs_begin_where_their_characters_do(server: Running, stop: st
     if stop is not None:  # a text without rules is stopped: by what it has itself in its middle
         free = server.http.post("/v1/completions", json=body).json()["choices"][0]["text"]
         body["stop"] = free[len(free) // 2]
-    found = server.http.post("/v1/completions", json=body).json()["choices"][0]
-    text, logprobs = found["text"], found["logprobs"]
+    result = server.http.post("/v1/completions", json=body).json()["choices"][0]
+    text, logprobs = result["text"], result["logprobs"]
     assert text == SPLIT or stop is not None
     assert len({len(logprobs[name]) for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}) == 1
     assert all(0 <= offset < len(text) for offset in logprobs["text_offset"])
     if stop is None:
-        ids, place, tokenizer = found["token_ids"], 0, server.model.tokenizer
+        ids, place, tokenizer = result["token_ids"], 0, server.model.tokenizer
         shown = [token for token in ids if token not in server.model.stop_ids]
         for token, spelled, offset in zip(shown, logprobs["tokens"], logprobs["text_offset"], strict=True):
             data = tokenizer.token_bytes(token)
@@ -109,6 +109,6 @@ def test_given_texts_are_encoded_once(server: Running, monkeypatch: pytest.Monke
         return own(self, text, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Tokenizer, "encode", encode)
-    server.model.infill("before ", " behind", most=3, seed=1, num_diffusion_steps=1)
-    assert encoded.count(" behind") == 1
+    server.model.infill("before ", " after", max_tokens=3, seed=1, num_diffusion_steps=1)
+    assert encoded.count(" after") == 1
     assert encoded.count("before ") == 1

@@ -7,11 +7,11 @@ import openai
 import pytest
 
 from diffusiongemma import Choice, Predicate
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.server.running import Running
 from tests.server.test_chat import QUESTION
 
-BEFORE, BEHIND = '{"temperature": -1.8, "site": "', '", "humidity": 43}'
+BEFORE, AFTER = '{"temperature": -1.8, "site": "', '", "humidity": 43}'
 OLD = '{"temperature": -1.8, "site": "zzz", "humidity": 43, "time": "15:15", "sensor": "v87"}'
 SYLLOGISM = (
     "Consider these statements:\n1. All animals are ants\n2. All ants are whales\n\nDoes it logically follow that:\n"
@@ -42,10 +42,10 @@ def test_a_completion_goes_on_with_plain_text(client: openai.OpenAI, server: Run
 
 
 def test_a_suffix_makes_it_an_infill(client: openai.OpenAI, server: Running, nano: DiffusionGemmaModel) -> None:
-    options = {"most": 4, "num_diffusion_steps": 4, "seed": 1}
-    own = nano.infill(BEFORE, BEHIND, **options).holes["hole"]
-    body = {"prompt": BEFORE, "suffix": BEHIND, "max_tokens": 4, "num_diffusion_steps": 4, "seed": 1}
-    answer = client.completions.create(model="nano", prompt=BEFORE, suffix=BEHIND, max_tokens=4, seed=1, extra_body=body)
+    options = {"max_tokens": 4, "num_diffusion_steps": 4, "seed": 1}
+    own = nano.infill(BEFORE, AFTER, **options).spans["span"]
+    body = {"prompt": BEFORE, "suffix": AFTER, "max_tokens": 4, "num_diffusion_steps": 4, "seed": 1}
+    answer = client.completions.create(model="nano", prompt=BEFORE, suffix=AFTER, max_tokens=4, seed=1, extra_body=body)
     assert answer.choices[0].text == own
     assert answer.usage.completion_tokens == len(answer.choices[0].token_ids)
     fim = post(server, "fim/completions", **body)

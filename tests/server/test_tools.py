@@ -7,10 +7,10 @@ import openai
 import pytest
 from jsonschema import Draft202012Validator
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.constraints import Constraint, compile_grammar
 from diffusiongemma.engine.events import Commit, Result, Usage
-from diffusiongemma.server.chat import ChatShape
+from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.server.chat import ChatFormatter
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import ChatRequest
 from diffusiongemma.server.tools import MARK, Toolset, conversation
@@ -43,9 +43,9 @@ def check(call: object) -> None:
 
 
 def toolset(**more: object) -> Toolset:
-    found = Toolset.of(ChatRequest.model_validate({"messages": ASKED, "tools": TOOLS, **more}))
-    assert found is not None
-    return found
+    result = Toolset.of(ChatRequest.model_validate({"messages": ASKED, "tools": TOOLS, **more}))
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -81,7 +81,7 @@ def test_auto_may_answer_in_words(client: openai.OpenAI) -> None:
 
 def test_auto_takes_words_or_a_whole_call(nano: DiffusionGemmaModel) -> None:
     tools = toolset()
-    grammar = compile_grammar(Constraint.grammar(tools.held_to(nano.vocabulary)["grammar"]), nano.vocabulary)
+    grammar = compile_grammar(Constraint.grammar(tools.required_schema(nano.vocabulary)["grammar"]), nano.vocabulary)
 
     def fits(text: str) -> bool:
         cursor, tokens = grammar.start(), nano.vocabulary.encode(text)
@@ -103,12 +103,12 @@ def test_auto_takes_words_or_a_whole_call(nano: DiffusionGemmaModel) -> None:
 
 def test_a_stream_holds_back_what_may_become_a_call(server: Running) -> None:
     def streamed(*pieces: str, finish: str = "stop") -> list[dict]:
-        shape = ChatShape(server.state.models["nano"], tools=toolset())
-        deltas = [choice for piece in pieces for choice in shape.delta(0, Commit(0, piece, [7]))]
+        formatter = ChatFormatter(server.state.models["nano"], tools=toolset())
+        deltas = [choice for piece in pieces for choice in formatter.delta(0, Commit(0, piece, [7]))]
         result = Result("".join(pieces), [7], finish, Usage(1, 1, 2, 1, 0, 1.0, 1.0, 0.1))
-        found = [*deltas, *shape.closing(0, result)]
-        assert found[-1]["delta"] == {}
-        return [choice["delta"] for choice in found[:-1]] + [found[-1]["finish_reason"]]
+        results = [*deltas, *formatter.closing(0, result)]
+        assert results[-1]["delta"] == {}
+        return [choice["delta"] for choice in results[:-1]] + [results[-1]["finish_reason"]]
 
     call = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
     assert streamed("<tool", "box> is", " it") == [{"content": "<toolbox> is"}, {"content": " it"}, "stop"]

@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.engine.events import Draft
-from diffusiongemma.engine.shared import EngineStats
+from diffusiongemma.engine.threaded import EngineStats
+from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.server.bridge import _DRAFTS_AHEAD
 from diffusiongemma.server.connection import room_for_files
-from diffusiongemma.server.feed import _DRAFTS_AHEAD
 from tests.server.running import Job, Running, StillEngine, running, until
 
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
@@ -40,23 +40,23 @@ def connections(started: Running, count: int, sent: bytes) -> Iterator[list[sock
 def ended(raw: socket.socket, seconds: float) -> bytes:
     """What came before the end of a connection."""
     raw.settimeout(seconds)
-    found = b""
+    result = b""
     try:
         while piece := raw.recv(1 << 16):
-            found += piece
+            result += piece
     except ConnectionResetError:
         pass
-    return found
+    return result
 
 
 def json_answer(raw: socket.socket) -> bytes:
     """The first line of an answer that is read to its end."""
-    found = b""
-    while not found.endswith(b"}"):
+    result = b""
+    while not result.endswith(b"}"):
         piece = raw.recv(1 << 16)
-        assert piece, found
-        found += piece
-    return found.split(b"\r\n")[0]
+        assert piece, result
+        result += piece
+    return result.split(b"\r\n")[0]
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /hea", HEAD, HEAD + b"X: " + b"a" * 5000])
@@ -101,7 +101,7 @@ def test_a_body_that_is_never_whole_is_no_request_under_way(nano: DiffusionGemma
 
 
 def test_the_bytes_of_all_bodies_have_a_bound(nano: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffusiongemma.server.security._MOST_BODIES", 3)
+    monkeypatch.setattr("diffusiongemma.server.security._MAX_BODIES", 3)
     part = HEAD + b"Content-Length: 2000\r\n\r\n" + b" " * 1900
     with running(nano, StillEngine(), max_body_bytes=2000) as started:
         with connections(started, 3, part):
@@ -182,12 +182,12 @@ def test_who_reads_slowly_gets_all_of_it(nano: DiffusionGemmaModel) -> None:
         flood(job, 0)
         job.finish("x")
         job.on_end(None)
-        found = b""
+        result = b""
         while piece := raw.recv(1 << 18):
-            found += piece
+            result += piece
             time.sleep(0.05)
-        assert found.count(b"x" * 250_000) == 40
-        assert b"data: [DONE]" in found
+        assert result.count(b"x" * 250_000) == 40
+        assert b"data: [DONE]" in result
 
 
 def test_draining_ends_in_its_time(nano: DiffusionGemmaModel) -> None:
@@ -245,7 +245,7 @@ def test_room_for_files() -> None:
 
 @contextmanager
 def process(code: str, files: int | None = None, stderr: int | None = None) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """``serve`` in a process of its own, behind some code."""
+    """``serve`` in a process of its own, after some code."""
     start = f"import sys\n{code}\nfrom diffusiongemma.cli.main import main\nsys.argv = ['diffusiongemma', *sys.argv[1:]]\nmain()"
     command = [sys.executable, "-c", start, "serve", "--port", "0", "-m", "sudoku", "--drain-seconds", "3"]
     limit = None if files is None else (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))

@@ -237,8 +237,8 @@ def test_what_is_missing_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: p
     ],
 )  # fmt: skip
 def test_plain_data_comes_back_as_it_is(value: Any) -> None:
-    found = unpack(pack(value))
-    assert found == value and type(found) is type(value) and repr(found) == repr(value)
+    result = unpack(pack(value))
+    assert result == value and type(result) is type(value) and repr(result) == repr(value)
 
 
 def test_what_is_no_plain_data() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusiongemma import DiffusionGemmaModel
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.events import Draft
 from diffusiongemma.errors import ConstraintError, InputError, OptionError
-from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.tasks.sudoku import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, reasoning_gym_puzzles, solves
 from diffusiongemma.tasks.sudoku_rules import SudokuRow, SudokuRules, propagate, solution
 from tests.tasks.test_sudoku import CLUES, SOLUTION
@@ -57,7 +57,7 @@ def tokens_of(model: DiffusionGemmaModel, grid: str) -> list[int]:
 
 def test_clues_are_there_from_the_first_step(model: DiffusionGemmaModel) -> None:
     _, row = row_of(model, PUZZLE, True)
-    assert row.forced(90) == [*clue_pins(model.tokenizer.encode, PUZZLE), -1] and not row.whole
+    assert row.forced_tokens(90) == [*clue_pins(model.tokenizer.encode, PUZZLE), -1] and not row.is_complete
 
 
 def test_a_cell_with_one_digit_left_holds_it(model: DiffusionGemmaModel) -> None:
@@ -67,19 +67,19 @@ def test_a_cell_with_one_digit_left_holds_it(model: DiffusionGemmaModel) -> None
     open_place = PLACE[EMPTY[7]]
     wrong = list(tokens)
     wrong[open_place] = 0
-    mended, held, may_stop = row.read(wrong, [0.0 if at != open_place else 2.0 for at in range(90)], preferring({}, row._rules))
-    assert mended[open_place] == tokens[open_place] and open_place in held and may_stop
+    repaired, held, may_stop = row.read(wrong, [0.0 if at != open_place else 2.0 for at in range(90)], preferring({}, row._rules))
+    assert repaired[open_place] == tokens[open_place] and open_place in held and may_stop
 
 
 def test_what_is_not_sure_forbids_nothing(model: DiffusionGemmaModel) -> None:
     """A canvas of doubtful ones: held are only the cells that the clues themselves determine."""
     _, row = row_of(model, PUZZLE, False)
-    mended, held, _ = row.read([model.tokenizer.encode("1")[0]] * 90, [3.0] * 90, preferring({}, row._rules))
-    found = propagate([frozenset((int(c),)) if c != "." else frozenset(range(1, 10)) for c in CLUES], hidden=False)
-    assert found is not None
-    sole = {PLACE[cell]: next(iter(found[cell])) for cell in EMPTY if len(found[cell]) == 1}
+    repaired, held, _ = row.read([model.tokenizer.encode("1")[0]] * 90, [3.0] * 90, preferring({}, row._rules))
+    result = propagate([frozenset((int(c),)) if c != "." else frozenset(range(1, 10)) for c in CLUES], hidden=False)
+    assert result is not None
+    sole = {PLACE[cell]: next(iter(result[cell])) for cell in EMPTY if len(result[cell]) == 1}
     assert set(held) == set(sole) != set()
-    assert all(mended[at] == row._rules.digits[digit] for at, digit in sole.items())
+    assert all(repaired[at] == row._rules.digits[digit] for at, digit in sole.items())
 
 
 def test_without_completion_no_cell_takes_what_surer_ones_forbid(model: DiffusionGemmaModel) -> None:
@@ -104,7 +104,7 @@ def test_a_committed_grid_is_a_solution_and_follows_the_model(model: DiffusionGe
     canvas = [rng.randrange(832) for _ in range(90)]
     row.read(canvas, [rng.random() for _ in range(90)], preferring({}, rules))
     out = row.commit(canvas, preferring({cell: rng.randint(1, 9) for cell in range(81)}, rules))
-    assert row.whole and solves(puzzle, grid_of_answer(model.tokenizer.decode(out[:89]))) and out[89] in model.stop_ids
+    assert row.is_complete and solves(puzzle, grid_of_answer(model.tokenizer.decode(out[:89]))) and out[89] in model.stop_ids
     _, row = row_of(model, puzzle, True)
     out = row.commit(canvas, preferring({cell: int(digit) for cell, digit in enumerate(SOLUTION)}, rules))
     assert grid_of_answer(model.tokenizer.decode(out[:89])) == SOLUTION
@@ -181,6 +181,6 @@ def test_rules_for_another_number_of_rows(model: DiffusionGemmaModel) -> None:
 
 def test_propagation_finds_what_is_forced_and_no_more() -> None:
     every = frozenset(range(1, 10))
-    found = propagate([frozenset((int(char),)) if char != "." else every for char in CLUES])
-    assert found is not None and all(int(SOLUTION[cell]) in digits for cell, digits in enumerate(found))
+    result = propagate([frozenset((int(char),)) if char != "." else every for char in CLUES])
+    assert result is not None and all(int(SOLUTION[cell]) in digits for cell, digits in enumerate(result))
     assert propagate([frozenset((1,)), frozenset((1,))] + [every] * 79) is None

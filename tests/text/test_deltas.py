@@ -106,7 +106,7 @@ def test_the_first_stop_string_wins(text: str, stops: list[str], cuts: list[int]
     sent += strings.push(text[at:], last=True)
     places = [text.find(stop) for stop in stops if stop in text]
     assert sent == text[: min(places, default=len(text))]
-    assert strings.found == bool(places)
+    assert strings.matched == bool(places)
 
 
 def test_nothing_comes_behind_a_stop_string() -> None:

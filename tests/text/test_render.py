@@ -105,18 +105,18 @@ def test_where_no_process_can_be_started_the_error_says_so(monkeypatch: pytest.M
 
 def test_many_threads_render_at_once() -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.content }},{% endfor %}", {})
-    found: dict[int, str] = {}
+    result: dict[int, str] = {}
 
     def work(number: int) -> None:
         for turn in range(20):
-            found[number * 100 + turn] = template.render([{"role": "user", "content": f"{number}/{turn}"}])
+            result[number * 100 + turn] = template.render([{"role": "user", "content": f"{number}/{turn}"}])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {n * 100 + t: f"{n}/{t}," for n in range(8) for t in range(20)}
+    assert result == {n * 100 + t: f"{n}/{t}," for n in range(8) for t in range(20)}
     assert len(render._POOL._free) <= render._PROCESSES
 
 

@@ -20,15 +20,15 @@ Reply = tuple[str, str, list[tuple[str, dict[str, Any]]]]
 
 
 def split(tokenizer: Tokenizer, ids: Sequence[int], cuts: Sequence[int] = (), opening: Sequence[int] = ()) -> Reply:
-    parts, found, at = ReplyParts(tokenizer, opening), [], 0
+    parts, result, at = ReplyParts(tokenizer, opening), [], 0
     for size in cuts:
-        found += parts.push(ids[at : at + size])
+        result += parts.push(ids[at : at + size])
         at += size
-    found += parts.push(ids[at:], last=True)
-    calls = [part.call for part in found if part.call is not None]
+    result += parts.push(ids[at:], last=True)
+    calls = [part.call for part in result if part.call is not None]
     return (
-        "".join(part.text for part in found if part.kind == "thinking"),
-        "".join(part.text for part in found if part.kind in ("text", "markup")),
+        "".join(part.text for part in result if part.kind == "thinking"),
+        "".join(part.text for part in result if part.kind in ("text", "markup")),
         [(call.name, call.arguments) for call in calls],
     )
 
@@ -173,14 +173,14 @@ TEMPLATE = {
 def by_schema(text: str) -> Reply:
     """As the released ``response_schema`` reads a reply; arguments by transformers' reader of lax JSON."""
     parser = pytest.importorskip("transformers.utils.chat_parsing.content_parsers")
-    found = re.search(SCHEMA["thinking"], text, re.DOTALL)
-    assert found is not None
+    result = re.search(SCHEMA["thinking"], text, re.DOTALL)
+    assert result is not None
     calls = []
-    for body in re.findall(SCHEMA["calls"], found["tool_calls"] or "", re.DOTALL):
+    for body in re.findall(SCHEMA["calls"], result["tool_calls"] or "", re.DOTALL):
         call = re.search(SCHEMA["call"], body, re.DOTALL)
         assert call is not None
         calls.append((call["name"], parser.parse_content(call["arguments"], "json", LAX)))
-    return found["thinking"] or "", found["content"] or "", calls
+    return result["thinking"] or "", result["content"] or "", calls
 
 
 def by_template(text: str) -> Reply:

@@ -27,8 +27,8 @@ from diffusiongemma.text.variables import free_variables
     ],
 )
 def test_free_variables(source: str, names: str) -> None:
-    found = free_variables(Environment().parse(source)) - {"namespace"}
-    assert found == set(names)
+    result = free_variables(Environment().parse(source)) - {"namespace"}
+    assert result == set(names)
 
 
 def test_a_template_says_whether_it_knows_tools() -> None:

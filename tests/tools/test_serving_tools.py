@@ -19,9 +19,9 @@ def _host() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         assert server.stdout is not None
         said = server.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", said)
-        assert found, said
-        yield found[0]
+        result = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert result, said
+        yield result[0]
         server.kill()
 
 
@@ -34,8 +34,8 @@ def run(*arguments: str) -> str:
 def numbers(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     out = tmp_path / "out.json"
     run(str(TOOLS / "load.py"), *arguments, "--json", str(out))
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a second loopback address")
@@ -45,22 +45,22 @@ def test_a_short_fuzz(tmp_path: Path) -> None:
     command = [sys.executable, str(TOOLS / "fuzz.py"), "--requests", "150", "--seed", "6", "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert out.is_file(), done.stderr
-    found = json.loads(out.read_text())
-    assert found["requests"] == 150 and len(found["kinds"]) > 20 and found["said_stop"] > 30
+    result = json.loads(out.read_text())
+    assert result["requests"] == 150 and len(result["kinds"]) > 20 and result["said_stop"] > 30
     for name in ("5xx", "unanswered", "broken", "tracebacks", "left_over", "ended"):
-        assert not found[name], (name, found[name])
-    assert not found["second_client"]["wrong"] and found["second_client"]["chat"]["asked"] > 0
+        assert not result[name], (name, result[name])
+    assert not result["second_client"]["wrong"] and result["second_client"]["chat"]["asked"] > 0
 
 
 def test_a_short_soak(host: str, tmp_path: Path) -> None:
-    found = numbers(
+    result = numbers(
         tmp_path, "soak", "--host", host, "--clients", "6", "--minutes", "0.08", "--pool", "4", "--seconds-between", "2"
     )
-    assert set(found["statuses"]) <= {"200", "400"} and found["statuses"]["200"] > 3
-    assert set(found["counts"]) <= {"the same as alone", "vanished", "malformed, refused"}, found["counts"]
-    assert found["counts"]["the same as alone"] > 0
-    assert len(found["memory_mib"]) >= 2 and min(found["memory_mib"]) > 50
-    assert found["health_after"]["active"] == 0
+    assert set(result["statuses"]) <= {"200", "400"} and result["statuses"]["200"] > 3
+    assert set(result["counts"]) <= {"the same as alone", "vanished", "malformed, refused"}, result["counts"]
+    assert result["counts"]["the same as alone"] > 0
+    assert len(result["memory_mib"]) >= 2 and min(result["memory_mib"]) > 50
+    assert result["health_after"]["active"] == 0
 
 
 def test_a_short_curve(host: str, tmp_path: Path) -> None:
@@ -76,5 +76,5 @@ def test_a_short_curve(host: str, tmp_path: Path) -> None:
 
 
 def test_restart_after_a_kill() -> None:
-    found = json.loads(run(str(TOOLS / "single.py"), "restart", "--repeat", "1"))
-    assert 0 < found["median"] == found["worst"]
+    result = json.loads(run(str(TOOLS / "single.py"), "restart", "--repeat", "1"))
+    assert 0 < result["median"] == result["worst"]

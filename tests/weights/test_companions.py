@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import CheckpointError
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.weights.companions import companions, left_behind
 from tests.tiny import tiny_model
 

@@ -55,8 +55,8 @@ def test_what_the_package_writes_is_read(tmp_path: Path) -> None:
 
     file = GGUFFile(path)
     assert file.metadata["general.architecture"] == "anything"
-    found = {key.removeprefix("k."): value for key, value in file.metadata.items() if key.startswith("k.")}
-    assert found == {
+    result = {key.removeprefix("k."): value for key, value in file.metadata.items() if key.startswith("k.")}
+    assert result == {
         "u8": 200, "i8": -5, "u16": 60_000, "i16": -300, "u32": 1 << 31, "i32": -7, "u64": 1 << 63, "i64": -(1 << 62),
         "f32": 0.5, "f64": 1e-300, "bool": True, "text": "naïve ▁ 日本\n", "bools": [True, False, True],
         "texts": ["", "a", "▁▁", "\n"], "ints": [1, -2, 3], "floats": [0.5, -1.5],

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.model.config import ModelConfig
-from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.weights.gguf import GGUFFile
 from diffusiongemma.weights.gguf_config import config_of, generation_config_of
 from tests.gguf_files import ARCH, SHAPE, shapes, vocabulary, write_model
@@ -25,9 +25,9 @@ def changed(tmp_path: Path, key: str, value: Any) -> ModelConfig:
 
 
 def test_every_field(tmp_path: Path) -> None:
-    found = config(tmp_path)
-    text = found.text
-    assert found.canvas_length == SHAPE["canvas"]
+    result = config(tmp_path)
+    text = result.text
+    assert result.canvas_length == SHAPE["canvas"]
     assert (text.hidden_size, text.intermediate_size, text.moe_intermediate_size) == (64, 96, 32)
     assert (text.num_hidden_layers, text.num_attention_heads, text.num_experts, text.top_k_experts) == (3, 4, 4, 2)
     assert text.layer_types == ("sliding_attention", "sliding_attention", "full_attention")
@@ -43,7 +43,7 @@ def test_every_field(tmp_path: Path) -> None:
     full = text.rope["full_attention"]
     assert (full.rope_type, full.rope_theta, full.partial_rotary_factor) == ("proportional", 1e6, 0.25)
     assert not text.attention_bias
-    assert found.vision is None
+    assert result.vision is None
 
 
 def test_stop_tokens_by_their_text(tmp_path: Path) -> None:
@@ -71,17 +71,17 @@ def test_sampler_defaults(tmp_path: Path) -> None:
         "diffusion.eb_stability_threshold": 2, "diffusion.eb_confidence_threshold": 0.01,
     }  # fmt: skip
     write_model(tmp_path / "n.gguf", change=change)
-    found = SamplingParams.from_generation_config(generation_config_of(GGUFFile(tmp_path / "n.gguf").metadata, tmp_path))
+    result = SamplingParams.from_generation_config(generation_config_of(GGUFFile(tmp_path / "n.gguf").metadata, tmp_path))
     expected = SamplingParams(num_diffusion_steps=12, t_min=0.3, t_max=0.9, entropy_bound=0.2, stability=2, confidence=0.01)
-    assert found == expected
+    assert result == expected
 
 
 @pytest.mark.parametrize(("quarter", "part"), [(0, 0.0), (3, 3 / 16), (16, 1.0)])
 def test_how_much_of_a_full_head_turns(quarter: int, part: float, tmp_path: Path) -> None:
     freqs = np.full(16, 1e30, np.float32)
     freqs[:quarter] = 1
-    found = config(tmp_path, freqs=freqs).text.rope["full_attention"]
-    assert found.partial_rotary_factor == part
+    result = config(tmp_path, freqs=freqs).text.rope["full_attention"]
+    assert result.partial_rotary_factor == part
 
 
 def test_one_number_of_key_value_heads_for_all_layers(tmp_path: Path) -> None:

@@ -27,34 +27,34 @@ class Found(NamedTuple):
 
 
 def read(path: Path | GGUFFile, shape: dict[str, Any] = SHAPE) -> Found:
-    found = Found({}, {})
+    result = Found({}, {})
     for name, weight in read_weights(path if isinstance(path, GGUFFile) else GGUFFile(path), shapes(shape)):
-        (found.packed if isinstance(weight, PackedWeight) else found.plain)[name] = weight  # type: ignore[index]
-    return found
+        (result.packed if isinstance(weight, PackedWeight) else result.plain)[name] = weight  # type: ignore[index]
+    return result
 
 
 @pytest.mark.parametrize("kind", KINDS + K_KINDS)
 def test_every_weight_has_the_package_s_values(kind: str, tmp_path: Path) -> None:
     shape = WIDE if kind in K_KINDS else SHAPE
     expected = write_model(tmp_path / "m.gguf", kind, shape=shape)
-    found = read(tmp_path / "m.gguf", shape)
-    assert set(found.packed) | set(found.plain) == set(expected)
-    assert not set(found.packed) & set(found.plain)
-    assert set(found.packed) == {name for name, shape in shapes().items() if len(shape) > 1 and "router" not in name}
-    for name, record in found.packed.items():
+    result = read(tmp_path / "m.gguf", shape)
+    assert set(result.packed) | set(result.plain) == set(expected)
+    assert not set(result.packed) & set(result.plain)
+    assert set(result.packed) == {name for name, shape in shapes().items() if len(shape) > 1 and "router" not in name}
+    for name, record in result.packed.items():
         assert record.kind == f"gguf-{kind.lower()}"
         assert record.shape == tuple(expected[name].shape)
         assert torch.equal(values(record), expected[name])
-    for name, tensor in found.plain.items():
+    for name, tensor in result.plain.items():
         assert torch.equal(tensor, expected[name])
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
 def test_what_is_not_quantised_is_plain(kind: str, tmp_path: Path) -> None:
     expected = write_model(tmp_path / "m.gguf", kind)
-    found = read(tmp_path / "m.gguf")
-    assert not found.packed
-    for name, tensor in found.plain.items():
+    result = read(tmp_path / "m.gguf")
+    assert not result.packed
+    for name, tensor in result.plain.items():
         assert torch.equal(tensor.float(), expected[name])
 
 
@@ -62,13 +62,13 @@ def test_blocks_stay_in_the_map(tmp_path: Path) -> None:
     """No copy: the records' bytes are the file's, and there are as many."""
     write_model(tmp_path / "m.gguf", "Q4_0")
     file = GGUFFile(tmp_path / "m.gguf")
-    found = read(file)
+    result = read(file)
     base = file.blocks(next(iter(file.tensors))).data_ptr() - file.tensors[next(iter(file.tensors))].start
-    for record in found.packed.values():
+    for record in result.packed.values():
         assert isinstance(record, GGUFWeight)
         assert base <= record.blocks.data_ptr() < base + file.path.stat().st_size
     tables = sum(tensor.nbytes for tensor in file.tensors.values() if tensor.block.name == "Q4_0")
-    assert sum(record.nbytes for record in found.packed.values()) == tables
+    assert sum(record.nbytes for record in result.packed.values()) == tables
 
 
 @pytest.mark.parametrize("apart", ["Q8_0", "Q5_1", "F16"])

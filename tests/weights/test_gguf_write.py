@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from diffusiongemma import DiffusionGemmaModel
-from diffusiongemma.api.opened import open_checkpoint
-from diffusiongemma.api.quantising import quantize_checkpoint
 from diffusiongemma.errors import CheckpointError, InputError, OptionError
+from diffusiongemma.generation.opened import open_checkpoint
+from diffusiongemma.generation.quantising import quantize_checkpoint
 from diffusiongemma.model.assemble import assemble
 from diffusiongemma.quant import PackedWeight
 from diffusiongemma.weights.gguf_names import to_ours
@@ -38,14 +38,14 @@ def source(folder: Path, seed: int = 0, **text: Any) -> Path:
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """The types and values of all tensors, by the package's own reader, under our names."""
-    types, found = {}, {}
+    types, result = {}, {}
     for tensor in gguf.GGUFReader(path).tensors:
         types[tensor.name] = tensor.tensor_type.name
         shape = tuple(int(size) for size in reversed(tensor.shape))
         plain = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape)
         if (name := to_ours(tensor.name)) is not None:
-            found[name] = torch.from_numpy(plain.copy())
-    return types, found
+            result[name] = torch.from_numpy(plain.copy())
+    return types, result
 
 
 @pytest.mark.parametrize("kind", WRITABLE)
@@ -57,8 +57,8 @@ def test_the_package_and_our_reader_agree_to_the_bit(kind: str, tmp_path: Path) 
     ours = dict(open_checkpoint(path).load(None))
     assert set(ours) == set(expected)
     for name, weight in ours.items():
-        found = values(weight) if isinstance(weight, PackedWeight) else weight.float()
-        assert torch.equal(found, expected[name]), name
+        result = values(weight) if isinstance(weight, PackedWeight) else weight.float()
+        assert torch.equal(result, expected[name]), name
     assert types["blk.0.attn_q.weight"] == ("Q8_0" if kind == "MXFP4" else kind) and types["blk.1.ffn_down_exps.weight"] == kind
     assert types["blk.0.ffn_gate_inp.weight"] == types["output_norm.weight"] == "F32"
     assert types["token_embd.weight"] == (kind if "16" in kind or "32" in kind else "Q8_0")
@@ -76,21 +76,21 @@ def test_a_generation_is_that_of_the_dequantised_twin(tmp_path: Path) -> None:
     twin = DiffusionGemmaModel(stack, model.tokenizer, model.defaults, model.stop_ids)
     options: dict[str, Any] = {"max_tokens": 24, "num_diffusion_steps": 5, "seed": 3}
     for prompts in (["abc", "hello"], ["a"]):
-        found, wanted = model.generate(prompts, **options), twin.generate(prompts, **options)
-        assert [result.token_ids for result in found] == [result.token_ids for result in wanted]
+        results, wanted = model.generate(prompts, **options), twin.generate(prompts, **options)
+        assert [result.token_ids for result in results] == [result.token_ids for result in wanted]
 
 
 @pytest.mark.parametrize(("name", "text"), [("nano", "R4=7 one, two: 3"), ("sudoku", "A1=4\nB7=?")])
 def test_everything_but_the_weights_comes_back(name: str, text: str, tmp_path: Path) -> None:
     """Tokenizers of another kind than Gemma's too, and sampling defaults that the published keys have no room for."""
     quantize_checkpoint(resolve(name), tmp_path / "copy.gguf", "gguf:bf16")
-    found, wanted = DiffusionGemmaModel.from_pretrained(tmp_path / "copy.gguf"), DiffusionGemmaModel.from_pretrained(name)
-    assert found.defaults == wanted.defaults and found.stop_ids == wanted.stop_ids
-    assert found.config.text.layers == wanted.config.text.layers and found.config.canvas_length == wanted.config.canvas_length
+    result, wanted = DiffusionGemmaModel.from_pretrained(tmp_path / "copy.gguf"), DiffusionGemmaModel.from_pretrained(name)
+    assert result.defaults == wanted.defaults and result.stop_ids == wanted.stop_ids
+    assert result.config.text.layers == wanted.config.text.layers and result.config.canvas_length == wanted.config.canvas_length
     for key, tensor in wanted.transformer.state_dict().items():
-        assert torch.equal(found.transformer.state_dict()[key], tensor), key
+        assert torch.equal(result.transformer.state_dict()[key], tensor), key
     messages = [{"role": "user", "content": text}]
-    assert found.prompt_ids(messages=messages) == wanted.prompt_ids(messages=messages)
+    assert result.prompt_ids(messages=messages) == wanted.prompt_ids(messages=messages)
 
 
 def test_gemma_s_tokenizer_is_written_as_lists(tmp_path: Path) -> None:

@@ -33,16 +33,16 @@ def test_a_header_says_what_the_library_says(tmp_path: Path) -> None:
         "none": torch.zeros(0, 4),
     }
     save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    found = read_header(tmp_path / "x.safetensors")
-    assert {name: stored.shape for name, stored in found.items()} == {name: tuple(t.shape) for name, t in tensors.items()}
-    assert {name: stored.nbytes for name, stored in found.items()} == {name: t.nbytes for name, t in tensors.items()}
-    one = found["torch.bfloat16"]
-    assert one == Stored("BF16", (3, 2), 12, tmp_path / "x.safetensors", one.start) and found["scalar"].shape == ()
+    result = read_header(tmp_path / "x.safetensors")
+    assert {name: stored.shape for name, stored in result.items()} == {name: tuple(t.shape) for name, t in tensors.items()}
+    assert {name: stored.nbytes for name, stored in result.items()} == {name: t.nbytes for name, t in tensors.items()}
+    one = result["torch.bfloat16"]
+    assert one == Stored("BF16", (3, 2), 12, tmp_path / "x.safetensors", one.start) and result["scalar"].shape == ()
     content = (tmp_path / "x.safetensors").read_bytes()
     for name, tensor in tensors.items():
-        stored = found[name]
+        stored = result[name]
         assert content[stored.start : stored.start + stored.nbytes] == bytes(tensor.reshape(-1).view(torch.uint8).tolist()), name
-    assert {stored.dtype for stored in found.values()} <= set(BITS)
+    assert {stored.dtype for stored in result.values()} <= set(BITS)
 
 
 def test_no_data_is_read(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.cli.main import app
 from diffusiongemma.errors import CheckpointError, ConfigError, DiffusionGemmaError
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.weights.resolve import resolve
 from tests.tiny import tiny_model
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import CheckpointError
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.tiny import tiny_model
 
 Q = "model.decoder.layers.0.self_attn.q_proj.weight"

@@ -25,11 +25,11 @@ def copy_of(target: Path, kind: str, **options: Any) -> list[writer.PartError]:
 
 def names(folder: Path) -> dict[str, str]:
     """Tensor -> dtype, of all shards."""
-    found = {}
+    result = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
-            found |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  (no mapping)
-    return found
+            result |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  (no mapping)
+    return result
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -46,18 +46,18 @@ def test_a_copy_loads_and_says_its_error(kind: str, tmp_path: Path) -> None:
     packed = {name for name, _ in copied.transformer.packed()}
     assert len(packed) > 5 and not any("router" in name or "embed" in name for name in packed)
     ids = torch.tensor([exact.tokenizer.encode("Extract as JSON: name (string)")])
-    wanted, found = (model.encode(ids, model.new_cache(1, 64)) for model in (exact, copied))
-    assert 0 < (found - wanted).norm() / wanted.norm() < 0.3
+    wanted, result = (model.encode(ids, model.new_cache(1, 64)) for model in (exact, copied))
+    assert 0 < (result - wanted).norm() / wanted.norm() < 0.3
     assert copied.generate("Reverse: a b", seed=1, max_tokens=16).finish_reason in ("stop", "length")
 
 
 def test_names_are_those_of_the_published_files(tmp_path: Path) -> None:
     copy_of(tmp_path, "fp8", search=False)
-    found = names(tmp_path)
+    result = names(tmp_path)
     base = "model.decoder.layers.0."
-    assert found[base + "experts.3.gate_proj.weight"] == "F8_E4M3" and found[base + "experts.3.gate_proj.weight_scale"] == "BF16"
-    assert found[base + "self_attn.q_proj.weight"] == "F8_E4M3" and found[base + "router.proj.weight"] in ("BF16", "F32")
-    assert not any("gate_up_proj" in name for name in found)
+    assert result[base + "experts.3.gate_proj.weight"] == "F8_E4M3" and result[base + "experts.3.gate_proj.weight_scale"] == "BF16"
+    assert result[base + "self_attn.q_proj.weight"] == "F8_E4M3" and result[base + "router.proj.weight"] in ("BF16", "F32")
+    assert not any("gate_up_proj" in name for name in result)
     config = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
     assert config["format"] == "float-quantized" and config["config_groups"]["group_0"]["weights"]["strategy"] == "channel"
 
@@ -65,10 +65,10 @@ def test_names_are_those_of_the_published_files(tmp_path: Path) -> None:
 def test_parts_can_be_chosen(tmp_path: Path) -> None:
     errors = copy_of(tmp_path, "int8", parts=["mlp"])
     assert {error.part for error in errors} == {"mlp"}
-    found = names(tmp_path)
-    assert found["model.decoder.layers.0.mlp.up_proj.weight"] == "I8"
-    assert found["model.decoder.layers.0.self_attn.q_proj.weight"] != "I8"
-    assert "model.decoder.layers.0.experts.gate_up_proj" in found
+    result = names(tmp_path)
+    assert result["model.decoder.layers.0.mlp.up_proj.weight"] == "I8"
+    assert result["model.decoder.layers.0.self_attn.q_proj.weight"] != "I8"
+    assert "model.decoder.layers.0.experts.gate_up_proj" in result
     DiffusionGemmaModel.from_pretrained(tmp_path)
 
 

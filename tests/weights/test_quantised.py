@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.transformer import Transformer
 from tests.quant.records import values
@@ -43,11 +43,11 @@ def test_values_passes_and_generations(fmt: str, tmp_path: Path) -> None:
     assert {record.kind for record in packed.values()} == {checkpoint.kind}
     assert len(packed) == 3 * 2 + 11 + 9, "experts, attention and dense MLP of three layers"
     for name, record in packed.items():
-        found, wanted = values(record), checkpoint.values[name]
+        result, wanted = values(record), checkpoint.values[name]
         if fmt == "nvfp4":  # compressed-tensors rounds twice; tests/quant has its bits
-            assert torch.allclose(found, wanted, rtol=2e-7, atol=0), name
+            assert torch.allclose(result, wanted, rtol=2e-7, atol=0), name
         else:
-            assert torch.equal(found, wanted), name
+            assert torch.equal(result, wanted), name
     for name, tensor in model.transformer.state_dict().items():
         assert torch.equal(tensor.float(), checkpoint.values[name]), name
     exact = tiny_model(tmp_path, plain)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import CheckpointError
+from diffusiongemma.generation import DiffusionGemmaModel
 from tests.quantised_files import Checkpoint, compressed
 
 UP = "model.decoder.layers.1.experts.4.up_proj"

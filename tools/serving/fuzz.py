@@ -46,9 +46,9 @@ def served(arguments: list[str], log: Path) -> Iterator[tuple["subprocess.Popen[
     with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
         assert process.stdout is not None
         try:
-            found = re.search(r"http://\S+", process.stdout.readline())
-            assert found, log.read_text()
-            yield process, found[0]
+            result = re.search(r"http://\S+", process.stdout.readline())
+            assert result, log.read_text()
+            yield process, result[0]
         finally:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -149,7 +149,7 @@ class Findings:
 
 def joined(text: str) -> tuple[list[dict[str, Any]], str]:
     """The choices of a stream as of a whole answer, and an error that came in it."""
-    found: dict[int, dict[str, Any]] = {}
+    result: dict[int, dict[str, Any]] = {}
     for line in text.splitlines():
         if not line.startswith("data: {"):
             continue
@@ -157,10 +157,10 @@ def joined(text: str) -> tuple[list[dict[str, Any]], str]:
         if "error" in data:
             return [], json.dumps(data["error"])
         for choice in data.get("choices", ()):
-            so_far = found.setdefault(choice["index"], {"text": ""})
+            so_far = result.setdefault(choice["index"], {"text": ""})
             so_far["text"] += choice["text"] if "text" in choice else choice["delta"].get("content") or ""
             so_far["finish_reason"] = choice["finish_reason"] or so_far.get("finish_reason")
-    return list(found.values()), ""
+    return list(result.values()), ""
 
 
 def ask(http: httpx.Client, number: int, case: Case, findings: Findings) -> None:
@@ -267,13 +267,13 @@ def memory(pid: int) -> dict[str, int]:
 
 
 def report(findings: Findings, second: Second, process: "subprocess.Popen[str]", log: Path, seconds: float) -> dict[str, Any]:
-    waits = {name: {"asked": len(found), "longest": round(max(found), 3), "p99": round(sorted(found)[int(len(found) * 0.99)], 3)}
-             for name, found in second.waits.items() if found}  # fmt: skip
+    waits = {name: {"asked": len(result), "longest": round(max(result), 3), "p99": round(sorted(result)[int(len(result) * 0.99)], 3)}
+             for name, result in second.waits.items() if result}  # fmt: skip
     said = log.read_text("utf-8", "replace")
     total: Counter[str] = sum(findings.statuses.values(), Counter())
     return {
         "requests": total.total(), "seconds": round(seconds, 1), "statuses": dict(total.most_common()),
-        "kinds": {kind: dict(found.most_common()) for kind, found in sorted(findings.statuses.items())},
+        "kinds": {kind: dict(result.most_common()) for kind, result in sorted(findings.statuses.items())},
         "5xx": findings.servers, "unanswered": findings.unanswered, "broken": findings.broken, "said_stop": findings.stops,
         "second_client": {"alone": round(second.alone, 3), **waits, "wrong": second.wrong[:20], "slow": second.slow},
         "slowest": findings.slowest, "memory_mib": memory(process.pid), "ended": process.poll(),
@@ -297,19 +297,19 @@ def main() -> None:
             second, began = Second(url), time.monotonic()
             findings = run(url, second, given.seed, given.requests, given.clients, console)
             left = second.stop() if process.poll() is None else 0
-            found = report(findings, second, process, log, time.monotonic() - began)
-            if found["tracebacks"] or found["ended"] is not None:
+            result = report(findings, second, process, log, time.monotonic() - began)
+            if result["tracebacks"] or result["ended"] is not None:
                 console.print(log.read_text("utf-8", "replace")[-5000:], markup=False)
-    found["left_over"] = left
+    result["left_over"] = left
     if given.json is not None:
-        given.json.write_text(json.dumps(found, indent=1))
+        given.json.write_text(json.dumps(result, indent=1))
     for name in ("5xx", "unanswered", "broken"):
-        found[name] = len(found[name])
-    Console().print_json(json.dumps(found))
-    wait = max(found["second_client"].get(name, {}).get("longest", 0) for name in ("health", "chat"))
-    bad = [name for name in ("5xx", "unanswered", "broken", "tracebacks", "left_over") if found[name]]
-    bad += ["second client"] if found["second_client"]["wrong"] or wait > WAIT else []
-    bad += ["the server ended"] if found["ended"] is not None else []
+        result[name] = len(result[name])
+    Console().print_json(json.dumps(result))
+    wait = max(result["second_client"].get(name, {}).get("longest", 0) for name in ("health", "chat"))
+    bad = [name for name in ("5xx", "unanswered", "broken", "tracebacks", "left_over") if result[name]]
+    bad += ["second client"] if result["second_client"]["wrong"] or wait > WAIT else []
+    bad += ["the server ended"] if result["ended"] is not None else []
     sys.exit(f"wrong: {', '.join(bad)}" if bad else 0)
 
 

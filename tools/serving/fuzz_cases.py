@@ -215,9 +215,9 @@ def schema(rng: random.Random) -> Case:
     asked = schema_of(rng)
 
     def right(answer: str, _: dict[str, Any]) -> bool:
-        found = json.loads(answer)
+        result = json.loads(answer)
         try:
-            return bool(jsonschema.Draft202012Validator(asked).is_valid(found))
+            return bool(jsonschema.Draft202012Validator(asked).is_valid(result))
         except RecursionError:
             return True  # {"$ref": "#"} alone says nothing
 
@@ -321,8 +321,8 @@ def split(rng: random.Random) -> Case:
     asked = rng.choice(SPLIT)
 
     def whole(answer: str, choice: dict[str, Any]) -> bool:
-        found = choice.get("logprobs") or {}
-        return answer == asked and all(0 <= offset < len(answer) for offset in found.get("text_offset", []))
+        result = choice.get("logprobs") or {}
+        return answer == asked and all(0 <= offset < len(answer) for offset in result.get("text_offset", []))
 
     body = {"prompt": "x", "max_tokens": 100, "num_diffusion_steps": 2, "seed": 1, "choices": [asked], "logprobs": 3}
     return Case("split characters", TEXT, body | {"stream": rng.random() < 0.5}, check=whole)

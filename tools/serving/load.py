@@ -45,7 +45,7 @@ CHAT = "/v1/chat/completions"
 
 def pool(count: int, mode: str = "diffusion") -> list[dict[str, Any]]:
     """Requests of different lengths, options and seeds."""
-    found = []
+    result = []
     for index, example in enumerate(JsonExtract().examples(count, 5)):
         body: dict[str, Any] = {"messages": [{"role": "user", "content": example.prompt}], "seed": index, "stream": True}
         body |= {"max_tokens": 64 if index % 3 else 128, "mode": mode, "stream_options": {"include_usage": True}}
@@ -53,8 +53,8 @@ def pool(count: int, mode: str = "diffusion") -> list[dict[str, Any]]:
             body |= {"response_format": {"type": "json_object"}}
         if mode == "diffusion" and index % 4 == 1:
             body |= {"diffusing": True}
-        found.append(body)
-    return found
+        result.append(body)
+    return result
 
 
 def lines(response: Any) -> Any:
@@ -274,10 +274,10 @@ def main() -> None:
     kinds.choices["curve"].add_argument("--seconds", type=float, default=20, help="for each point")
     kinds.choices["curve"].add_argument("--plot", type=Path)
     options = parser.parse_args()
-    found = options.work(options)
-    print(json.dumps(found, indent=2))
+    result = options.work(options)
+    print(json.dumps(result, indent=2))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

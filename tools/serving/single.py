@@ -35,8 +35,8 @@ def ask(client: httpx.Client, prompt: str, seed: int) -> dict[str, Any]:
     body = {"messages": [{"role": "user", "content": prompt}], "seed": seed}
     response = client.post("/v1/chat/completions", json=body)
     response.raise_for_status()
-    found: dict[str, Any] = response.json()
-    return found
+    result: dict[str, Any] = response.json()
+    return result
 
 
 def wait_for(client: httpx.Client, until: float = 120.0) -> None:
@@ -87,7 +87,7 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
 
 def restart(options: argparse.Namespace) -> dict[str, Any]:
     """kill -9 and start again on the same port: seconds until the first whole answer."""
-    port, found = free_port(), []
+    port, result = free_port(), []
     server = serve(options.model, port)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
@@ -98,11 +98,11 @@ def restart(options: argparse.Namespace) -> dict[str, Any]:
                 began = time.perf_counter()
                 server = serve(options.model, port)
                 wait_for(client)
-                found.append(time.perf_counter() - began)
+                result.append(time.perf_counter() - began)
     finally:
         server.kill()
         server.wait()
-    return {"seconds": found, "median": statistics.median(found), "worst": max(found)}
+    return {"seconds": result, "median": statistics.median(result), "worst": max(result)}
 
 
 def main() -> None:

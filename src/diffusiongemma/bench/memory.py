@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from diffusiongemma.api.machine import give_back, most_resident, resident
+from diffusiongemma.generation.machine import give_back, peak_resident, resident
 
 __all__ = ["Peak", "peak_of"]
 
@@ -122,7 +122,7 @@ class LifetimePeak:
 
     def now(self) -> int:
         """The mark so far."""
-        return most_resident()
+        return peak_resident()
 
     def start(self) -> None:
         """Nothing can be forgotten."""

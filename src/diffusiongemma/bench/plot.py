@@ -49,11 +49,11 @@ def plot(report: dict[str, Any], target: Path) -> None:
 
 def _curves(duels: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
     """Name of a side to batch size to its measures; ours stands once, from the first duel of a size."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+    result: dict[str, dict[int, dict[str, Any]]] = {}
     for duel in duels:
         for side in duel["sides"]:
-            found.setdefault(side["name"], {}).setdefault(duel["batch"], side["measures"])
-    return found
+            result.setdefault(side["name"], {}).setdefault(duel["batch"], side["measures"])
+    return result
 
 
 def _points(name: str, by_batch: dict[int, dict[str, Any]]) -> list[tuple[int, float, float, float]]:

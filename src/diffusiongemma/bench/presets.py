@@ -11,12 +11,12 @@ import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from diffusiongemma.api import empty_transformer
 from diffusiongemma.bench.settings import Settings
 from diffusiongemma.errors import OptionError
-from diffusiongemma.finetune.scratch import blank_vision
+from diffusiongemma.generation import empty_transformer
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.training.init import blank_vision
 from diffusiongemma.weights.load import save
 from diffusiongemma.weights.resolve import resolve
 

@@ -77,7 +77,7 @@ class Sample:
 
     Attributes:
         steps: denoising steps of each row.
-        commits: encoder passes behind the prompt, of each row.
+        commits: encoder passes after the prompt, of each row.
         tokens: new tokens of all rows.
         seconds: the whole generation.
         order: place among all measurements of a run.

@@ -9,12 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
-from diffusiongemma.api import Mode
 from diffusiongemma.bench.presets import PRESETS
 from diffusiongemma.bench.recorder import MEASURES, Sample
 from diffusiongemma.bench.roofline import Rates, parameters, step_cost
 from diffusiongemma.bench.run import Duel, Outcome
 from diffusiongemma.bench.settings import Settings, threads_here
+from diffusiongemma.generation import Mode
 
 __all__ = ["report"]
 
@@ -59,11 +59,11 @@ def _duel(duel: Duel) -> dict[str, Any]:
 
 
 def _measures(samples: Sequence[Sample]) -> dict[str, dict[str, float] | None]:
-    found: dict[str, dict[str, float] | None] = {}
+    result: dict[str, dict[str, float] | None] = {}
     for name in MEASURES:
         values = [value for sample in samples if (value := getattr(sample, name)) is not None]
-        found[name] = _spread(values) if values else None
-    return found
+        result[name] = _spread(values) if values else None
+    return result
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -86,25 +86,25 @@ def _per_forward(sample: Sample, batch: int) -> dict[str, float]:
 
 def _ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
     """How many times better our median is; a measure that one side lacks, or that is zero, has none."""
-    found = {}
+    result = {}
     for name in MEASURES:
         if ours[name] and theirs[name] and ours[name]["median"] and theirs[name]["median"]:
             quotient = theirs[name]["median"] / ours[name]["median"]
-            found[name] = 1 / quotient if name == "tokens_per_second" else quotient
-    return found
+            result[name] = 1 / quotient if name == "tokens_per_second" else quotient
+    return result
 
 
 def _best(duels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The hardest comparison of each measure: against the rival's best setting, by its own median."""
-    found = []
+    result = []
     for batch in dict.fromkeys(duel["batch"] for duel in duels):
         for name in MEASURES:
             rivals = [duel for duel in duels if duel["batch"] == batch and name in duel["ratio"]]
             if rivals:
                 sign = -1 if name == "tokens_per_second" else 1
                 best = min(rivals, key=lambda duel: sign * duel["sides"][1]["measures"][name]["median"])
-                found.append({"batch": batch, "measure": name, "rival": best["sides"][1]["name"], "ratio": best["ratio"][name]})
-    return found
+                result.append({"batch": batch, "measure": name, "rival": best["sides"][1]["name"], "ratio": best["ratio"][name]})
+    return result
 
 
 def _roles(outcome: Outcome, settings: Settings, duels: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -118,15 +118,15 @@ def _roles(outcome: Outcome, settings: Settings, duels: Sequence[dict[str, Any]]
     }
     ratio = {}
     for name, (who, measure) in taken.items():
-        found = next((side["measures"][measure] for side in alone if side["name"] == who and side["measures"][measure]), None)
-        if found and found["median"]:
-            ratio[name] = predicted[name] / found["median"]
+        result = next((side["measures"][measure] for side in alone if side["name"] == who and side["measures"][measure]), None)
+        if result and result["median"]:
+            ratio[name] = predicted[name] / result["median"]
     return {
         **predicted,
         "predicted_to_measured": ratio,
         "tokens_per_second": {mode: rates.tokens_per_second(mode, settings.steps) for mode in get_args(Mode)},
         "faster": rates.faster(settings.steps),
-        "diffusion_is_faster_up_to_steps": rates.most_steps(),
+        "diffusion_is_faster_up_to_steps": rates.max_steps(),
     }
 
 
@@ -189,10 +189,10 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    result: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            result[name] = None
+    return result

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from diffusiongemma.api.machine import synchroniser
-from diffusiongemma.api.roles import touched_experts
+from diffusiongemma.generation.machine import synchroniser
+from diffusiongemma.generation.roles import touched_experts
 from diffusiongemma.model.config import LayerConfig, ModelConfig, TextConfig
 
 __all__ = ["Cost", "Rates", "measure_rates", "parameters", "step_cost"]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffusiongemma.api.opened import read_config
-from diffusiongemma.api.roles import RoleRates
 from diffusiongemma.bench.presets import PRESETS, checkpoint
 from diffusiongemma.bench.recorder import Sample
 from diffusiongemma.bench.settings import Case, Settings, SideSpec
 from diffusiongemma.bench.worker import Worker
 from diffusiongemma.errors import BenchError
+from diffusiongemma.generation.opened import read_config
+from diffusiongemma.generation.roles import RoleRates
 from diffusiongemma.model.config import ModelConfig
 
 __all__ = ["Duel", "Outcome", "check_work", "generations", "run"]
@@ -50,7 +50,7 @@ class Outcome:
         facts: by side, what it said when it had loaded.
         rates: the machine's, the better of before and after; see ``roofline.Rates``.
         duels: one a rival and batch size.
-        roles: what both roles should take on this machine; see ``api.roles``.
+        roles: what both roles should take on this machine; see ``generation.roles``.
     """
 
     config: ModelConfig

@@ -66,11 +66,11 @@ class Settings:
         if self.against == "exact" and not self.quantize:
             raise OptionError("against is 'exact', which is our side without quantize; give quantize too")
         for name in ("steps", "canvases", "prompt", "repeat", "layers", "threads"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("warmup", self.warmup, 0)
-        _at_least("seed", self.seed, 0)
+            _at_min(name, getattr(self, name), 1)
+        _at_min("warmup", self.warmup, 0)
+        _at_min("seed", self.seed, 0)
         for batch in self.batches:
-            _at_least("batch", batch, 1)
+            _at_min("batch", batch, 1)
         if not self.batches or len(set(self.batches)) < len(self.batches):
             raise OptionError(f"batch is {list(self.batches)!r}; give at least one size, each once")
         if self.threads is not None and self.threads > threads_here():
@@ -141,6 +141,6 @@ class SideSpec:
     log: str
 
 
-def _at_least(name: str, value: int | None, low: int) -> None:
+def _at_min(name: str, value: int | None, low: int) -> None:
     if value is not None and value < low:
         raise OptionError(f"{name} is {value}; it must be at least {low}")

@@ -9,17 +9,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.api.machine import synchroniser
-from diffusiongemma.api.roles import RoleRates, measure_roles, weights_of
 from diffusiongemma.bench.memory import peak_of
 from diffusiongemma.bench.recorder import Recorder, Sample, sample_of
 from diffusiongemma.bench.roofline import measure_rates
 from diffusiongemma.bench.settings import Case, SideSpec
-from diffusiongemma.engine.engine import Local
+from diffusiongemma.engine.engine import OfflineEngine
 from diffusiongemma.engine.events import Commit, Draft
 from diffusiongemma.engine.request import Mode, Request
 from diffusiongemma.errors import BenchError
+from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.generation.machine import synchroniser
+from diffusiongemma.generation.roles import RoleRates, measure_roles, weights_of
 from diffusiongemma.model.transformer import Transformer
 
 __all__ = ["LoadedSide", "Side"]
@@ -60,7 +60,7 @@ class OurSide:
             self._model.kernels = "plain"
         self._mode: Mode = "causal" if spec.kind == "causal" else "diffusion"
         # Token by token at its best: nothing is filled up for the sake of neighbours.
-        self._model.steady = self._mode == "diffusion"
+        self._model.batch_invariant = self._mode == "diffusion"
         self._tokenizer = loaded.tokenizer
         self._defaults = loaded.defaults
         self._encode = self._model.encode_rows
@@ -89,7 +89,7 @@ class OurSide:
             num_diffusion_steps=case.steps, max_tokens=case.new_tokens, early_stop=False, seed=case.seed, temperature=0.0
         )
         requests = [Request(prompt=list(ids), params=params, mode=self._mode, drafts=True) for ids in case.prompts]
-        for event in Local(self._model, self._tokenizer).run(requests):
+        for event in OfflineEngine(self._model, self._tokenizer).run(requests):
             if isinstance(event, Draft):
                 recorder.draft(event.canvas, event.step)
             elif isinstance(event, Commit):
@@ -227,7 +227,7 @@ class LoadedSide:
         stack = self._side.model
         assert isinstance(stack, Transformer)
         quantize = "int8" if stack.int8_products else None
-        rates = measure_roles(stack.config, weights_of(stack), stack.dtype, self._device, quantize=quantize, steady=False)
+        rates = measure_roles(stack.config, weights_of(stack), stack.dtype, self._device, quantize=quantize, batch_invariant=False)
         self._loaded = self._peak.now()
         return rates
 

@@ -99,7 +99,7 @@ class Worker:
         return self._answer("measuring")
 
     def _answer(self, doing: str) -> Any:
-        # An answer that is already in the pipe counts, even if the process ended behind it.
+        # An answer that is already in the pipe counts, even if the process ended after it.
         wait([self._connection, self._process.sentinel])
         if not self._connection.poll():
             raise self._died(doing)
@@ -110,9 +110,9 @@ class Worker:
         if answer[0] == "done":
             return answer[1]
         kind, message = answer[1:]
-        found = getattr(errors, kind, None)
-        if isinstance(found, type) and issubclass(found, DiffusionGemmaError):
-            raise found(f"{self.name}: {message}")
+        result = getattr(errors, kind, None)
+        if isinstance(result, type) and issubclass(result, DiffusionGemmaError):
+            raise result(f"{self.name}: {message}")
         raise BenchError(f"the side {self.name} failed while {doing}: {kind}: {message}")
 
     def _died(self, doing: str) -> BenchError:

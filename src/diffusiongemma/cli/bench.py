@@ -87,13 +87,13 @@ def bench(
         from diffusiongemma.bench.plot import plot as draw
         from diffusiongemma.bench.report import report
 
-        found = report(_run(settings), settings)
+        result = report(_run(settings), settings)
         if plot is not None:
-            draw(found, plot)
+            draw(result, plot)
         if json:
-            common.print_json(found)
+            common.print_json(result)
         else:
-            _print(found)
+            _print(result)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def check(
     all, against the published logits. Of a hub id headers and small files are downloaded, no weights. Status 0: nothing disagrees.
     """
     with common.reporting(json):
-        from diffusiongemma.api.check import check as run
+        from diffusiongemma.generation.check import check as run
 
         with common.err.status("reading") as status:
             report = run(model, forward=forward, device=device, progress=lambda what: status.update(f"reading {what}"))

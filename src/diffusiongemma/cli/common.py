@@ -14,7 +14,7 @@ from diffusiongemma.errors import DiffusionGemmaError, InputError
 from diffusiongemma.lines import json_line
 
 if TYPE_CHECKING:
-    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.generation import DiffusionGemmaModel
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -124,7 +124,7 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 def load(name: str, dtype: str | None = None, device: str | None = None, quantize: str | None = None) -> "DiffusionGemmaModel":
     """Load a checkpoint; torch is imported here and not before."""
-    from diffusiongemma.api import DiffusionGemmaModel
+    from diffusiongemma.generation import DiffusionGemmaModel
 
     return DiffusionGemmaModel.from_pretrained(name, dtype=dtype, device=device, quantize=quantize)
 

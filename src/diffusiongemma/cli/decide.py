@@ -22,7 +22,7 @@ Questions = Annotated[
     typer.Option(
         "--question", "-q", metavar="NAME=OPTIONS[:TEXT]",
         help="May be given several times. OPTIONS: Yes/No or true/false, a range such as 1..5, or options such as red/green/blue; "
-        "TEXT is put behind the prompt, where it does not ask already.",
+        "TEXT is put after the prompt, where it does not ask already.",
     ),
 ]  # fmt: skip
 Template = Annotated[
@@ -53,18 +53,18 @@ def decide(
         questions = [parse_question(text) for text in question or []]
         text = _prompt(prompt)
         loaded = common.load(model, dtype, device, quantize)
-        found = loaded.decide(text, questions, joint=joint, template=template, threshold=threshold, draws=draws, seed=seed)
+        result = loaded.decide(text, questions, joint=joint, template=template, threshold=threshold, draws=draws, seed=seed)
         if json:
-            common.print_json(found.to_dict())
+            common.print_json(result.to_dict())
         else:
-            _show(found)
+            _show(result)
 
 
 def parse_question(text: str) -> "Question":
     """A question as it is written on the command line.
 
     Args:
-        text: ``name=Yes/No``, ``name=1..5`` or ``name=red/green``, and behind a colon the words to ask with.
+        text: ``name=Yes/No``, ``name=1..5`` or ``name=red/green``, and after a colon the words to ask with.
 
     Raises:
         InputError: it is none of these.
@@ -74,10 +74,10 @@ def parse_question(text: str) -> "Question":
     name, equals, rest = text.partition("=")
     options, _, instructions = (part.strip() for part in rest.partition(":"))
     if not equals or not options:
-        raise InputError(f"the question {text!r} is none; write NAME=Yes/No, NAME=1..5 or NAME=red/green, and :TEXT behind it")
+        raise InputError(f"the question {text!r} is none; write NAME=Yes/No, NAME=1..5 or NAME=red/green, and :TEXT after it")
     name, texts = name.strip(), [option.strip() for option in options.split("/")]
-    if found := _RANGE.fullmatch(options):
-        return Score(name, int(found[1]), int(found[2]), instructions)
+    if result := _RANGE.fullmatch(options):
+        return Score(name, int(result[1]), int(result[2]), instructions)
     if len(texts) == 2 and texts[0].lower() in _TRUE and texts[1].lower() in _FALSE:
         return Predicate(name, instructions, yes=texts[0], no=texts[1])
     return Choice(name, texts, instructions)
@@ -91,10 +91,10 @@ def _prompt(prompt: str | None) -> str:
     return prompt
 
 
-def _show(found: "Decisions") -> None:
-    for decision in found.decisions:
+def _show(result: "Decisions") -> None:
+    for decision in result.decisions:
         common.out.print(_line(decision), markup=False, soft_wrap=True)
-    common.err.print(f"{found.rows} canvases in {found.passes} passes, {1000 * found.seconds:.0f} ms", style="dim")
+    common.err.print(f"{result.rows} canvases in {result.passes} passes, {1000 * result.seconds:.0f} ms", style="dim")
 
 
 def _line(decision: "Decision") -> str:

@@ -17,7 +17,7 @@ __all__ = ["LiveCanvas", "RowsCanvas", "entropy_colour", "sudoku_grid", "text_ca
 
 PINNED = "dim"
 CONTEXT = 12
-"""Pinned tokens shown behind the last open one."""
+"""Pinned tokens shown after the last open one."""
 _SURE, _UNSURE = (0x4A, 0xDE, 0x80), (0xF8, 0x71, 0x71)
 
 
@@ -30,7 +30,7 @@ def entropy_colour(entropy: float) -> str:
 
 
 class LiveCanvas:
-    """Shows drafts of one row in a terminal while they come; leaves the last frame behind, also after Ctrl-C.
+    """Shows drafts of one row in a terminal while they come; the last frame stays, also after Ctrl-C.
 
     Args:
         console: where to draw.
@@ -74,7 +74,7 @@ class LiveCanvas:
         self._tokens += tokens
 
     def clear(self) -> None:
-        """Leave nothing behind."""
+        """Clear what was drawn."""
         self.finish(Text("", end=""))
 
     def finish(self, picture: RenderableType) -> None:
@@ -83,7 +83,7 @@ class LiveCanvas:
 
 
 def text_canvas(token_text: Callable[[int], str], before: Callable[[], str]) -> Callable[["Draft"], Text]:
-    """Draws a canvas as running text, behind the text that is committed.
+    """Draws a canvas as running text, after the text that is committed.
 
     Args:
         token_text: text of one token id.

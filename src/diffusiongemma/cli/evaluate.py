@@ -18,8 +18,8 @@ from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, Example, PinnedTas
 from diffusiongemma.tasks.registry import TASKS, task_named
 
 if TYPE_CHECKING:
-    from diffusiongemma.api import DiffusionGemmaModel
     from diffusiongemma.evals.results import Outcome, ResultsFile, Score, TaskReport
+    from diffusiongemma.generation import DiffusionGemmaModel
 
 __all__ = ["evaluate"]
 
@@ -109,9 +109,9 @@ def evaluate(
             raise OptionError(f"--pin is for sudoku only; nothing is known beforehand of an answer of {', '.join(odd)}")
         if schema and (odd := [task.name for task in chosen if not isinstance(task, SchemaTask)]):
             raise OptionError(f"--schema is for json-extract only; answers of {', '.join(odd)} have no schema")
-        from diffusiongemma.api import Mode
         from diffusiongemma.evals.plot import check_plot, plot_scores, plot_sweep
         from diffusiongemma.evals.results import ResultsFile, default_path
+        from diffusiongemma.generation import Mode
 
         if mode not in get_args(Mode):
             raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
@@ -163,18 +163,18 @@ def _chosen(names: Sequence[str]) -> list[Task]:
 
 def _available(tasks: Sequence[Task], n: int, seed: int, every: bool) -> tuple[list[Task], dict[str, str]]:
     """Tasks whose packages are here, and why the others are not; asked for by name, that is an error, and said at once."""
-    found, skipped = [], {}
+    result, skipped = [], {}
     for task in tasks:
         try:
             task.examples(1, seed)
-            found.append(task)
+            result.append(task)
         except InputError as error:
             if not every:
                 raise
             skipped[task.name] = str(error)
         if not every and isinstance(task, CountedTask) and n > task.count:
             raise OptionError(f"--n is {n}; {task.name} has {task.count} examples, ask for {task.count} at most")
-    return found, skipped
+    return result, skipped
 
 
 def _sweep(text: str | None, mode: str) -> tuple[str, list[Any]]:

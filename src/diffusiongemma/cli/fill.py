@@ -12,9 +12,9 @@ from diffusiongemma.cli.display import LiveCanvas, RowsCanvas
 from diffusiongemma.errors import InputError
 
 if TYPE_CHECKING:
-    from diffusiongemma.api import DiffusionGemmaModel
-    from diffusiongemma.engine.fill import Filled
-    from diffusiongemma.engine.frame import OnEvent
+    from diffusiongemma.generation import DiffusionGemmaModel
+    from diffusiongemma.generation.context import OnEvent
+    from diffusiongemma.generation.fill import Filled
 
 __all__ = ["edit", "fill", "infill"]
 
@@ -24,10 +24,10 @@ Tries = Annotated[int, typer.Option(help="Most rows of a batch: lengths, each al
 
 
 def infill(
-    prefix_file: Annotated[str | None, typer.Option(help="Text before the hole; - reads standard input.")] = None,
-    suffix_file: Annotated[str | None, typer.Option(help="Text behind it; - reads standard input.")] = None,
-    least: Annotated[int, typer.Option(help="Fewest tokens of the hole.")] = 1,
-    most: Annotated[int, typer.Option(help="Most tokens of the hole.")] = 16,
+    prefix_file: Annotated[str | None, typer.Option(help="Text before the span; - reads standard input.")] = None,
+    suffix_file: Annotated[str | None, typer.Option(help="Text after it; - reads standard input.")] = None,
+    min_tokens: Annotated[int, typer.Option(help="Fewest tokens of the span.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of the span.")] = 16,
     prompt: Prompt = None,
     tries: Tries = 16,
     seed: common.SeedOption = None,
@@ -41,7 +41,7 @@ def infill(
     """Write what stands between two texts. Several lengths are tried at once; what is given comes out unchanged."""
     with common.reporting(json):
         if prefix_file is None and suffix_file is None:
-            raise InputError("there is nothing around the hole; give --prefix-file, --suffix-file or both")
+            raise InputError("there is nothing around the span; give --prefix-file, --suffix-file or both")
         if prefix_file == suffix_file == "-":
             raise InputError("--prefix-file and --suffix-file are both standard input; one of them must be a file")
         prefix, suffix = ("" if name is None else common.read_text(name) for name in (prefix_file, suffix_file))
@@ -49,14 +49,16 @@ def infill(
         options = common.sampling_options(num_diffusion_steps=steps, seed=seed, prompt=prompt)
         _report(
             loaded,
-            lambda look: loaded.infill(prefix, suffix, least=least, most=most, tries=tries, on_event=look, **options),
+            lambda look: loaded.infill(
+                prefix, suffix, min_tokens=min_tokens, max_tokens=max_tokens, tries=tries, on_event=look, **options
+            ),
             json,
         )
 
 
 def fill(
     template: Annotated[
-        str | None, typer.Argument(help="Text with holes: 'Dear {{name:1-6}}, ...'; - reads standard input.")
+        str | None, typer.Argument(help="Text with spans: 'Dear {{name:1-6}}, ...'; - reads standard input.")
     ] = None,
     file: Annotated[Path | None, typer.Option(help="A file with the template instead.")] = None,
     prompt: Prompt = None,
@@ -69,7 +71,7 @@ def fill(
     quantize: common.QuantizeOption = None,
     json: common.JsonOption = False,
 ) -> None:
-    """Write all holes of a template together: {{name}}, {{name:4}} or {{name:1-6}}, fewest and most tokens."""
+    """Write all spans of a template together: {{name}}, {{name:4}} or {{name:1-6}}, fewest and most tokens."""
     with common.reporting(json):
         if (template is None) == (file is None):
             raise InputError("give a template or --file, not both and not neither")
@@ -122,7 +124,8 @@ def _report(model: "DiffusionGemmaModel", run: "Callable[[OnEvent | None], Fille
     best = filled.tried[0]
     lengths = ", ".join(f"{name}: {length}" for name, length in best.lengths.items())
     common.err.print(
-        f"{len(filled.tried)} fillings; best: {lengths} tokens, {best.score:.1f} nats, {best.steps} steps, {filled.seconds:.2f} s",
+        f"{len(filled.tried)} candidates; best: {lengths} tokens, {best.score:.1f} nats, {best.steps} steps, "
+        f"{filled.seconds:.2f} s",
         style="dim",
         soft_wrap=True,
     )

@@ -13,8 +13,8 @@ from diffusiongemma.errors import DiffusionGemmaError, InputError, OptionError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from diffusiongemma.api import DiffusionGemmaModel
     from diffusiongemma.engine.events import Result
+    from diffusiongemma.generation import DiffusionGemmaModel
 
 __all__ = ["chat", "generate"]
 
@@ -86,7 +86,7 @@ def generate(
     """Answer a prompt. In a terminal the canvas is shown as it forms; on a pipe only the text is printed."""
     with common.reporting(json):
         text = _prompt(prompt)
-        held = _held(json_schema, json_object, regex, choices, grammar)
+        constrained = _constrained(json_schema, json_object, regex, choices, grammar)
         loaded = common.load(model, dtype, device, quantize)
         options = common.sampling_options(
             max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
@@ -97,7 +97,7 @@ def generate(
         asked: dict[str, Any] = {"prompt": text}
         if system is not None and text.strip():
             asked = {"messages": [*_told(system), {"role": "user", "content": text}]}
-        result = _answer(loaded, {**asked, **held}, options, show=common.out.is_terminal and not json)
+        result = _answer(loaded, {**asked, **constrained}, options, show=common.out.is_terminal and not json)
         if json:
             common.print_json(result.to_dict())
         elif not common.out.is_terminal:
@@ -175,14 +175,14 @@ def _next_line(json: bool) -> str | None:
         raise InputError(f"standard input is not UTF-8: {error.reason}") from error
 
 
-def _held(
+def _constrained(
     schema: str | None, json_object: bool, regex: str | None, choices: list[str] | None, grammar: str | None
 ) -> dict[str, Any]:
-    """What the answer is held to, as ``stream`` takes it."""
+    """What the answer is constrained to, as ``stream`` takes it."""
     given = {"--json-schema": schema, "--json-object": json_object or None, "--regex": regex, "--choice": choices or None}
     names = [name for name, value in {**given, "--grammar": grammar}.items() if value is not None]
     if len(names) > 1:
-        raise OptionError(f"{' and '.join(names)} are given; an answer can be held to one of them")
+        raise OptionError(f"{' and '.join(names)} are given; an answer can be constrained to one of them")
     if schema is not None:
         return {"response_format": {"type": "json_schema", "json_schema": {"schema": _json(common.read_text(schema), schema)}}}
     if json_object:

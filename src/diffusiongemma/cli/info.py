@@ -12,7 +12,7 @@ from diffusiongemma.errors import InputError, OptionError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from diffusiongemma.api.resident import Published, Resident
+    from diffusiongemma.generation.resident import Published, Resident
 
 __all__ = ["info", "memory_report"]
 
@@ -49,9 +49,9 @@ def info(
     published files fit.
     """
     with common.reporting(json):
-        from diffusiongemma.api.check.layout import layout_of
-        from diffusiongemma.api.opened import read_config
-        from diffusiongemma.api.resident import planned_weights, stored_weights
+        from diffusiongemma.generation.check.layout import layout_of
+        from diffusiongemma.generation.opened import read_config
+        from diffusiongemma.generation.resident import planned_weights, stored_weights
         from diffusiongemma.weights.resolve import has_weights, resolve
 
         if quantize not in (None, "int8"):
@@ -87,8 +87,8 @@ def memory_report(config: Any, weights: "list[Resident] | None" = None, quantize
     """
     import torch
 
-    from diffusiongemma.api.machine import free_memory, resident
-    from diffusiongemma.api.resident import PUBLISHED, Resident, resident_bytes
+    from diffusiongemma.generation.machine import free_memory, resident
+    from diffusiongemma.generation.resident import PUBLISHED, Resident, resident_bytes
     from diffusiongemma.model.cache import KVCache
     from diffusiongemma.model.expected import text_shapes
 
@@ -139,9 +139,9 @@ def _roles(path: "Path", config: Any, weights: "list[Resident]", quantize: str |
     """What both roles are predicted to do on this machine, in the dtype that is taken here unless another is asked for."""
     import torch
 
-    from diffusiongemma.api.loaded import device_of
-    from diffusiongemma.api.opened import sampling_of
-    from diffusiongemma.api.roles import measure_roles
+    from diffusiongemma.generation.loaded import device_of
+    from diffusiongemma.generation.opened import sampling_of
+    from diffusiongemma.generation.roles import measure_roles
 
     device = device_of("cpu" if quantize else None)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -156,7 +156,7 @@ def _roles(path: "Path", config: Any, weights: "list[Resident]", quantize: str |
         "token_ms": 1000 * rates.token,
         "tokens_per_second": {mode: rates.tokens_per_second(mode, taken) for mode in ("diffusion", "causal")},
         "faster": rates.faster(taken),
-        "diffusion_is_faster_up_to_steps": rates.most_steps(),
+        "diffusion_is_faster_up_to_steps": rates.max_steps(),
     }
 
 
@@ -169,12 +169,12 @@ def _published(one: "Published", text: Any, beside: int, free: dict[str, int]) -
 
 def _stored(weights: "list[Resident] | None") -> dict[str, dict[str, int]]:
     """Weights and bytes for each kind of packing, where some are packed."""
-    found: dict[str, dict[str, int]] = {}
+    result: dict[str, dict[str, int]] = {}
     for weight in weights or []:
-        kind = found.setdefault(weight.kind, {"tensors": 0, "bytes": 0})
+        kind = result.setdefault(weight.kind, {"tensors": 0, "bytes": 0})
         kind["tensors"] += 1
         kind["bytes"] += weight.nbytes
-    return found if found.keys() - {"plain"} else {}
+    return result if result.keys() - {"plain"} else {}
 
 
 def _size(count: float) -> str:

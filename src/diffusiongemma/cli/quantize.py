@@ -60,7 +60,7 @@ def quantize(
     Weights are read and written a part at a time: a 26B takes less than 4 GB of memory.
     """
     with common.reporting(json):
-        from diffusiongemma.api.quantising import quantize_checkpoint
+        from diffusiongemma.generation.quantising import quantize_checkpoint
         from diffusiongemma.tasks.registry import task_named
         from diffusiongemma.weights.resolve import resolve
 

@@ -14,7 +14,7 @@ from diffusiongemma.errors import OptionError
 from diffusiongemma.server.settings import Settings
 
 if TYPE_CHECKING:
-    from diffusiongemma.server.served import Served
+    from diffusiongemma.server.endpoint import ModelEndpoint
 
 __all__ = ["serve"]
 
@@ -77,8 +77,8 @@ def serve(
 
     The first SIGTERM or Ctrl-C finishes what is under way, within --drain-seconds; the second stops at once.
     """
-    from diffusiongemma.engine.shared import SharedEngine, default_kv_bytes
-    from diffusiongemma.server.served import Served, public_name
+    from diffusiongemma.engine.threaded import ThreadedEngine, default_kv_bytes
+    from diffusiongemma.server.endpoint import ModelEndpoint, public_name
 
     with common.reporting(False):
         key = None if api_key_file is None else _key(api_key_file)
@@ -100,7 +100,7 @@ def serve(
             import torch
 
             torch.set_num_threads(threads)
-        models: dict[str, Served] = {}
+        models: dict[str, ModelEndpoint] = {}
         try:
             names = model or _DEFAULT
             for name in names:
@@ -108,24 +108,24 @@ def serve(
                 loaded.defaults = loaded.defaults.replaced(soft_top_k=soft_top_k)  # what requests do not give
                 # All models that are served share what one alone would take.
                 memory = (default_kv_bytes(loaded.device) if kv_mib is None else kv_mib << 20) // len(names)
-                engine = SharedEngine(
+                engine = ThreadedEngine(
                     loaded.transformer, loaded.tokenizer,
                     max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory,
                     prefix_bytes=None if prefix_mib is None else prefix_mib << 20,
                     client_rows=client_rows, client_steps=client_steps,
                 )  # fmt: skip
-                served = Served(public_name(name), loaded, engine)
-                if served.name in models:
-                    served.engine.stop()
-                    raise OptionError(f"two models have the name {served.name!r}; clients could not tell them apart")
-                models[served.name] = served
+                endpoint = ModelEndpoint(public_name(name), loaded, engine)
+                if endpoint.name in models:
+                    endpoint.engine.stop()
+                    raise OptionError(f"two models have the name {endpoint.name!r}; clients could not tell them apart")
+                models[endpoint.name] = endpoint
             _run(models, settings, host, port)
         finally:
-            for served in models.values():
-                served.engine.stop()
+            for endpoint in models.values():
+                endpoint.engine.stop()
 
 
-def _run(models: "dict[str, Served]", settings: Settings, host: str, port: int) -> None:
+def _run(models: "dict[str, ModelEndpoint]", settings: Settings, host: str, port: int) -> None:
     from diffusiongemma.server.app import create_app
     from diffusiongemma.server.run import Server, config
     from diffusiongemma.server.state import State

@@ -12,8 +12,8 @@ from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.tasks.sudoku import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, solves
 
 if TYPE_CHECKING:
-    from diffusiongemma.api import DiffusionGemmaModel
     from diffusiongemma.engine.events import Draft
+    from diffusiongemma.generation import DiffusionGemmaModel
 
 __all__ = ["sudoku"]
 

@@ -21,8 +21,8 @@ from diffusiongemma.cli import common
 from diffusiongemma.errors import InputError
 
 if TYPE_CHECKING:
-    from diffusiongemma.finetune.loop import Evaluate
-    from diffusiongemma.finetune.recipe import Recipe
+    from diffusiongemma.training.loop import Evaluate
+    from diffusiongemma.training.recipe import Recipe
 
 __all__ = ["train"]
 
@@ -48,7 +48,7 @@ def train(
     The folder of the run gets model/ (the checkpoint), state.pt (to go on), log.jsonl and loss.png.
     """
     with common.reporting(json):
-        from diffusiongemma.finetune.recipe import builtin_recipes, load_recipe
+        from diffusiongemma.training.recipe import builtin_recipes, load_recipe
 
         if recipe is None:
             names = list(builtin_recipes())
@@ -68,7 +68,7 @@ def train(
 def _run(recipe: "Recipe", folder: Path, device: str, compile_model: bool | None, threads: int | None) -> dict[str, Any]:
     import torch
 
-    from diffusiongemma.finetune.loop import Hooks, TrainRun
+    from diffusiongemma.training.loop import Hooks, TrainRun
 
     if threads:
         torch.set_num_threads(threads)
@@ -96,8 +96,8 @@ def _run(recipe: "Recipe", folder: Path, device: str, compile_model: bool | None
 
 
 def _evaluator(recipe: "Recipe") -> "Evaluate":
-    from diffusiongemma.api import DiffusionGemmaModel
     from diffusiongemma.evals.run import evaluate
+    from diffusiongemma.generation import DiffusionGemmaModel
     from diffusiongemma.tasks.registry import task_named
 
     tasks = [task_named(name) for name in recipe.eval.tasks]

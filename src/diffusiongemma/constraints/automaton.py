@@ -67,17 +67,17 @@ class Automaton:
 
     def _step(self, states: frozenset[int], char: str) -> frozenset[int]:
         key = (states, char)
-        found = self._seen.get(key)
-        if found is None:
+        result = self._seen.get(key)
+        if result is None:
             edges = ((on, to) for state in states for on, to in self._edges[state])
             self.steps += len(states)
-            found = self._close({to for on, to in edges if on is not None and on.chars.has(char)})
-            self._room -= len(states) + len(found)
+            result = self._close({to for on, to in edges if on is not None and on.chars.has(char)})
+            self._room -= len(states) + len(result)
             if self._room < 0:
                 self._seen.clear()
                 self._room = _KEPT
-            self._seen[key] = found
-        return found
+            self._seen[key] = result
+        return result
 
     def _close(self, states: set[int]) -> frozenset[int]:
         todo = list(states)
@@ -128,13 +128,13 @@ class Automaton:
                 char = "" if on is None else on.pick
                 if char is not None:
                     back[to].append((state, char))
-        found: dict[int, tuple[int, str, int]] = {self._last: (0, "", self._last)}
+        result: dict[int, tuple[int, str, int]] = {self._last: (0, "", self._last)}
         todo = deque([self._last])
         while todo:  # edges without a character cost nothing, so they go to the front
             state = todo.popleft()
             for before, char in back[state]:
-                cost = found[state][0] + len(char)
-                if before not in found or cost < found[before][0]:
-                    found[before] = (cost, char, state)
+                cost = result[state][0] + len(char)
+                if before not in result or cost < result[before][0]:
+                    result[before] = (cost, char, state)
                     (todo.append if char else todo.appendleft)(before)
-        return found
+        return result

@@ -80,14 +80,14 @@ NO_NEWLINE = CharSet(((10, 10),), negated=True)
 def _same_but_case(code: int) -> tuple[int, ...]:
     """All characters that are the same one but for their case."""
     lowered = _lower(code)
-    return tuple(found for one in (lowered, *_also.get(lowered, ())) for found in (one, *_lowered_to()[one]))
+    return tuple(result for one in (lowered, *_also.get(lowered, ())) for result in (one, *_lowered_to()[one]))
 
 
 @cache
 def _lowered_to() -> defaultdict[int, list[int]]:
     """Lower-case character to the others that are lowered to it."""
-    found: defaultdict[int, list[int]] = defaultdict(list)
+    result: defaultdict[int, list[int]] = defaultdict(list)
     for code in range(0x110000):
         if (lowered := _lower(code)) != code:
-            found[lowered].append(code)
-    return found
+            result[lowered].append(code)
+    return result

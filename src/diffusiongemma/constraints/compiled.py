@@ -11,13 +11,13 @@ from diffusiongemma.constraints.automaton import Automaton
 from diffusiongemma.constraints.constraint import Constraint
 from diffusiongemma.constraints.cost import Cost, of_lark, of_pattern, of_schema, of_texts, together
 from diffusiongemma.constraints.cursor import Cursor
-from diffusiongemma.constraints.ending import Hints, close_json
+from diffusiongemma.constraints.json_completion import CompletionHints, close_json
+from diffusiongemma.constraints.json_state import NativeScanner, Scanner
 from diffusiongemma.constraints.native import calls_grammar
+from diffusiongemma.constraints.pinned_search import SearchGuide
 from diffusiongemma.constraints.regex import emit, parse, size
-from diffusiongemma.constraints.scanner import NativeScanner, Scanner
 from diffusiongemma.constraints.schema import Prepared, prepare
 from diffusiongemma.constraints.search import Path, nearest
-from diffusiongemma.constraints.through import Guide
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.errors import ConstraintError
 
@@ -46,7 +46,7 @@ class Reading:
 
     constraint: Constraint
     source: str
-    guide: Guide
+    guide: SearchGuide
     cost: Cost
 
 
@@ -88,8 +88,8 @@ class Compiled:
 
     def _shortest(self) -> list[int]:
         path = self._start_path()
-        found = b"" if path.matcher.is_accepting() else self._guide.find(path, b"", _LONGEST)
-        tokens = None if found is None else self._vocabulary.spell(found)
+        result = b"" if path.matcher.is_accepting() else self._guide.find(path, b"", _LONGEST)
+        tokens = None if result is None else self._vocabulary.spell(result)
         if tokens is not None and (not tokens or self._tokens.deep_copy().validate_tokens(tokens) == len(tokens)):
             return tokens
         empty = not path.allowed() or len(self._vocabulary.alphabet) < 256
@@ -132,7 +132,7 @@ def _matcher(engine: LLTokenizer, source: str, constraint: Constraint) -> LLMatc
 
 def _schema(constraint: Constraint) -> Reading:
     ready = prepare(constraint.source)
-    hints = Hints.of(ready.names, ready.required, map(Automaton, ready.patterns))
+    hints = CompletionHints.of(ready.names, ready.required, map(Automaton, ready.patterns))
     item, key = _SEPARATORS[constraint.spacing]
     options: Any = {
         "item_separator": item,
@@ -152,11 +152,11 @@ def _cost(ready: Prepared) -> Cost:
     return of_schema(ready.text, sum(map(size, ready.patterns)))
 
 
-def _json_guide(hints: Hints) -> Guide:
+def _json_guide(hints: CompletionHints) -> SearchGuide:
     def find(path: Path, text: bytes, limit: int) -> bytes | None:
         return close_json(path, limit, hints)
 
-    return Guide(find, hints.patterns, hints.names)
+    return SearchGuide(find, hints.patterns, hints.names)
 
 
 def _regex(constraint: Constraint) -> Reading:
@@ -168,12 +168,12 @@ def _regex(constraint: Constraint) -> Reading:
             rest = automaton.complete(text.decode())
         except UnicodeDecodeError:  # in the middle of a character
             rest = None
-        if rest is not None and path.follow(found := rest.encode()):
-            return found
+        if rest is not None and path.follow(result := rest.encode()):
+            return result
         return _nearest(path, text, limit)
 
     source = LLMatcher.grammar_from_regex(emit(node))
-    return Reading(constraint, source, Guide(find, (automaton,)), of_pattern(constraint.source, size(node)))
+    return Reading(constraint, source, SearchGuide(find, (automaton,)), of_pattern(constraint.source, size(node)))
 
 
 def _choices(constraint: Constraint) -> Reading:
@@ -185,7 +185,7 @@ def _choices(constraint: Constraint) -> Reading:
 
     pattern = "|".join("".join("\\" + c if c in _META else c for c in choice) for choice in choices)
     source = LLMatcher.grammar_from_regex(f"(?:{pattern})")
-    return Reading(constraint, source, Guide(find, texts=tuple(spelled)), of_texts(pattern))
+    return Reading(constraint, source, SearchGuide(find, texts=tuple(spelled)), of_texts(pattern))
 
 
 def _calls(constraint: Constraint) -> Reading:
@@ -194,13 +194,13 @@ def _calls(constraint: Constraint) -> Reading:
     names = [*(f"call:{name}" for name, _ in tools), *(name for one in ready for name in one.names)]
     required = [name for one in ready for name in one.required]
     patterns = [Automaton(node) for one in ready for node in one.patterns]
-    hints = Hints.of(dict.fromkeys(names), required, patterns, lambda name: name.encode(errors="replace"))
+    hints = CompletionHints.of(dict.fromkeys(names), required, patterns, lambda name: name.encode(errors="replace"))
     cost = together([*map(_cost, ready), of_texts(lark)])
     return Reading(constraint, LLMatcher.grammar_from_lark(lark), _json_guide(hints), cost)
 
 
 def _cfg(constraint: Constraint) -> Reading:
-    return Reading(constraint, LLMatcher.grammar_from_lark(constraint.source), Guide(_nearest), of_lark(constraint.source))
+    return Reading(constraint, LLMatcher.grammar_from_lark(constraint.source), SearchGuide(_nearest), of_lark(constraint.source))
 
 
 def _nearest(path: Path, text: bytes, limit: int) -> bytes | None:

@@ -22,7 +22,7 @@ class Constraint:
     Attributes:
         kind: what the source is.
         source: JSON of a schema, of a list of choices or of tools, a pattern, or the text of a grammar.
-        spacing: of JSON: one blank behind each ``:`` and ``,`` as ``json.dumps`` writes it, none, or either of the two.
+        spacing: of JSON: one blank after each ``:`` and ``,`` as ``json.dumps`` writes it, none, or either of the two.
     """
 
     kind: Kind
@@ -117,7 +117,7 @@ class Constraint:
         given = {"response_format": response_format, "regex": regex, "choices": choices, "grammar": grammar}
         names = [name for name, value in given.items() if value is not None]
         if len(names) > 1:
-            raise ConstraintError(f"{' and '.join(names)} are given; a text can be held to one of them")
+            raise ConstraintError(f"{' and '.join(names)} are given; a text can be constrained to one of them")
         if regex is not None:
             return cls.regex(regex)
         if choices is not None:

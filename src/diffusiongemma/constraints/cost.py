@@ -93,10 +93,10 @@ def of_lark(source: str) -> Cost:
     words = lengths = 0
     cheap = len(rules) <= _WORDS
     for line in reversed(rules) if cheap else ():
-        found = _RULE.fullmatch(line)
-        if found is None:
+        result = _RULE.fullmatch(line)
+        if result is None:
             return _cost(len(source), 0, False)
-        name, body = found.groups()
+        name, body = result.groups()
         before, is_json, schema = body.partition("%json ")
         inner = _json_cost(schema) if is_json else Cost(True, 0)
         parts = _parts(before)
@@ -123,14 +123,14 @@ def _is_name(part: str) -> bool:
 
 def _parts(body: str) -> list[str] | None:
     """Texts, patterns and names of a rule's body; None where there is more in it than these, ``|``, ``?`` and brackets."""
-    found, at, body = [], 0, body.rstrip()
+    result, at, body = [], 0, body.rstrip()
     while at < len(body):
         part = _LARK.match(body, at)
         if part is None:
             return None
-        found += [one for one in part.groups() if one is not None]
+        result += [one for one in part.groups() if one is not None]
         at = part.end()
-    return found
+    return result
 
 
 class _Counted:
@@ -170,5 +170,5 @@ class _Counted:
             self.lengths += weight * int(count) if isinstance(count, int | float) and math.isfinite(count) else 0
         step = node.get("multipleOf")
         if isinstance(step, int | float) and math.isfinite(step) and step > 0:
-            whole = float(step).is_integer()
-            self.step = math.lcm(self.step, without_tens(int(step)) if whole else 1 if step <= _FRACTION else _MULTIPLE + 1)
+            is_complete = float(step).is_integer()
+            self.step = math.lcm(self.step, without_tens(int(step)) if is_complete else 1 if step <= _FRACTION else _MULTIPLE + 1)

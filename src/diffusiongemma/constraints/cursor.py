@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from llguidance import LLMatcher
 
+from diffusiongemma.constraints.pinned_search import PinnedPath, SearchBudget, SearchGuide, pinned_path
 from diffusiongemma.constraints.search import Path
-from diffusiongemma.constraints.through import Effort, Guide, Way, way_through
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.constraints.work import STEP_WORK, Exhausted, Work
 from diffusiongemma.errors import ConstraintError
@@ -28,8 +28,8 @@ class Cursor:
 
     Args:
         vocabulary: of the grammar.
-        tokens: the engine behind the tokens so far.
-        path: the engine behind the same bytes, one by one; ``ending`` searches from it.
+        tokens: the engine after the tokens so far.
+        path: the engine after the same bytes, one by one; ``ending`` searches from it.
         guide: what is known of the grammar besides.
         ending: bytes that make the text whole, where some are known.
         work: what is left to do for its searches, and for those of its copies.
@@ -40,7 +40,7 @@ class Cursor:
         vocabulary: Vocabulary,
         tokens: LLMatcher,
         path: Path,
-        guide: Guide,
+        guide: SearchGuide,
         ending: bytes | None = None,
         work: Work | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class Cursor:
 
     @property
     def finished(self) -> bool:
-        """Nothing may follow but a stop token; behind one, nothing at all."""
+        """Nothing may follow but a stop token; after one, nothing at all."""
         return self._stopped or (self._tokens.is_accepting() and self._tokens.is_stopped())
 
     def copy(self) -> "Cursor":
@@ -146,7 +146,7 @@ class Cursor:
         inside = 0 <= token < self._vocabulary.size and token not in self._vocabulary.stop_ids and not self.finished
         if not inside or self._tokens.try_consume_tokens([token]) != 1:
             self._check()
-            raise ConstraintError(f"token {token} is not allowed behind {self._text[-40:]!r}; ask allows() before advance()")
+            raise ConstraintError(f"token {token} is not allowed after {self._text[-40:]!r}; ask allows() before advance()")
         added = self._vocabulary.token_bytes[token]
         self._text += added
         if self._ending is not None and not self._strayed and self._ending.startswith(added):
@@ -154,7 +154,7 @@ class Cursor:
         else:
             self._strayed += len(added)
 
-    def forced(self) -> list[int]:
+    def forced_tokens(self) -> list[int]:
         """Tokens that must follow, cut as the tokenizer would; none where there is a choice."""
         return [] if self.finished else list(self._tokens.compute_ff_tokens())
 
@@ -176,32 +176,32 @@ class Cursor:
             return known
         # The search stops at what cannot be written within the limit: few tokens have more than 16 bytes.
         try:
-            found = self._guide.find(self._here().begin(self._work), self._text, 64 + 16 * limit)
+            result = self._guide.find(self._here().begin(self._work), self._text, 64 + 16 * limit)
         except Exhausted:
             return self._known(limit)
-        if found is None or len(found) > limit * self._vocabulary.longest:
+        if result is None or len(result) > limit * self._vocabulary.longest:
             return None
-        tokens = self._vocabulary.spell(found)
+        tokens = self._vocabulary.spell(result)
         if tokens is None or len(tokens) > limit:
             return None
-        self._ending, self._strayed, self._searched = found, 0, True
+        self._ending, self._strayed, self._searched = result, 0, True
         return tokens
 
-    def through(self, given: Sequence[int], limit: int, effort: Effort) -> Way:
+    def through(self, given: Sequence[int], limit: int, budget: SearchBudget) -> PinnedPath:
         """A way through tokens that are given at their positions, and on to the end.
 
         Args:
             given: a token, or -1 where it is open, for each next position; the last is a token, and may be a stop token.
             limit: tokens at most.
-            effort: how wide to search; a text that it does not find may exist all the same.
+            budget: how wide to search; a text that it does not find may exist all the same.
         """
         if self.finished and given:
             stops = len(given) == 1 and given[0] in self._vocabulary.stop_ids and not self._stopped
-            return Way(list(given), True, 1) if stops else Way([], False, 0)
+            return PinnedPath(list(given), True, 1) if stops else PinnedPath([], False, 0)
         try:
-            return way_through(self._here().begin(self._work), self._text, given, limit, self._vocabulary, self._guide, effort)
+            return pinned_path(self._here().begin(self._work), self._text, given, limit, self._vocabulary, self._guide, budget)
         except Exhausted:
-            return Way([], False, 0)
+            return PinnedPath([], False, 0)
 
     def _known(self, limit: int) -> list[int] | None:
         """The last ending, if it still is one, after what was taken instead of its beginning, or as a whole."""
@@ -217,7 +217,7 @@ class Cursor:
         return None
 
     def _here(self) -> Path:
-        """The engine behind the bytes so far."""
+        """The engine after the bytes so far."""
         if missing := self._text[len(self._path.tail) :]:
             self._path = self._path.extend(missing)
         return self._path
@@ -225,7 +225,7 @@ class Cursor:
     def _check(self) -> None:
         if self._tokens.is_error():
             reason = self._tokens.get_error().split("\n")[0]
-            raise ConstraintError(f"the constraint is too complex for the engine behind {self._text[-40:]!r}: {reason}")
+            raise ConstraintError(f"the constraint is too complex for the engine after {self._text[-40:]!r}: {reason}")
 
 
 def flags(packed: bytes | bytearray, size: int) -> "Tensor":

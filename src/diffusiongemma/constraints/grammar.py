@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from diffusiongemma.constraints.compiled import Compiled, read
 from diffusiongemma.constraints.constraint import Constraint
+from diffusiongemma.constraints.pinned_search import PinnedPath
 from diffusiongemma.constraints.process import Gone, Home, Process, why_not
 from diffusiongemma.constraints.remote import AnyCursor, RemoteCursor
-from diffusiongemma.constraints.through import Way
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.errors import OverloadedError
 
@@ -34,7 +34,7 @@ class Grammar:
         process: that it is in; None: it is in this one.
 
     Attributes:
-        ways: through pins that were asked for, with what was asked.
+        paths: through pins that were asked for, with what was asked.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Grammar:
         self.constraint, self.vocabulary, self.shortest, self.size = constraint, vocabulary, shortest, size
         self.start = start
         self._process = process
-        self.ways: dict[object, Way] = {}
+        self.paths: dict[object, PinnedPath] = {}
 
     @property
     def usable(self) -> bool:

@@ -23,7 +23,7 @@ def annotations(node: Schema, where: str) -> None:
         del node["additionalProperties"]
 
 
-MOST_STEP = 100_000
+MAX_STEP = 100_000
 """The largest ``multipleOf``, powers of ten aside: the engine has a state for each remainder, of 350 bytes and 25 microseconds."""
 
 
@@ -48,9 +48,9 @@ def numbers(node: Schema, where: str) -> None:
             f"{where}: 'multipleOf' {step} cannot be expressed: {step} has no exact binary value, and validators that divide "
             "floating-point numbers refuse some of its multiples; use whole numbers or a string with a pattern"
         )
-    if isinstance(step, int | float) and without_tens(int(step)) > MOST_STEP:
+    if isinstance(step, int | float) and without_tens(int(step)) > MAX_STEP:
         raise ConstraintError(
-            f"{where}: 'multipleOf' {step} is too large: {MOST_STEP:,} is the most, powers of ten aside, since a grammar needs a "
+            f"{where}: 'multipleOf' {step} is too large: {MAX_STEP:,} is the most, powers of ten aside, since a grammar needs a "
             "state for each remainder; leave it out, and check the number afterwards"
         )
 
@@ -90,7 +90,7 @@ def unevaluated(node: Schema, where: str) -> None:
 
 
 def property_names(node: Schema, where: str) -> None:
-    """Names held to a pattern or a list, in an object without other properties."""
+    """Names constrained to a pattern or a list, in an object without other properties."""
     names = node.pop("propertyNames", True)
     if isinstance(names, dict):
         check_shape(names, f"{where}/propertyNames")

@@ -4,7 +4,7 @@
 
     call:weather{city:<|"|>Paris<|"|>,days:3}
 
-Properties come in the schema's order. Numbers without bounds have up to 18 digits before and 17 behind the point, so that they are
+Properties come in the schema's order. Numbers without bounds have up to 18 digits before and 17 after the point, so that they are
 finite and can be read. Where a schema declares properties and does not speak of others, no others are written.
 """
 
@@ -130,34 +130,34 @@ class _Writer:
     def _shape(self, shape: Shape, where: str) -> list[str]:
         if shape.values is not None:
             return self._values(shape.values, where)
-        found: list[str] = []
+        result: list[str] = []
         if "null" in shape.types:
-            found.append('"null"')
+            result.append('"null"')
         if "boolean" in shape.types:
-            found.append('"true" | "false"')
+            result.append('"true" | "false"')
         for kind in ("integer", "number"):
             if kind in shape.types and (number := self._number(shape, kind)) is not None:
-                found.append(number)
+                result.append(number)
         if "string" in shape.types and (shape.max_length is None or shape.min_length <= shape.max_length):
-            found.append(self._string(shape))
+            result.append(self._string(shape))
         if "array" in shape.types and (array := self._array(shape, where)) is not None:
-            found.append(array)
+            result.append(array)
         if "object" in shape.types and (written := self._object(shape, where)) is not None:
-            found.append(written)
-        return found
+            result.append(written)
+        return result
 
     # -- scalars -----------------------------------------------------------------------------------------------------------
 
     def _values(self, values: Sequence[Any], where: str) -> list[str]:
         texts = [value for value in values if isinstance(value, str)]
-        found = [_spelled(value, where) for value in values if not isinstance(value, str)]
+        result = [_spelled(value, where) for value in values if not isinstance(value, str)]
         if texts:
             for text in texts:
                 _check_text(text, where)
             terminal = "|".join("".join(map(escape, map(ord, text))) for text in texts if text)
             inner = [*([self._rules.terminal(f"/{terminal}/")] if terminal else []), *([_NOTHING] if "" in texts else [])]
-            found.append(f"{MARK_NAME} {_any_of(inner)} {MARK_NAME}")
-        return found
+            result.append(f"{MARK_NAME} {_any_of(inner)} {MARK_NAME}")
+        return result
 
     def _string(self, shape: Shape) -> str:
         high = "" if shape.max_length is None else str(shape.max_length)
@@ -200,7 +200,7 @@ class _Writer:
             high = len(prefix) if high is None else min(high, len(prefix))
         if high is not None and low > high:
             return None
-        # From the end: what may come behind n items.
+        # From the end: what may come after n items.
         done = max(low - len(prefix), 0)
         follow = _NOTHING if rest is None else _times(f'"," {rest}', done, None if high is None else high - len(prefix))
         if not prefix:
@@ -213,7 +213,7 @@ class _Writer:
     # -- objects -------------------------------------------------------------------------------------------------------------
 
     def _object(self, shape: Shape, where: str) -> str | None:
-        """Each declared property in its order, then others: a rule for what may follow behind each, with or without one before."""
+        """Each declared property in its order, then others: a rule for what may follow after each, with or without one before."""
         pairs: list[tuple[str, bool]] = []
         for name in shape.names():
             if not is_key(name):
@@ -248,15 +248,15 @@ class _Writer:
             for written in range(most + 1):
                 full = high is not None and written >= high
                 with_it = None if full else after[min(written + 1, most)]
-                ways = [] if with_it is None else [f"{_COMMA if written else ''}{pair} {with_it}"]
+                paths = [] if with_it is None else [f"{_COMMA if written else ''}{pair} {with_it}"]
                 if not needed and (without := after[written]) is not None:
-                    ways.append(without)
-                before[written] = self._rules.add(self._name(), " | ".join(ways)) if ways else None
+                    paths.append(without)
+                before[written] = self._rules.add(self._name(), " | ".join(paths)) if paths else None
             after = before
         return after[0]
 
     def _others(self, free: str | None, written: int, low: int, high: int | None) -> str | None:
-        """Undeclared properties behind so many declared ones."""
+        """Undeclared properties after so many declared ones."""
         least, most = max(low - written, 0), None if high is None else high - written
         if free is None or most == 0:
             return _NOTHING if least == 0 else None

@@ -22,7 +22,7 @@ from diffusiongemma.errors import ConstraintError, OverloadedError
 if TYPE_CHECKING:
     from diffusiongemma.constraints.vocabulary import Vocabulary
 
-__all__ = ["COMPILE_SECONDS", "MOST_PROCESSES", "Gone", "Home", "Process", "why_not"]
+__all__ = ["COMPILE_SECONDS", "MAX_PROCESSES", "Gone", "Home", "Process", "why_not"]
 
 COMPILE_SECONDS = 3.0
 """Processor time for compiling a grammar, its shortest text and the masks along it."""
@@ -35,7 +35,7 @@ _A_CALL = 0.005
 """Processor time for a call, in any case."""
 _A_PLAN = 2.0
 """Processor time for a way through pins: before an answer begins, while nobody waits but who asked."""
-MOST_PROCESSES = 16
+MAX_PROCESSES = 16
 """Grammars in processes of their own, of all vocabularies together."""
 _COMPILES = 2
 """Those that are compiled at once."""
@@ -116,9 +116,9 @@ class Home:
         """
         number = next(_numbers)
         with _starting:
-            if len(_alive) >= MOST_PROCESSES:
+            if len(_alive) >= MAX_PROCESSES:
                 raise OverloadedError(
-                    f"{len(_alive)} large grammars are in use, and {MOST_PROCESSES} may be; ask again when an answer has ended",
+                    f"{len(_alive)} large grammars are in use, and {MAX_PROCESSES} may be; ask again when an answer has ended",
                     2.0,
                 )
             _alive.add(number)

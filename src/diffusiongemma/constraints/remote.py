@@ -10,8 +10,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from diffusiongemma.constraints.cursor import Cursor, flags
+from diffusiongemma.constraints.pinned_search import PinnedPath, SearchBudget
 from diffusiongemma.constraints.process import Process
-from diffusiongemma.constraints.through import Effort, Way
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.constraints.work import STEP_WORK
 
@@ -61,7 +61,7 @@ class RemoteCursor:
         self._pending: list[int] = []
         self._text = b""
         self._state: State | None = None
-        self._ahead: tuple[list[int], _Place, State] | None = None  # behind tokens that were said to be allowed
+        self._ahead: tuple[list[int], _Place, State] | None = None  # after tokens that were said to be allowed
 
     def begin(self, work: int = STEP_WORK) -> None:
         """See ``Cursor``."""
@@ -121,18 +121,18 @@ class RemoteCursor:
             _, self._place, self._state = self._ahead
             self._alone, self._pending, self._ahead = True, [], None
 
-    def forced(self) -> list[int]:
+    def forced_tokens(self) -> list[int]:
         """See ``Cursor``."""
         return list(self._known()[2])
 
     def ending(self, limit: int) -> list[int] | None:
         """See ``Cursor``."""
-        found: list[int] | None = self._ask("ending", limit)
-        return found
+        result: list[int] | None = self._ask("ending", limit)
+        return result
 
-    def through(self, given: Sequence[int], limit: int, effort: Effort) -> Way:
+    def through(self, given: Sequence[int], limit: int, budget: SearchBudget) -> PinnedPath:
         """See ``Cursor``."""
-        return Way(*self._ask("through", list(given), limit, list(vars(effort).values())))
+        return PinnedPath(*self._ask("through", list(given), limit, list(vars(budget).values())))
 
     def _known(self) -> State:
         if self._state is None:
@@ -157,8 +157,8 @@ class RemoteCursor:
 
 
 def _state(said: Sequence[Any]) -> State:
-    accepting, finished, forced = said
-    return bool(accepting), bool(finished), list(forced)
+    accepting, finished, forced_tokens = said
+    return bool(accepting), bool(finished), list(forced_tokens)
 
 
 AnyCursor = Cursor | RemoteCursor

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ReplyCursor", "ReplyGrammar", "Thoughts"]
 
 Thoughts = Literal["none", "may", "must"]
-State = Literal["thinks", "header", "thought", "words", "calls", "call", "behind", "body", "over"]
+State = Literal["thinks", "header", "thought", "words", "calls", "call", "after", "body", "over"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +61,10 @@ class ReplyGrammar:
             said, header = self.opening[1:], self.header
             rest = header[len(said) :] if header[: len(said)] == said else ()
             return ReplyCursor(self, "header" if rest else "thought", rest)
-        return ReplyCursor(self, "thinks" if self.thoughts == "must" else self.behind_thought)
+        return ReplyCursor(self, "thinks" if self.thoughts == "must" else self.after_thought)
 
     @property
-    def behind_thought(self) -> State:
+    def after_thought(self) -> State:
         """What follows a thought."""
         return "body" if self.body is not None else "calls" if self.must_call else "words"
 
@@ -106,7 +106,7 @@ class ReplyCursor:
         """The reply so far is whole."""
         if self._state == "body":
             return self._inner is not None and self._inner.accepting
-        return self._state in ("words", "behind", "over")
+        return self._state in ("words", "after", "over")
 
     @property
     def complete(self) -> bool:
@@ -115,10 +115,10 @@ class ReplyCursor:
 
     @property
     def finished(self) -> bool:
-        """Nothing may follow but a stop token; behind one, nothing at all."""
+        """Nothing may follow but a stop token; after one, nothing at all."""
         if self._state == "body":
             return self._inner is not None and self._inner.finished
-        return self._state == "over" or (self._state == "behind" and not self._grammar.parallel)
+        return self._state == "over" or (self._state == "after" and not self._grammar.parallel)
 
     @property
     def _undecided(self) -> bool:
@@ -150,21 +150,21 @@ class ReplyCursor:
     def _marks(self) -> list[int]:
         """Marks and stop tokens that may follow, but for those that the inner cursor knows."""
         markup, grammar = self._markup, self._grammar
-        found: list[int | None] = []
+        result: list[int | None] = []
         if self._state == "thinks" or (self._state == "words" and grammar.thoughts != "none"):
-            found.append(markup.thought_open)
+            result.append(markup.thought_open)
         if self._state == "header":
-            found.append(self._header[0])
+            result.append(self._header[0])
         if self._state == "thought":
-            found.append(markup.thought_close)
-        again = self._state == "behind" and grammar.parallel
+            result.append(markup.thought_close)
+        again = self._state == "after" and grammar.parallel
         if self._state == "calls" or self._undecided or (grammar.calls is not None and (self._state == "words" or again)):
-            found.append(markup.call_open)
+            result.append(markup.call_open)
         if self._state == "call" and self._inner is not None and self._inner.accepting:
-            found.append(markup.call_close)
-        if self._state in ("words", "behind"):
-            found += self._vocabulary.stop_ids
-        return [token for token in found if token is not None]
+            result.append(markup.call_close)
+        if self._state in ("words", "after"):
+            result += self._vocabulary.stop_ids
+        return [token for token in result if token is not None]
 
     @property
     def _spent(self) -> bool:
@@ -226,21 +226,21 @@ class ReplyCursor:
             self._header = self._grammar.header
             self._enter("header" if self._header else "thought")
         elif token == self._markup.thought_close:
-            self._enter(self._grammar.behind_thought)
+            self._enter(self._grammar.after_thought)
         elif token == self._markup.call_open:
             self._enter("call")
         elif token == self._markup.call_close:
-            self._enter("behind")
+            self._enter("after")
         elif self._state == "thought":
             self._thought += 1
 
-    def forced(self) -> list[int]:
+    def forced_tokens(self) -> list[int]:
         """Tokens that must follow; none where there is a choice."""
-        found: list[int] = []
+        result: list[int] = []
         place = self.copy()
         while not place.finished and not place._undecided:
             if place._inner is not None:
-                more = place._inner.forced() if not (place._state == "call" and place._inner.finished) else place._marks()
+                more = place._inner.forced_tokens() if not (place._state == "call" and place._inner.finished) else place._marks()
             elif place._state in ("thinks", "header", "calls") or (place._state == "thought" and place._spent):
                 more = place._marks()
             else:
@@ -249,28 +249,28 @@ class ReplyCursor:
                 break
             for token in more:
                 place.advance(token)
-            found += more
-        return found
+            result += more
+        return result
 
     def ending(self, limit: int) -> list[int] | None:
         """A short row of tokens that makes the reply whole, without a stop token; None: no way was found within the limit."""
-        found: list[int] = []
+        result: list[int] = []
         state, markup, grammar = self._state, self._markup, self._grammar
         if state == "thinks":
-            found += [*_known(markup.thought_open), *grammar.header]
+            result += [*_known(markup.thought_open), *grammar.header]
         if state in ("thinks", "header", "thought"):
-            found += [*self._header, *_known(markup.thought_close)]
-            state = grammar.behind_thought
+            result += [*self._header, *_known(markup.thought_close)]
+            state = grammar.after_thought
             if state == "body" and grammar.body is not None:
-                found += grammar.body.shortest
+                result += grammar.body.shortest
         elif self._inner is not None:
             inner = self._inner.ending(limit - (state == "call"))
             if inner is None:
                 return None
-            found += [*inner, *(_known(markup.call_close) if state == "call" else [])]
+            result += [*inner, *(_known(markup.call_close) if state == "call" else [])]
         if state == "calls" and grammar.calls is not None:
-            found += [*_known(markup.call_open), *grammar.calls.shortest, *_known(markup.call_close)]
-        return found if len(found) <= limit else None
+            result += [*_known(markup.call_open), *grammar.calls.shortest, *_known(markup.call_close)]
+        return result if len(result) <= limit else None
 
 
 def _known(token: int | None) -> list[int]:

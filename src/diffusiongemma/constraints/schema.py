@@ -38,11 +38,11 @@ _REFUSED = {
     "extends": "it is of draft 3; say it with allOf",
     "divisibleBy": "it is of draft 3; say it with multipleOf",
 }
-_MOST = 20_000
+_MAX = 20_000
 """Schemas in a schema, those counted again that references lead to: a second of work at the most."""
-_MOST_PATTERNS = 50_000
+_MAX_PATTERNS = 50_000
 """Characters of all patterns of a schema with their repeats written out."""
-_MOST_STEPS = 1 << 20
+_MAX_STEPS = 1 << 20
 """Values copied for references, and states of patterns looked at for names: a second or so."""
 _OLD_DRAFT = re.compile(r"json-schema\.org/draft-0[3467]/")
 
@@ -113,8 +113,8 @@ class _Rewriter:
             raise ConstraintError(f"{where} is {type(node).__name__}; a schema is an object or a boolean")
         self._seen.add(id(node))
         self._kept.append(node)
-        if len(self._kept) > _MOST:
-            raise ConstraintError(f"the schema is too large: more than {_MOST:,} schemas in it, with those that references lead to")
+        if len(self._kept) > _MAX:
+            raise ConstraintError(f"the schema is too large: more than {_MAX:,} schemas in it, with those that references lead to")
         if "$ref" in node:
             self._reference(node, where)
         check_shape(node, where)
@@ -134,13 +134,13 @@ class _Rewriter:
         if self._old:  # until draft 7 what stands beside $ref is ignored
             for word in [word for word in node if word != "$ref"]:
                 del node[word]
-        found, pointer = self._resolve(target, where)
+        result, pointer = self._resolve(target, where)
         if pointer == "#":
             node["$ref"] = "#"
             return
         if pointer not in self._defs:
             name = self._defs[pointer] = f"d{len(self._defs)}"
-            self.defs[name] = self._copied(found)
+            self.defs[name] = self._copied(result)
             self.visit(self.defs[name], pointer)
         node["$ref"] = f"#/$defs/{self._defs[pointer]}"
 
@@ -184,15 +184,15 @@ class _Rewriter:
 
     def _matches(self, automaton: Automaton, name: str) -> bool:
         before = automaton.steps
-        if len(name) * len(automaton) > 100 * _MOST_STEPS:  # at the worst, which is rare
-            self._count(_MOST_STEPS)
-        found = automaton.accepts(name)
+        if len(name) * len(automaton) > 100 * _MAX_STEPS:  # at the worst, which is rare
+            self._count(_MAX_STEPS)
+        result = automaton.accepts(name)
         self._count(automaton.steps - before)
-        return found
+        return result
 
     def _count(self, steps: int) -> None:
         self._steps += steps
-        if self._steps >= _MOST_STEPS:
+        if self._steps >= _MAX_STEPS:
             raise ConstraintError(
                 "the schema takes too long to prepare: large parts of it are referred to again and again, or it has many names "
                 "and large patterns for them; make it smaller"
@@ -211,9 +211,9 @@ class _Rewriter:
         if pattern not in self.patterns:
             node = self.patterns[pattern] = parse(pattern, search=True, where=where)
             self._size += size(node)
-            if self._size > _MOST_PATTERNS:
+            if self._size > _MAX_PATTERNS:
                 raise ConstraintError(
-                    f"{where}: the patterns of the schema are too large together: more than {_MOST_PATTERNS:,} characters with "
+                    f"{where}: the patterns of the schema are too large together: more than {_MAX_PATTERNS:,} characters with "
                     "their repeats written out"
                 )
         return self.patterns[pattern]

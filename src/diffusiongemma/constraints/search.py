@@ -1,4 +1,4 @@
-"""The nearest text behind a state of the engine, byte by byte.
+"""The nearest text after a state of the engine, byte by byte.
 
 The engine shows what may follow, not its states, so two texts of one length that may go on alike (the same next bytes, the
 same forced run, the same open containers) are taken for the same state; a few of each are kept, since they need not be.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from llguidance import LLMatcher
 
 from diffusiongemma.constraints.automaton import Automaton
-from diffusiongemma.constraints.scanner import Scanner
+from diffusiongemma.constraints.json_state import Scanner
 from diffusiongemma.constraints.vocabulary import MARK
 from diffusiongemma.constraints.work import UNLIMITED, Work
 
@@ -24,7 +24,7 @@ _WIDTH = 96
 _EXPANDED = 3000
 """Texts that one search expands at most."""
 _MORE = 12
-"""Texts expanded for others behind the first found."""
+"""Texts expanded for others after the first found."""
 _BACKSLASH = 92
 _MARK = b"\xff[%d]" % MARK[0]
 """How the engine spells the mark among bytes that are forced."""
@@ -39,7 +39,7 @@ class Path:
         matcher: the state; nothing is done to it that changes it.
         scanner: the JSON around it; None for other texts.
         tail: the bytes that led here.
-        again: the last byte, where the state behind it looks like the one before: the next one is then the same, without others.
+        again: the last byte, where the state after it looks like the one before: the next one is then the same, without others.
         work: what is left to do for the search that made it.
     """
 
@@ -54,7 +54,7 @@ class Path:
         return Path(self.matcher, self.scanner, work=self.work if work is None else work)
 
     def extend(self, text: bytes) -> "Path":
-        """The state behind more bytes, which the engine is known to allow.
+        """The state after more bytes, which the engine is known to allow.
 
         Raises:
             Exhausted: there is no work left.
@@ -65,17 +65,17 @@ class Path:
         scanner = self.scanner.copy().push(text) if self.scanner else None
         return Path(matcher, scanner, self.tail + text, work=self.work)
 
-    def forced(self) -> bytes:
+    def forced_tokens(self) -> bytes:
         """Bytes that must come next."""
         return self.matcher.compute_ff_bytes().replace(_MARK, MARK)
 
     def follow(self, text: bytes) -> "Path | None":
-        """The state behind more bytes; None where the engine does not allow them."""
+        """The state after more bytes; None where the engine does not allow them."""
         return self.extend(text) if self.matcher.validate_tokens(list(text)) == len(text) else None
 
     def allowed(self) -> bytes:
         """Bytes that may come next."""
-        mask = self.matcher.compute_bitmask()[:32]  # 256 bytes; behind them stands the engine's own end token
+        mask = self.matcher.compute_bitmask()[:32]  # 256 bytes; after them stands the engine's own end token
         return bytes(8 * n + bit for n, byte in enumerate(mask) if byte for bit in _BITS[byte])
 
 
@@ -126,7 +126,7 @@ def _key(path: Path) -> object:
 
 
 def _successors(path: Path, patterns: tuple[Automaton, ...], first: bytes | None) -> Iterator[Path]:
-    if first is None and (run := path.forced()):
+    if first is None and (run := path.forced_tokens()):
         yield path.extend(run)
         return
     yield from map(path.extend, guesses(path, patterns))

@@ -16,7 +16,7 @@ __all__ = ["ObjectPart", "Schemas", "Shape"]
 
 Node = dict[str, Any] | bool
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
-_MOST = 128
+_MAX = 128
 """Alternatives of one value, its nested ``anyOf`` multiplied out."""
 _CONTAINERS = ("properties", "patternProperties", "required", "minProperties", "maxProperties", "items", "prefixItems", "minItems",
                "maxItems")  # fmt: skip
@@ -151,8 +151,8 @@ class Schemas:
         return alternatives
 
     def _check_count(self, count: int, where: str) -> None:
-        if count > _MOST:
-            raise ConstraintError(f"{where}: its anyOf and oneOf have more than {_MOST} combinations; say it with fewer")
+        if count > _MAX:
+            raise ConstraintError(f"{where}: its anyOf and oneOf have more than {_MAX} combinations; say it with fewer")
 
     def _target(self, pointer: str) -> Node:
         node: Any = self._root
@@ -160,8 +160,8 @@ class Schemas:
             node = node[part]
         if pointer == "#":
             return {word: what for word, what in self._root.items() if word != "$defs"}
-        found: Node = node
-        return found
+        result: Node = node
+        return result
 
     def _check_one(self, branches: list[Node], above: frozenset[str], where: str) -> None:
         """Of ``oneOf`` one alternative alone may hold, and a grammar cannot see to it: they must differ in some way."""

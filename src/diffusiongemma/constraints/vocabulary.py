@@ -144,13 +144,13 @@ class Vocabulary:
     def fillers(self, allowed: bytes) -> tuple[bytes, ...]:
         """Tokens of several of these bytes, one of each length: much text in few tokens."""
         if allowed not in self._fillers:
-            found: dict[int, bytes] = {}
+            result: dict[int, bytes] = {}
             for text in self._sorted:
-                if len(text) in _FILLER and len(text) not in found and not text.translate(None, allowed):
-                    found[len(text)] = text
+                if len(text) in _FILLER and len(text) not in result and not text.translate(None, allowed):
+                    result[len(text)] = text
             if len(self._fillers) >= _FILLERS:
                 self._fillers.clear()
-            self._fillers[allowed] = tuple(found.values())
+            self._fillers[allowed] = tuple(result.values())
         return self._fillers[allowed]
 
     @cached_property
@@ -177,7 +177,7 @@ _KNOWN: WeakKeyDictionary[Tokenizer, dict[tuple[tuple[int, ...], int | None], Vo
 
 
 class _Tokens:
-    """What the engine asks of a tokenizer. It gets one end token of its own behind ours: we answer for stop ids ourselves."""
+    """What the engine asks of a tokenizer. It gets one end token of its own after ours: we answer for stop ids ourselves."""
 
     bos_token_id = None
 
@@ -204,12 +204,12 @@ def _token_bytes(backend: Any, size: int | None) -> list[bytes]:
     try:
         to_bytes = byte_decoder(backend)
     except InputError as error:
-        raise ConstraintError(f"no answer can be held to anything: {error}") from error
+        raise ConstraintError(f"no answer can be constrained to anything: {error}") from error
     vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
     rows: list[bytes] = [b""] * (size if size is not None else max(vocab.values(), default=-1) + 1)
-    whole = sorted(vocab.items(), key=lambda item: bool(BYTE_TOKEN.fullmatch(item[0])))  # so that "a" comes before <0x61>
+    is_complete = sorted(vocab.items(), key=lambda item: bool(BYTE_TOKEN.fullmatch(item[0])))  # so that "a" comes before <0x61>
     seen: set[bytes] = set()
-    for content, index in whole:
+    for content, index in is_complete:
         text = to_bytes(content)
         if index < len(rows) and text not in seen:
             rows[index] = text

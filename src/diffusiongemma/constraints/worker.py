@@ -20,7 +20,7 @@ from diffusiongemma.confined import OUT_OF_MEMORY, end_after, limit_memory, read
 from diffusiongemma.constraints.compiled import Compiled, read
 from diffusiongemma.constraints.constraint import Constraint
 from diffusiongemma.constraints.cursor import Cursor
-from diffusiongemma.constraints.through import Effort
+from diffusiongemma.constraints.pinned_search import SearchBudget
 from diffusiongemma.constraints.vocabulary import Vocabulary
 from diffusiongemma.errors import ConstraintError
 
@@ -101,7 +101,7 @@ def _follow(asker: socket.socket, vocabulary: Vocabulary) -> None:
 
 
 def _state(cursor: Cursor) -> tuple[bool, bool, list[int]]:
-    return cursor.accepting, cursor.finished, cursor.forced()
+    return cursor.accepting, cursor.finished, cursor.forced_tokens()
 
 
 class _Following:
@@ -157,7 +157,7 @@ class _Following:
         if what == "ending":
             return cursor.ending(*given)
         if what == "through":
-            tokens, limit, effort = given
-            way = cursor.through(tokens, limit, Effort(*effort))
-            return [way.tokens, way.ends, way.passed]
+            tokens, limit, budget = given
+            path = cursor.through(tokens, limit, SearchBudget(*budget))
+            return [path.tokens, path.ends, path.passed]
         return None

@@ -4,9 +4,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.engine.constraint import ConstraintState
 from diffusiongemma.engine.events import CanvasReport, Commit, FinishReason, Result, Usage
-from diffusiongemma.engine.held import Held
-from diffusiongemma.sampler import SamplingParams
 from diffusiongemma.text.deltas import StopStrings
 from diffusiongemma.text.replies import Part, ReplyParts, ToolCall
 from diffusiongemma.text.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ class Answer:
         params: ``max_tokens`` and ``stop``.
         stop_ids: token ids that end the answer.
         prompt_tokens: for the usage.
-        fixed: tokens up to and with the last pin.
+        pinned: tokens up to and with the last pin.
         opening: what of the prompt belongs to the answer: see ``Markup.opening``.
     """
 
@@ -35,7 +35,7 @@ class Answer:
         params: SamplingParams,
         stop_ids: Sequence[int],
         prompt_tokens: int,
-        fixed: int = 0,
+        pinned: int = 0,
         opening: Sequence[int] = (),
     ) -> None:
         self._parts = ReplyParts(tokenizer, opening)
@@ -43,7 +43,7 @@ class Answer:
         self._params = params
         self._stop_ids = frozenset(stop_ids)
         self._prompt_tokens = prompt_tokens
-        self._fixed = fixed
+        self._pinned = pinned
         self._began = time.perf_counter()
         self._text: list[str] = []
         self._thinking: list[str] = []
@@ -53,7 +53,7 @@ class Answer:
         self.commit_passes = 0
         self.finish: FinishReason | None = None
 
-    def add(self, row: int, ids: Sequence[int], held: Held | None = None) -> Commit:
+    def add(self, row: int, ids: Sequence[int], constraint: ConstraintState | None = None) -> Commit:
         """Take committed tokens up to the end of the answer; returns what became final.
 
         An answer that fills its last token and is a whole text of its grammar has stopped, not been cut.
@@ -61,13 +61,13 @@ class Answer:
         taken: list[int] = []
         for token in ids:
             taken.append(token)
-            if token in self._stop_ids and len(self.ids) + len(taken) >= self._fixed:
+            if token in self._stop_ids and len(self.ids) + len(taken) >= self._pinned:
                 self.finish = "stop"
             elif len(self.ids) + len(taken) >= self._params.max_tokens:
-                self.finish = "stop" if held is not None and held.whole else "length"
+                self.finish = "stop" if constraint is not None and constraint.is_complete else "length"
             if self.finish:
                 break
-        first = max(0, self._fixed - len(self.ids))
+        first = max(0, self._pinned - len(self.ids))
         self.ids.extend(taken)
         commit = Commit(row=row, text="", token_ids=taken)
         pinned = self._parts.push(self._shown(taken[:first]))
@@ -76,7 +76,7 @@ class Answer:
         commit = self._said(commit, self._parts.push(self._shown(taken[first:]), last=self.finish is not None))
         if self.finish:
             commit = replace(commit, text=commit.text + self._stops.push("", last=True))
-            self.finish = "stop" if self._stops.found else self.finish
+            self.finish = "stop" if self._stops.matched else self.finish
         self._text.append(commit.text)
         self._thinking.append(commit.thinking)
         self._calls.extend(commit.tool_calls)
@@ -86,18 +86,18 @@ class Answer:
         """What parts add to a commit, up to the first stop string."""
         text, thinking, calls = [commit.text], [commit.thinking], [*commit.tool_calls]
         for part in parts:
-            if self._stops.found:
+            if self._stops.matched:
                 break
             if part.kind == "text":
                 text.append(self._stops.push(part.text))
             elif part.kind == "markup":
                 text.append(self._stops.push("", last=True))
-                text.append("" if self._stops.found else part.text)
+                text.append("" if self._stops.matched else part.text)
             elif part.call is not None:
                 calls.append(part.call)
             else:
                 thinking.append(part.text)
-        if self._stops.found:
+        if self._stops.matched:
             self.finish = "stop"
         return replace(commit, text="".join(text), thinking="".join(thinking), tool_calls=calls)
 

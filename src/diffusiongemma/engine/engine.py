@@ -19,24 +19,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from diffusiongemma.diffusion import COLDEST, Canvas, committed, new_canvas, step, temperature
 from diffusiongemma.engine.answer import Answer
+from diffusiongemma.engine.constraint import GuardedState, apply_constraints
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, Failed, TokenLogprob
-from diffusiongemma.engine.held import Guarded, hold
-from diffusiongemma.engine.pinned import held_row
+from diffusiongemma.engine.logprobs import alternatives
+from diffusiongemma.engine.pinned import constraint_state
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.engine.prefix import PrefixCache
 from diffusiongemma.engine.request import Request, canvas_length, check
-from diffusiongemma.engine.row import Row, share
-from diffusiongemma.engine.score import alternatives
+from diffusiongemma.engine.row import Row, canvas_slice
 from diffusiongemma.engine.turns import Waiting, displaced, first_in_turn
 from diffusiongemma.errors import EngineError, PromptTooLongError, as_error
-from diffusiongemma.kernels import Stream, draw, position_keys
+from diffusiongemma.kernels import RngPurpose, draw, position_keys
 from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import COLDEST, Canvas, committed, new_canvas, step, temperature
 from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["Counts", "Engine", "Local"]
+__all__ = ["Counts", "Engine", "OfflineEngine"]
 
 T = TypeVar("T")
 PREFILL_ROWS = 4
@@ -96,14 +96,14 @@ class Engine:
     @property
     def kv_bytes(self) -> int:
         """Memory of the rows' caches so far, with those of the parked ones."""
-        return sum(row.cache.bytes for row in self._held_rows())
+        return sum(row.cache.bytes for row in self._cached_rows())
 
     @property
     def promised_bytes(self) -> int:
         """The most that these caches can grow to."""
-        return sum(self.cache_bytes(row.request, row.cache.max_length) for row in self._held_rows())
+        return sum(self.cache_bytes(row.request, row.cache.max_length) for row in self._cached_rows())
 
-    def _held_rows(self) -> list[Row]:
+    def _cached_rows(self) -> list[Row]:
         return [row for row in (*self.rows, *self.line) if isinstance(row, Row)]
 
     def cache_bytes(self, request: Request, tokens: int) -> int:
@@ -156,7 +156,7 @@ class Engine:
 
         Yields:
             The key and the event: a Draft a row and step, a Commit a row and canvas (or token), a Done a row, or a Failed
-            instead, where the row could not join, or what it is held to failed.
+            instead, where the row could not join, or what it is constrained to failed.
         """
         # 1.
         yield from self._place()
@@ -164,7 +164,7 @@ class Engine:
         for row, event in self._encode():
             yield row.key, event
         # 3.
-        alike = attrgetter("likeness")
+        alike = attrgetter("batch_key")
         on_canvas = [row for row in self.rows if row.canvas is not None]
         for row, hidden_LD in zip(on_canvas, self._denoise(on_canvas), strict=True):
             row.hidden_LD = hidden_LD
@@ -213,17 +213,17 @@ class Engine:
     def _join(self, one: Waiting) -> Row:
         key, number, request = one.key, one.number, one.request
         cache = RowCache(self.model.config.text, one.slots, self.model.dtype, self.model.device)
-        fixed = 0 if request.pins is None else last_set(request.pins)
+        pinned = 0 if request.pins is None else last_set(request.pins)
         opening = self._tokenizer.markup.opening(request.prompt)
-        answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), fixed, opening)
-        held = held_row(request.grammar, request.params.max_tokens, request.stop_ids, request.pins, number)
+        answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), pinned, opening)
+        constraint = constraint_state(request.grammar, request.params.max_tokens, request.stop_ids, request.pins, number)
         blocks = self.prefix.names(request.prompt)
-        found = self.prefix.load(blocks, cache, len(request.prompt) - 1)
+        statistics = self.prefix.load(blocks, cache, len(request.prompt) - 1)
         self.counts.prompt_tokens += len(request.prompt)
-        guarded = None if held is None else Guarded(held)
-        return Row(key, number, request, answer, cache, guarded, request.prompt[found:], blocks, self._likeness(request))
+        guarded = None if constraint is None else GuardedState(constraint)
+        return Row(key, number, request, answer, cache, guarded, request.prompt[statistics:], blocks, self._batch_key(request))
 
-    def _likeness(self, request: Request) -> str:
+    def _batch_key(self, request: Request) -> str:
         length = canvas_length(self.model, request.params)
         params = replace(request.params, seed=0, max_tokens=1, stop=(), temperature=0.0, canvas_length=length)
         return repr((params, request.stop_ids if params.stop_rule == "answer" else ()))
@@ -260,7 +260,7 @@ class Engine:
         yield from self._say([row for row in going if row.request.mode == "causal"])
 
     def _logprobs(self, row: Row, ids: Sequence[int], hidden_TD: Tensor) -> list[TokenLogprob]:
-        """Of committed tokens; each is foretold by the state before it."""
+        """Of committed tokens; each is predicted by the state before it."""
         assert row.last_1D is not None and row.request.logprobs is not None
         before_TD = torch.cat((row.last_1D, hidden_TD[:-1]))
         return alternatives(self.model, before_TD, ids, row.request.logprobs)
@@ -272,13 +272,13 @@ class Engine:
         hidden_BD = torch.cat([row.last_1D for row in rows if row.last_1D is not None])
         logits_BV = self.model.logits(hidden_BD)
         chosen_B, finite_B = logits_BV.argmax(-1), logits_BV.isfinite().all(-1).tolist()
-        heat_B = torch.tensor([row.request.params.temperature for row in rows], device=logits_BV.device)
-        if bool((heat_B > 0).any()):
+        temperature_B = torch.tensor([row.request.params.temperature for row in rows], device=logits_BV.device)
+        if bool((temperature_B > 0).any()):
             seeds = torch.tensor([row.request.params.seed for row in rows], device=logits_BV.device)
             index = torch.tensor([len(row.answer.ids) for row in rows], device=logits_BV.device)
-            keys = position_keys(seeds, index, torch.zeros_like(seeds), Stream.DRAW, 1)
-            drawn_B = draw(logits_BV / heat_B.clamp(min=COLDEST)[:, None], keys[:, 0])
-            chosen_B = torch.where(heat_B > 0, drawn_B, chosen_B)
+            keys = position_keys(seeds, index, torch.zeros_like(seeds), RngPurpose.DRAW, 1)
+            drawn_B = draw(logits_BV / temperature_B.clamp(min=COLDEST)[:, None], keys[:, 0])
+            chosen_B = torch.where(temperature_B > 0, drawn_B, chosen_B)
         for place, (row, token) in enumerate(zip(rows, chosen_B.tolist(), strict=True)):
             if not finite_B[place]:
                 row.error = _not_finite(f"token {len(row.answer.ids)} of the answer")
@@ -286,8 +286,8 @@ class Engine:
             row.answer.commit_passes += 1
             commit = row.answer.add(row.number, [token])
             if row.request.logprobs is not None:
-                foretold = alternatives(self.model, hidden_BD[place : place + 1], [token], row.request.logprobs)
-                commit.logprobs.extend(foretold)
+                predicted = alternatives(self.model, hidden_BD[place : place + 1], [token], row.request.logprobs)
+                commit.logprobs.extend(predicted)
             row.pending = [token] if row.answer.finish is None else []
             yield from _alone(row, self._emitted(row, commit))
 
@@ -297,15 +297,15 @@ class Engine:
         """The row's next canvas: noise, but for pins, what a grammar forces, and what there is to start from."""
         request, length = row.request, canvas_length(self.model, row.request.params)
         device = self.model.device
-        pins = share(request.pins, row.index, length) if row.held is None else row.held.forced(length)
-        starts = share(request.starts, row.index, length)
+        pins = canvas_slice(request.pins, row.index, length) if row.constraint is None else row.constraint.forced_tokens(length)
+        init_tokens = canvas_slice(request.init_tokens, row.index, length)
         row.canvas = new_canvas(
             torch.tensor([request.params.seed], device=device),
             torch.tensor([row.index], device=device),
             length,
             self.model.config.text.vocab_size,
             request.params.stability,
-            *(None if given is None else torch.tensor([given], device=device) for given in (pins, starts)),
+            *(None if given is None else torch.tensor([given], device=device) for given in (pins, init_tokens)),
         )
         row.soft_1LD, row.began = None, time.perf_counter()
         row.metadata = self.model.canvas_metadata(row.cache, length, request.params.canvas_window)
@@ -316,7 +316,7 @@ class Engine:
             return []
         self.counts.passes += 1
         self.counts.denoising_steps += len(rows)
-        tokens = [row.canvas.tokens_BL for row in rows if row.canvas is not None]
+        tokens = [row.canvas.noisy_ids_BL for row in rows if row.canvas is not None]
         metadata = [row.metadata for row in rows if row.metadata is not None]
         return self.model.denoise_rows(tokens, [row.cache for row in rows], [row.soft_1LD for row in rows], metadata)
 
@@ -326,20 +326,22 @@ class Engine:
         canvas = Canvas.cat([row.canvas for row in rows if row.canvas is not None])
         hidden = torch.stack([row.hidden_LD for row in rows if row.hidden_LD is not None])
         vocab_size = self.model.config.text.vocab_size
-        heat, keys = temperature(canvas.step_B, params), canvas.keys(Stream.DRAW)
-        found = self.model.canvas_head(
-            hidden, heat, keys, canvas.tokens_BL, soft=params.self_conditioning, soft_top_k=params.soft_top_k
+        temperature_, keys = temperature(canvas.step_B, params), canvas.keys(RngPurpose.DRAW)
+        statistics = self.model.canvas_head(
+            hidden, temperature_, keys, canvas.noisy_ids_BL, soft=params.self_conditioning, soft_top_k=params.soft_top_k
         )
-        finite_B, certain_BL, soft = found.entropy_BL.isfinite().all(-1), canvas.pinned_BL, found.soft_BLD
-        if any(row.held is not None for row in rows):
-            found, held_BL, broken_B = hold(found, canvas, [row.held for row in rows], partial(self.model.best_of, hidden))
-            canvas = step(canvas, found, params, vocab_size, stop_ids)
+        finite_B, certain_BL, soft = statistics.entropy_BL.isfinite().all(-1), canvas.pinned_BL, statistics.soft_BLD
+        if any(row.constraint is not None for row in rows):
+            statistics, constrained_BL, broken_B = apply_constraints(
+                statistics, canvas, [row.constraint for row in rows], partial(self.model.best_of, hidden)
+            )
+            canvas = step(canvas, statistics, params, vocab_size, stop_ids)
             canvas = replace(canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < params.num_diffusion_steps)))
-            certain_BL = certain_BL | held_BL
+            certain_BL = certain_BL | constrained_BL
         else:
-            canvas = step(canvas, found, params, vocab_size, stop_ids)
-        if soft is not None and any(row.held is not None or row.request.pins is not None for row in rows):
-            soft = torch.where(certain_BL[..., None], self.model.embed(canvas.tokens_BL), soft)
+            canvas = step(canvas, statistics, params, vocab_size, stop_ids)
+        if soft is not None and any(row.constraint is not None or row.request.pins is not None for row in rows):
+            soft = torch.where(certain_BL[..., None], self.model.embed(canvas.noisy_ids_BL), soft)
         canvas = replace(canvas, done_B=canvas.done_B | ~finite_B)
         done = canvas.done_B.tolist()
         finals = committed(canvas, params).tolist() if any(done) else []
@@ -355,7 +357,9 @@ class Engine:
                 continue
             if row.failed is not None:
                 continue
-            final = finals[at] if row.held is None else row.held.commit(finals[at], partial(self.model.best_of, hidden, at))
+            final = (
+                finals[at] if row.constraint is None else row.constraint.commit(finals[at], partial(self.model.best_of, hidden, at))
+            )
             row.canvas = row.soft_1LD = row.metadata = None
             if row.failed is None:
                 yield from _alone(row, self._commit(row, final, steps[at]))
@@ -363,7 +367,7 @@ class Engine:
     def _commit(self, row: Row, final: list[int], steps: int) -> Iterator[tuple[Row, Event]]:
         answer = row.answer
         before = len(answer.ids)
-        commit = answer.add(row.number, final, row.held)
+        commit = answer.add(row.number, final, row.constraint)
         answer.report(steps, len(answer.ids) - before, time.perf_counter() - row.began)
         row.index += 1
         wanted = row.request.logprobs is not None
@@ -385,7 +389,7 @@ class Engine:
         wanted = [at for at, row in enumerate(rows) if row.request.drafts and row.error is None]
         if not wanted:
             return
-        states = (canvas.step_B, canvas.best_BL, canvas.entropy_BL, canvas.accepted_BL, canvas.pinned_BL)
+        states = (canvas.step_B, canvas.argmax_ids_BL, canvas.entropy_BL, canvas.accepted_BL, canvas.pinned_BL)
         shown = zip(*(state[wanted].tolist() for state in states), strict=True)
         for at, state in zip(wanted, shown, strict=True):
             yield from _alone(rows[at], self._draft(rows[at], *state))
@@ -413,7 +417,7 @@ def _not_finite(where: str) -> EngineError:
     )
 
 
-class Local:
+class OfflineEngine:
     """An engine a call: what a model uses that nobody shares.
 
     Args:

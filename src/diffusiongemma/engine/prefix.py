@@ -85,10 +85,10 @@ class PrefixCache:
             there -= 1
         if not there:
             return 0
-        found = names[:there]
-        full, sliding = ([self._parts[name, part] for name in used] for part, used in ((False, found), (True, self._seen(found))))
+        result = names[:there]
+        full, sliding = ([self._parts[name, part] for name in used] for part, used in ((False, result), (True, self._seen(result))))
         cache.restore(there * self._block, full, sliding)
-        self._touch(found)
+        self._touch(result)
         self.reused += there * self._block
         return there * self._block
 

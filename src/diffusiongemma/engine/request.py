@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffusiongemma.constraints import Grammar, ReplyGrammar
-from diffusiongemma.engine.held import Rules
-from diffusiongemma.engine.pinned import held_row
+from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.engine.constraint import Rules
+from diffusiongemma.engine.pinned import constraint_state
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.sampler import SamplingParams
 
-__all__ = ["MAX_LOGPROBS", "Mode", "Request", "canvas_length", "check", "most_steps"]
+__all__ = ["MAX_LOGPROBS", "Mode", "Request", "canvas_length", "check", "max_steps"]
 
 Mode = Literal["diffusion", "causal"]
 MAX_LOGPROBS = 20
@@ -29,7 +29,7 @@ class Request:
         stop_ids: token ids that end the answer.
         mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
         pins: token ids to hold fixed from the start of the answer over as many canvases as it takes, -1 where open.
-        starts: token ids that the canvases begin with instead of noise, -1 where noise.
+        init_tokens: token ids that the canvases begin with instead of noise, -1 where noise.
         grammar: what the answer must be, or rules that it keeps; None: it is free.
         drafts: whether Draft events are wanted. Without them the host learns of a step only whether rows are done.
         logprobs: alternatives a token whose log-probabilities by the causal role come with the commits; None: no
@@ -43,7 +43,7 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     mode: Mode = "diffusion"
     pins: list[int] | None = None
-    starts: list[int] | None = None
+    init_tokens: list[int] | None = None
     grammar: Grammar | ReplyGrammar | Rules | None = None
     drafts: bool = False
     logprobs: int | None = None
@@ -62,7 +62,7 @@ def canvas_length(model: Transformer, params: SamplingParams) -> int:
     return params.canvas_length or most
 
 
-def most_steps(model: Transformer, request: Request) -> int:
+def max_steps(model: Transformer, request: Request) -> int:
     """Passes that a request takes at most: denoising steps of all its canvases, or tokens of a causal answer."""
     params = request.params
     if request.mode == "causal":
@@ -105,11 +105,11 @@ def check(model: Transformer, request: Request, row: int = 0) -> int:
     words = isinstance(request.grammar, ReplyGrammar) and request.grammar.body is None  # in which a stop string ends the reply
     if request.grammar is not None and ((params.stop and not words) or not request.stop_ids):
         what = "stop strings" if params.stop else "a checkpoint without stop tokens"
-        raise InputError(f"an answer cannot be held to a grammar and have {what}: which of the two should give way?")
-    for what, given in (("pins", request.pins), ("starts", request.starts)):
+        raise InputError(f"an answer cannot be constrained to a grammar and have {what}: which of the two should give way?")
+    for what, given in (("pins", request.pins), ("init_tokens", request.init_tokens)):
         _check_fixed(what, given or [], row, params.max_tokens, config.text.vocab_size)
     if request.pins is not None or not isinstance(request.grammar, Grammar | ReplyGrammar | None):
-        held_row(request.grammar, params.max_tokens, request.stop_ids, request.pins, row)  # do they contradict each other?
+        constraint_state(request.grammar, params.max_tokens, request.stop_ids, request.pins, row)  # do they contradict each other?
     return len(ids) + room
 
 

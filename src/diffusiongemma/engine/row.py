@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from diffusiongemma.diffusion import Canvas
 from diffusiongemma.engine.answer import Answer
+from diffusiongemma.engine.constraint import GuardedState
 from diffusiongemma.engine.events import Commit
-from diffusiongemma.engine.held import Guarded
 from diffusiongemma.engine.request import Request
 from diffusiongemma.model.cache import RowCache
 from diffusiongemma.model.transformer import PassMetadata
-from diffusiongemma.sampler import Canvas
 
-__all__ = ["Row", "share"]
+__all__ = ["Row", "canvas_slice"]
 
 
 @dataclass(eq=False)
@@ -29,10 +29,10 @@ class Row:
         request: what was asked.
         answer: what is there of it.
         cache: its own.
-        held: its place in its grammar or rules.
+        constraint: its place in its grammar or rules.
         pending: tokens to encode before anything else.
         blocks: names of the prompt's blocks in the prefix cache.
-        likeness: rows for which it is equal step together.
+        batch_key: rows for which it is equal step together.
         last_1D: hidden state of the last token encoded.
         hidden_LD: of the canvas, from the last pass.
         index: which canvas.
@@ -50,10 +50,10 @@ class Row:
     request: Request
     answer: Answer
     cache: RowCache
-    held: Guarded | None
+    constraint: GuardedState | None
     pending: list[int]
     blocks: list[bytes]
-    likeness: str
+    batch_key: str
     last_1D: Tensor | None = None
     hidden_LD: Tensor | None = None
     index: int = 0
@@ -68,10 +68,10 @@ class Row:
     @property
     def failed(self) -> Exception | None:
         """What it failed with."""
-        return self.error if self.error is not None or self.held is None else self.held.error
+        return self.error if self.error is not None or self.constraint is None else self.constraint.error
 
 
-def share(given: Sequence[int] | None, index: int, length: int) -> list[int] | None:
+def canvas_slice(given: Sequence[int] | None, index: int, length: int) -> list[int] | None:
     """A canvas's share of what is given from the start of the answer, -1 where nothing is; None if nothing is at all."""
     if given is None:
         return None

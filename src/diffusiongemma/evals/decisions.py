@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from diffusiongemma.api import DiffusionGemmaModel
-from diffusiongemma.engine.decide import OPEN, Alternatives, Factor, Rule, chain, decide
-from diffusiongemma.engine.score import log_probs
 from diffusiongemma.evals.plot import check_plot, plot_reliability
 from diffusiongemma.evals.problems import PROBLEMS, Problem, problems
+from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.generation.decide import OPEN, Alternatives, Factor, Rule, chain, decide
+from diffusiongemma.generation.score import log_probs
 from diffusiongemma.tasks.base import EVAL_SEED
 from diffusiongemma.text.questions import sheets
 
@@ -94,7 +94,7 @@ def marginals(answers: Sequence[Sequence[int]], length: int) -> list[list[Factor
 
 
 def padded(answers: Sequence[Sequence[int]], length: int) -> list[list[Factor]]:
-    """``chain``, with padding (token 0, as in nano) instead of noise behind the longest answer's end."""
+    """``chain``, with padding (token 0, as in nano) instead of noise after the longest answer's end."""
     longest = max(map(len, answers))
     padding = (0,) * (length - longest)
     return [[Factor((*f.canvas[:longest], *padding), f.position, f.token) for f in mine] for mine in chain(answers, length)]
@@ -134,8 +134,8 @@ def speed(model: DiffusionGemmaModel, problems: Sequence[Problem]) -> dict[str, 
         for way in seconds:
             began = time.perf_counter()
             if way == "decide":
-                found = model.decide(problem.prompt, problem.questions, joint=True, template=problem.template)
-                correct = [decision.answer for decision in found.decisions] == problem.values
+                result = model.decide(problem.prompt, problem.questions, joint=True, template=problem.template)
+                correct = [decision.answer for decision in result.decisions] == problem.values
             else:
                 mode = "causal" if "causal" in way else "diffusion"
                 text = model.generate(problem.prompt, mode=mode, seed=EVAL_SEED + i, max_tokens=64, temperature=0.0).text
@@ -165,18 +165,18 @@ def _measure(
     model: DiffusionGemmaModel, name: str, count: int, timed: int, rules: Sequence[str], draws: Sequence[int]
 ) -> dict[str, Judged]:
     """Print the table of one task."""
-    found, judged = problems(name, count, EVAL_SEED), {}
-    options = max(len(question.texts) for question in found[0].questions)
-    print(f"\n{name}: {len(found)} problems, {options} options\n{'':22}accuracy  confid.   ECE     NLL   right where sure by 0.9")
+    result, judged = problems(name, count, EVAL_SEED), {}
+    options = max(len(question.texts) for question in result[0].questions)
+    print(f"\n{name}: {len(result)} problems, {options} options\n{'':22}accuracy  confid.   ECE     NLL   right where sure by 0.9")
     for rule_name in dict.fromkeys(["chain", *rules]):
-        judged[rule_name] = judge(model, found, 1, RULES[rule_name])
+        judged[rule_name] = judge(model, result, 1, RULES[rule_name])
         print(f"  {rule_name:20}{judged[rule_name].line()}", flush=True)
     for many in draws:
-        print(f"  {f'chain, {many} draws':20}{judge(model, found, many).line()}", flush=True)
-    judged["causal"] = judge(model, found, rule=None)
+        print(f"  {f'chain, {many} draws':20}{judge(model, result, many).line()}", flush=True)
+    judged["causal"] = judge(model, result, rule=None)
     print(f"  {'causal role':20}{judged['causal'].line()}", flush=True)
-    for way, (seconds, right) in speed(model, found[:timed]).items():
-        print(f"  {way:20}{right:7.1%}  {1000 * seconds:7.1f} ms (median of {min(timed, len(found))})", flush=True)
+    for way, (seconds, right) in speed(model, result[:timed]).items():
+        print(f"  {way:20}{right:7.1%}  {1000 * seconds:7.1f} ms (median of {min(timed, len(result))})", flush=True)
     return judged
 
 

@@ -58,14 +58,14 @@ def plot_sweep(name: str, reports: Sequence[tuple[float | str, TaskReport]], tar
     names = list(dict.fromkeys(value for value, _ in reports if isinstance(value, str)))
     places: dict[float | str, float] = {value: value for value in numbers} | {value: i for i, value in enumerate(names)}
     for i, task in enumerate(tasks):
-        found = sorted(
+        result = sorted(
             ((places[value], report.total) for value, report in reports if report.task == task), key=lambda pair: pair[0]
         )
         style: dict[str, Any] = {"color": f"C{i % 10}", "marker": "os^vD"[i // 10 % 5], "label": task}
-        at, scores = [place for place, _ in found], [100 * total.score for _, total in found]
+        at, scores = [place for place, _ in result], [100 * total.score for _, total in result]
         quality.plot(at, scores, **style)
-        steps.plot(at, [total.mean_steps or float("nan") for _, total in found], **style)
-        speed.plot([total.tokens_per_forward or float("nan") for _, total in found], scores, **style)
+        steps.plot(at, [total.mean_steps or float("nan") for _, total in result], **style)
+        speed.plot([total.tokens_per_forward or float("nan") for _, total in result], scores, **style)
     for axis in (quality, steps):
         if len(numbers) > 1 and numbers[0] > 0:
             axis.set_xscale("log")

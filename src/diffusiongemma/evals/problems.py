@@ -68,7 +68,7 @@ def _fields(*groups: Sequence[str]) -> Callable[[Example], Problem | None]:
         for question in questions:
             written = json.dumps(expected[question.name])
             slot = f'"{{{{{question.name}}}}}"' if isinstance(question, Choice) else f"{{{{{question.name}}}}}"
-            template = re.sub(rf'("{question.name}": ){re.escape(written)}', lambda found, slot=slot: found[1] + slot, template)  # type: ignore[misc]
+            template = re.sub(rf'("{question.name}": ){re.escape(written)}', lambda result, slot=slot: result[1] + slot, template)  # type: ignore[misc]
         values = [expected[question.name] for question in questions]
         return Problem(example.prompt, questions, template, example.answer or "", values)
 
@@ -104,11 +104,11 @@ def problems(name: str, count: int, seed: int) -> list[Problem]:
     if name not in PROBLEMS or count < 1:
         raise InputError(f"asked for {count} problems of {name!r}; at least one, of: {', '.join(PROBLEMS)}")
     task_name, ask = PROBLEMS[name]
-    task, found = task_named(task_name), []
+    task, result = task_named(task_name), []
     example: Callable[[int, int], Example] = task.example  # type: ignore[attr-defined]
     for index in count_from():
         if (problem := ask(example(seed, index))) is not None:
-            found.append(problem)
-        if len(found) == count:
+            result.append(problem)
+        if len(result) == count:
             break
-    return found
+    return result

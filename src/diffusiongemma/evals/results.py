@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusiongemma.api import DiffusionGemmaModel
 from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.lines import LinesFile, json_line
 
 __all__ = ["Outcome", "ResultsFile", "Score", "TaskReport", "default_path", "fingerprint", "summarise"]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
-from diffusiongemma.api import DiffusionGemmaModel, Mode, held_params
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.events import Done, Result
 from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, fingerprint, summarise
-from diffusiongemma.sampler import SamplingParams
+from diffusiongemma.generation import DiffusionGemmaModel, Mode, constrained_params
 from diffusiongemma.tasks.base import EVAL_SEED, Example, PinnedTask, SchemaTask, Task
 
 __all__ = ["evaluate"]
@@ -31,7 +31,7 @@ def evaluate(
     mode: Mode = "diffusion",
     seed: int = EVAL_SEED,
     pinned: bool = False,
-    held: bool = False,
+    constrained: bool = False,
     batch_size: int | None = None,
     results: ResultsFile | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
@@ -65,14 +65,14 @@ def evaluate(
         raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
     if pinned and (mode != "diffusion" or not isinstance(task, PinnedTask)):
         raise OptionError(f"nothing can be pinned with the task {task.name} in mode {mode!r}; leave pinning out")
-    if held and (pinned or mode != "diffusion" or not isinstance(task, SchemaTask)):
-        raise OptionError(f"answers of {task.name} cannot be held to a schema in mode {mode!r}, or beside pins")
+    if constrained and (pinned or mode != "diffusion" or not isinstance(task, SchemaTask)):
+        raise OptionError(f"answers of {task.name} cannot be constrained to a schema in mode {mode!r}, or beside pins")
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size is {batch_size}; it must be at least 1")
     given = {name: value for name, value in options.items() if value is not None}
     params = model.defaults.replaced(**{"max_tokens": task.max_tokens, **given, "seed": seed})
-    params = held_params(params, given) if held else params
-    run = _Run(model, task, params, mode, pinned, held, batch_size or _batch_size(model))
+    params = constrained_params(params, given) if constrained else params
+    run = _Run(model, task, params, mode, pinned, constrained, batch_size or _batch_size(model))
     blank = run.blank(fingerprint(model) if results else "")
     blanks = [replace(blank, index=i, example=_example_key(example), group=example.group) for i, example in enumerate(examples)]
     outcomes = {index: done for index, empty in enumerate(blanks) if results and (done := results.get(empty.key))}
@@ -100,14 +100,14 @@ class _Run:
     params: SamplingParams
     mode: Mode
     pinned: bool
-    held: bool
+    constrained: bool
     batch_size: int
 
     def blank(self, model: str) -> Outcome:
         """An outcome of this run with nothing in it yet."""
         sampling = asdict(self.params)
         decides = ["seed + index", model, self.mode, self.pinned, str(self.model.dtype), self.model.device.type, sampling]
-        decides += ["held"] if self.held else []
+        decides += ["held"] if self.constrained else []
         decides += ["int8"] if self.model.transformer.int8_products else []
         return Outcome(
             task=self.task.name, index=-1, example="", group="", score=0.0, exact=None, text="", finish_reason="",
@@ -131,7 +131,7 @@ class _Run:
         if self.pinned:
             assert isinstance(self.task, PinnedTask)
             options["pins"] = [self.task.pins(self.model.tokenizer.encode, example) for example, _ in batch]
-        if self.held:
+        if self.constrained:
             assert isinstance(self.task, SchemaTask)
             schemas = [self.task.schema(example) for example, _ in batch]
             options["response_format"] = [{"type": "json_schema", "json_schema": {"schema": schema}} for schema in schemas]

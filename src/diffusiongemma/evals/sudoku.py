@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from diffusiongemma.api import DiffusionGemmaModel
+from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.tasks.base import EVAL_SEED
 from diffusiongemma.tasks.sudoku import Sudoku, clue_pins, grid_of_answer, prompt_text, reasoning_gym_puzzles, solves
 from diffusiongemma.tasks.sudoku_rules import SudokuRules, propagate
@@ -49,8 +49,8 @@ def propagation_alone(puzzles: Sequence[Sudoku], hidden: bool) -> tuple[float, f
     solved, began = 0, time.perf_counter()
     for puzzle in puzzles:
         every = frozenset(range(1, 10))
-        found = propagate([frozenset((int(char),)) if char != "." else every for char in puzzle.clues], hidden)
-        solved += found is not None and all(len(digits) == 1 for digits in found)
+        result = propagate([frozenset((int(char),)) if char != "." else every for char in puzzle.clues], hidden)
+        solved += result is not None and all(len(digits) == 1 for digits in result)
     return solved / len(puzzles), (time.perf_counter() - began) / len(puzzles)
 
 

@@ -16,9 +16,8 @@ from diffusiongemma.kernels.dispatch import (
     rms_norm,
     tile_rows,
 )
-from diffusiongemma.kernels.draws import Stream, position_keys, random_ids
 from diffusiongemma.kernels.reference import (
-    STEADY_ROWS,
+    BATCH_INVARIANT_ROWS,
     Statistics,
     by_expert,
     draw,
@@ -27,17 +26,18 @@ from diffusiongemma.kernels.reference import (
     soft_cap,
     statistics,
 )
+from diffusiongemma.kernels.rng import RngPurpose, position_keys, random_ids
 from diffusiongemma.kernels.table import PackedRows, Table, TableReader, plain_reader, table_rows, table_tile
 
 __all__ = [
-    "STEADY_ROWS",
+    "BATCH_INVARIANT_ROWS",
     "Choice",
     "Kernels",
     "KeysValues",
     "Mask",
     "PackedRows",
+    "RngPurpose",
     "Statistics",
-    "Stream",
     "Table",
     "TableReader",
     "attention",

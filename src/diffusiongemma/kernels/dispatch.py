@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusiongemma.kernels import reference, tiled
-from diffusiongemma.kernels.reference import STEADY_ROWS, Activation, Statistics
+from diffusiongemma.kernels.reference import BATCH_INVARIANT_ROWS, Activation, Statistics
 from diffusiongemma.kernels.table import Table
 
 __all__ = [
@@ -65,8 +65,8 @@ def experts_choice(num_experts: int, chosen: int, expert_weights: int, dtype: to
 
 _EXPERTS = {
     "dense": reference.experts_dense,
-    "grouped": reference.experts_grouped,
-    "product": reference.experts_product,
+    "grouped": reference.experts_loop,
+    "product": reference.experts_grouped_mm,
 }
 
 
@@ -182,27 +182,29 @@ def canvas_head(
     rows, length = keys_BL.shape
     choice = canvas_head_choice(length, table_VD.shape[0], kernels)
     given = (hidden_BLD, temperature_B, keys_BL, likely_BL)
-    if steady := keys_BL.device.type == "cpu" and bool(keys_BL.numel() % STEADY_ROWS):
+    if batch_invariant := keys_BL.device.type == "cpu" and bool(keys_BL.numel() % BATCH_INVARIANT_ROWS):
         given = _filled(*given)
-    hidden, heat, keys, likely = given
+    hidden, temperature_, keys, likely = given
     if choice.name == "plain":
-        found = reference.canvas_head(hidden, table_VD, cap, heat, keys, soft=soft, soft_top_k=soft_top_k)
+        statistics = reference.canvas_head(hidden, table_VD, cap, temperature_, keys, soft=soft, soft_top_k=soft_top_k)
     else:
         compute, width = product_dtype(hidden.dtype, hidden.device), tiled.tile_width(length)
-        found = tiled.canvas_head(
-            hidden, table_VD, cap, heat, keys, likely, soft=soft, soft_top_k=soft_top_k, compute=compute, width=width
+        statistics = tiled.canvas_head(
+            hidden, table_VD, cap, temperature_, keys, likely, soft=soft, soft_top_k=soft_top_k, compute=compute, width=width
         )
-    if not steady:
-        return found
-    best, drawn, entropy = (one[: rows * length].view(rows, length) for one in found[:3])
-    return Statistics(best, drawn, entropy, None if found[3] is None else found[3][: rows * length].view(rows, length, -1))
+    if not batch_invariant:
+        return statistics
+    best, drawn, entropy = (one[: rows * length].view(rows, length) for one in statistics[:3])
+    return Statistics(
+        best, drawn, entropy, None if statistics[3] is None else statistics[3][: rows * length].view(rows, length, -1)
+    )
 
 
 def _filled(hidden_BLD: Tensor, temperature_B: Tensor, keys_BL: Tensor, likely_BL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Each position as a row of its own, the last repeated up to a multiple of STEADY_ROWS."""
+    """Each position as a row of its own, the last repeated up to a multiple of BATCH_INVARIANT_ROWS."""
     count = keys_BL.numel()
-    place_N = torch.arange(count + -count % STEADY_ROWS).clamp(max=count - 1)
-    heat_N = temperature_B.repeat_interleave(keys_BL.shape[1])
+    place_N = torch.arange(count + -count % BATCH_INVARIANT_ROWS).clamp(max=count - 1)
+    temperature_N = temperature_B.repeat_interleave(keys_BL.shape[1])
     flat = (hidden_BLD.flatten(0, 1), keys_BL.flatten(), likely_BL.flatten())
     hidden_ND, keys_N, likely_N = (one[place_N].unsqueeze(1) for one in flat)
-    return hidden_ND, heat_N[place_N], keys_N, likely_N
+    return hidden_ND, temperature_N[place_N], keys_N, likely_N

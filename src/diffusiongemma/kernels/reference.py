@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusiongemma.kernels.draws import gumbel_at
+from diffusiongemma.kernels.rng import gumbel_at
 from diffusiongemma.kernels.table import Table, table_tile
 from diffusiongemma.kernels.top import mix_top
 
 __all__ = [
+    "BATCH_INVARIANT_ROWS",
     "GROUP",
-    "STEADY_ROWS",
     "Statistics",
     "attention",
     "attention_lse",
@@ -26,20 +26,20 @@ __all__ = [
     "draw",
     "entropy",
     "experts_dense",
-    "experts_grouped",
-    "experts_product",
+    "experts_grouped_mm",
+    "experts_loop",
     "rms_norm",
     "rotate",
     "soft_cap",
     "statistics",
 ]
 
-STEADY_ROWS = 16
+BATCH_INVARIANT_ROWS = 16
 """Where the rows of a pass are a multiple of it, a float32 CPU gives each row the same bits whatever the others are.
 
 Products change their order of sums below 16 rows (measured with MKL, 1 to 777 rows, inner sizes of 16 to 1024; with two threads
 and an inner size of 1024 even 64 rows are not enough), and functions such as tanh have another last bit in the numbers that are
-left over behind the last whole vector (docs/lab-log.md). Shorter sequences are filled up, so that a result does not depend on its
+left over after the last whole vector (docs/lab-log.md). Shorter sequences are filled up, so that a result does not depend on its
 neighbours.
 """
 GROUP = 64
@@ -105,7 +105,7 @@ def by_expert(index_TX: Tensor) -> tuple[Tensor, Tensor]:
     return order, order.div(index_TX.shape[1], rounding_mode="floor")
 
 
-def experts_grouped(
+def experts_loop(
     x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
 ) -> Tensor:
     """Each token through its chosen experts: tokens sorted by expert, one product an expert that has any."""
@@ -140,10 +140,10 @@ def experts_dense(
     return F.linear(mixed_TEI.flatten(1), down_EDI.transpose(0, 1).reshape(hidden, -1))
 
 
-def experts_product(
+def experts_grouped_mm(
     x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor, gate_up_EID: Tensor, down_EDI: Tensor, act: Activation
 ) -> Tensor:
-    """As ``experts_grouped``, with the library's grouped product: no loop over experts, and the counts stay on the device."""
+    """As ``experts_loop``, with the library's grouped product: no loop over experts, and the counts stay on the device."""
     order, source = by_expert(index_TX)
     ends = torch.bincount(index_TX.reshape(-1), minlength=gate_up_EID.shape[0]).cumsum(0).int()
     gate, up = F.grouped_mm(x_TD[source], gate_up_EID.transpose(1, 2), offs=ends).chunk(2, dim=-1)
@@ -161,13 +161,13 @@ class Statistics(NamedTuple):
     """What a step needs to know of the distributions over a canvas, each over its own temperature.
 
     Attributes:
-        best_BL: int64, the most probable token; the first of equals.
+        argmax_ids_BL: int64, the most probable token; the first of equals.
         drawn_BL: int64, a categorical draw.
         entropy_BL: float32, nats.
         soft_BLD: the expected row of the table, in the hidden states' dtype; None where it was not asked for.
     """
 
-    best_BL: Tensor
+    argmax_ids_BL: Tensor
     drawn_BL: Tensor
     entropy_BL: Tensor
     soft_BLD: Tensor | None
@@ -235,8 +235,8 @@ def canvas_head(
     plain_VD = table_tile(table_VD, 0, table_VD.shape[0], hidden_BLD.dtype)
     logits_BLV = soft_cap(F.linear(hidden_BLD, plain_VD), cap)
     shaped_BLV = logits_BLV / temperature_B[:, None, None]
-    found = statistics(shaped_BLV, keys_BL, plain_VD if soft and soft_top_k is None else None)
+    result = statistics(shaped_BLV, keys_BL, plain_VD if soft and soft_top_k is None else None)
     if not soft or soft_top_k is None:
-        return found
+        return result
     z_NK, ids_NK = shaped_BLV.flatten(0, 1).topk(min(soft_top_k, shaped_BLV.shape[-1]), dim=1)
-    return found._replace(soft_BLD=mix_top(z_NK, ids_NK, plain_VD, hidden_BLD.dtype).view_as(hidden_BLD))
+    return result._replace(soft_BLD=mix_top(z_NK, ids_NK, plain_VD, hidden_BLD.dtype).view_as(hidden_BLD))

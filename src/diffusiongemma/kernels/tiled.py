@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusiongemma.kernels.draws import gumbel_at
-from diffusiongemma.kernels.reference import GROUP, STEADY_ROWS, Statistics
+from diffusiongemma.kernels.reference import BATCH_INVARIANT_ROWS, GROUP, Statistics
+from diffusiongemma.kernels.rng import gumbel_at
 from diffusiongemma.kernels.table import Table, TableReader, table_reader, table_rows
 from diffusiongemma.kernels.top import TopGroups, mix_top
 
@@ -20,8 +20,8 @@ __all__ = ["SoftProducts", "canvas_head"]
 
 TILE_NUMBERS = 1 << 20
 """Logits of a tile and canvas: 4 MiB of float32; smaller ones make more small calls, larger ones win nothing (docs/lab-log.md).
-The number of rows has no say, so that a row's rounding does not depend on its neighbours."""
-TILE_LEAST, TILE_MOST = 256, 4096
+The number of rows may not be combined with, so that a row's rounding does not depend on its neighbours."""
+TILE_MIN, TILE_MAX = 256, 4096
 """Tokens of a tile: fewer make slow products, more would widen a bfloat16 table by too much at once."""
 _NOTHING = -1e30
 """Stands for a token that is not there: finite, so that no mass times itself is no NaN."""
@@ -85,9 +85,9 @@ def canvas_head(
     rows, length, _ = hidden_BLD.shape
     dtype = hidden_BLD.dtype
     hidden_ND, keys_N1 = hidden_BLD.flatten(0, 1), keys_BL.reshape(-1, 1)
-    heat_N1 = temperature_B.repeat_interleave(length)[:, None]
+    temperature_N1 = temperature_B.repeat_interleave(length)[:, None]
     guess_ND = table_rows(table_VD, likely_BL.flatten(), dtype)
-    likely_N1 = _shaped((hidden_ND * guess_ND).sum(-1, keepdim=True).float(), cap, heat_N1)
+    likely_N1 = _shaped((hidden_ND * guess_ND).sum(-1, keepdim=True).float(), cap, temperature_N1)
     # Everything is relative to the largest logit so far; a probable token is a good first guess of it.
     largest_N1, mass_N1, moment_N1 = likely_N1, torch.zeros_like(likely_N1), torch.zeros_like(likely_N1)
     soft_ND = (
@@ -101,7 +101,7 @@ def canvas_head(
     for start in range(0, table_VD.shape[0], width):
         # 1. The tile's logits over the temperature, and their groups.
         end = min(start + width, table_VD.shape[0])
-        z_NT = _shaped(reader.scores(start, end).to(dtype).float(), cap, heat_N1)
+        z_NT = _shaped(reader.scores(start, end).to(dtype).float(), cap, temperature_N1)
         missing = -z_NT.shape[1] % GROUP
         whole_NT = F.pad(z_NT, (0, missing), value=_NOTHING) if missing else z_NT
         groups_NGT = whole_NT.view(len(whole_NT), -1, GROUP)
@@ -143,12 +143,12 @@ def canvas_head(
 
 def tile_width(positions: int) -> int:
     """Tokens of a tile for a canvas of so many positions: a multiple of the draw's groups."""
-    return max(TILE_LEAST, min(TILE_NUMBERS // max(positions, 1), TILE_MOST)) // GROUP * GROUP
+    return max(TILE_MIN, min(TILE_NUMBERS // max(positions, 1), TILE_MAX)) // GROUP * GROUP
 
 
-def _shaped(raw: Tensor, cap: float, heat_N1: Tensor) -> Tensor:
+def _shaped(raw: Tensor, cap: float, temperature_N1: Tensor) -> Tensor:
     """Soft cap and temperature, in place, in the order of the plain head: bit for bit its logits."""
-    return raw.div_(cap).tanh_().mul_(cap).div_(heat_N1)
+    return raw.div_(cap).tanh_().mul_(cap).div_(temperature_N1)
 
 
 def _winner(likely_N1: Tensor) -> _Winner:
@@ -178,5 +178,5 @@ def _add_product(
     if 2 * len(rows) > len(needed_N):
         soft_ND += reader.mix(weight_NT, *tile).mul_(needed_N[:, None])
     elif len(rows):
-        filled = torch.cat((rows, rows[:1].expand(max(0, STEADY_ROWS - len(rows)))))
+        filled = torch.cat((rows, rows[:1].expand(max(0, BATCH_INVARIANT_ROWS - len(rows)))))
         soft_ND[rows] += reader.mix(weight_NT[filled], *tile)[: len(rows)]

@@ -153,49 +153,49 @@ class _Window(_LayerCache):
         super().__init__(layer, max_length, dtype, device)
         self._reach, self._room = reach, room
         self._first = 0
-        self._held = self._empty(0)
+        self._stored = self._empty(0)
 
     @property
     def bytes(self) -> int:
         """See ``_LayerCache``."""
-        return _bytes(self._held)
+        return _bytes(self._stored)
 
     def extended(self, at: int, k_BTKH: Tensor, v_BTKH: Tensor, *, keep: bool) -> list[KeysValues]:
         """One piece, from the first token that the first of the new ones sees."""
         tokens = k_BTKH.shape[1]
-        if at - self._first + tokens > self._held[0].shape[1]:
+        if at - self._first + tokens > self._stored[0].shape[1]:
             self._make_room(at, tokens)
         slot, seen = at - self._first, max(self._first, at - self._reach) - self._first
-        keys, values = self._held
+        keys, values = self._stored
         keys[:, slot : slot + tokens], values[:, slot : slot + tokens] = k_BTKH, v_BTKH
         return [(keys[:, seen : slot + tokens], values[:, seen : slot + tokens])]
 
     def read(self, start: int, end: int) -> KeysValues:
         """See ``_LayerCache``."""
         assert start >= self._first, "these tokens are not in memory any more"
-        keys, values = self._held
+        keys, values = self._stored
         return keys[:, start - self._first : end - self._first].clone(), values[:, start - self._first : end - self._first].clone()
 
     def restore(self, first: int, k_BTKH: Tensor, v_BTKH: Tensor) -> None:
         """Hold these tokens, from position ``first``, and no others."""
         tokens = k_BTKH.shape[1]
-        self._first, self._held = first, self._empty(self._size(tokens, 0))
-        self._held[0][:, :tokens], self._held[1][:, :tokens] = k_BTKH, v_BTKH
+        self._first, self._stored = first, self._empty(self._size(tokens, 0))
+        self._stored[0][:, :tokens], self._stored[1][:, :tokens] = k_BTKH, v_BTKH
 
     def fork(self, length: int) -> "_Window":
         """What can be seen is copied."""
         kept, slot = self._kept(length), length - self._first
         other = copy(self)
-        other.restore(length - kept, *(held[:, slot - kept : slot] for held in self._held))
+        other.restore(length - kept, *(stored[:, slot - kept : slot] for stored in self._stored))
         return other
 
     def _make_room(self, at: int, tokens: int) -> None:
         self._room = max(self._room, tokens)
-        kept, slot, old = self._kept(at), at - self._first, self._held
+        kept, slot, old = self._kept(at), at - self._first, self._stored
         size = self._size(kept, tokens)
         if old[0].shape[1] < size:
-            self._held = self._empty(size)
-        for source, target in zip(old, self._held, strict=True):
+            self._stored = self._empty(size)
+        for source, target in zip(old, self._stored, strict=True):
             # The two may overlap.
             target[:, :kept] = source[:, slot - kept : slot].clone()
         self._first = at - kept
@@ -360,5 +360,5 @@ def _rounded(slots: int) -> int:
     return -(-slots // BLOCK) * BLOCK
 
 
-def _bytes(held: KeysValues) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+def _bytes(stored: KeysValues) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in stored)

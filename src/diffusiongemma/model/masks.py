@@ -18,9 +18,9 @@ Shapes: B batch, T tokens, S keys, L canvas.
 import torch
 from torch import Tensor
 
+from diffusiongemma.diffusion import CanvasWindow
 from diffusiongemma.kernels import Mask
 from diffusiongemma.model.config import SLIDING, TextConfig
-from diffusiongemma.sampler import CanvasWindow
 
 __all__ = ["Masks", "denoise_masks", "encode_masks", "plain_denoise_masks", "plain_encode_masks"]
 

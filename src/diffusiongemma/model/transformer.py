@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusiongemma import kernels
+from diffusiongemma.diffusion import CanvasWindow
 from diffusiongemma.kernels import Kernels, Statistics
 from diffusiongemma.model.attention import AttentionContext, RaggedBatch, Role, Segment
 from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
@@ -18,7 +19,6 @@ from diffusiongemma.model.layers import Embedding, Layer, RMSNorm, SelfCondition
 from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 from diffusiongemma.model.packable import Packable
 from diffusiongemma.quant import PackedWeight
-from diffusiongemma.sampler import CanvasWindow
 
 __all__ = ["PassMetadata", "Tables", "Transformer"]
 
@@ -46,8 +46,8 @@ class Transformer(nn.Module):
         kernels: ``plain`` takes the reference of the canvas head, to compare with.
 
     Attributes:
-        steady: whether short passes are filled up, so that on a CPU a row's float32 bits do not depend on its neighbours
-            (``kernels.STEADY_ROWS``). Without it a causal token alone costs less.
+        batch_invariant: whether short passes are filled up, so that on a CPU a row's float32 bits do not depend on its neighbours
+            (``kernels.BATCH_INVARIANT_ROWS``). Without it a causal token alone costs less.
         int8_products: whether weights and products are in int8 (``model.fast``): faster on a CPU, not exact.
         compute_dtype: of hidden states and of the cache, where it is not that of the weights; None: theirs.
     """
@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.kernels = kernels
-        self.steady = True
+        self.batch_invariant = True
         self.int8_products = False
         self.compute_dtype: torch.dtype | None = None
         text = config.text
@@ -106,8 +106,8 @@ class Transformer(nn.Module):
             ends = [min(new, start + chunk) for new in lengths]
             going = [row for row, end in enumerate(ends) if end > start]
             ids = [ids_BT[row, start : ends[row]] for row in going]
-            found = self._encode(ids, [cache.rows[row] for row in going])
-            for place, hidden_TD in zip(going, found, strict=True):
+            statistics = self._encode(ids, [cache.rows[row] for row in going])
+            for place, hidden_TD in zip(going, statistics, strict=True):
                 hidden[place, start : ends[place]] = hidden_TD
         return hidden
 
@@ -249,10 +249,10 @@ class Transformer(nn.Module):
             soft_top_k: how many of the most probable tokens the expected embedding is made of; None: all.
         """
         cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.matrix("weight")
-        found = kernels.canvas_head(
+        statistics = kernels.canvas_head(
             hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, soft_top_k=soft_top_k, kernels=self.kernels
         )
-        return found._replace(soft_BLD=None if found.soft_BLD is None else found.soft_BLD * self._embed_scale())
+        return statistics._replace(soft_BLD=None if statistics.soft_BLD is None else statistics.soft_BLD * self._embed_scale())
 
     def best_of(self, hidden_BLD: Tensor, row: int, at: int, allowed_V: Tensor) -> int:
         """The most probable of the allowed tokens at one position; few of them cost few rows of the head.
@@ -285,9 +285,9 @@ class Transformer(nn.Module):
         return tables
 
     def _filled(self, x_1T: Tensor) -> Tensor:
-        """A sequence with its last entry repeated up to a multiple of ``kernels.STEADY_ROWS``."""
-        missing = -x_1T.shape[1] % kernels.STEADY_ROWS
-        if not missing or not self.steady or x_1T.device.type != "cpu":
+        """A sequence with its last entry repeated up to a multiple of ``kernels.BATCH_INVARIANT_ROWS``."""
+        missing = -x_1T.shape[1] % kernels.BATCH_INVARIANT_ROWS
+        if not missing or not self.batch_invariant or x_1T.device.type != "cpu":
             return x_1T
         return torch.cat((x_1T, x_1T[:, -1:].expand(1, missing, *x_1T.shape[2:])), dim=1)
 

@@ -39,8 +39,8 @@ def pairs(codes: Tensor, table: Tensor) -> Tensor:
         codes: the low nibble is the even column.
         table: of ``pair_table``.
     """
-    found = torch.index_select(table, 0, codes.reshape(-1).int())
-    return found.view(torch.float32).view(*codes.shape[:-1], 2 * codes.shape[-1])
+    result = torch.index_select(table, 0, codes.reshape(-1).int())
+    return result.view(torch.float32).view(*codes.shape[:-1], 2 * codes.shape[-1])
 
 
 def pair_table(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -40,8 +40,8 @@ class GGUFWeight(PackedWeight):
 
     def int8_rows(self) -> Int8Rows:
         """See ``PackedWeight``; a row's largest value is what its scales allow."""
-        found = int8_of_blocks(self.block, self.blocks)
-        return super().int8_rows() if found is None else found
+        result = int8_of_blocks(self.block, self.blocks)
+        return super().int8_rows() if result is None else result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -144,8 +144,8 @@ def _fifth_bits(raw: Tensor, start: int) -> Tensor:
 def _table(values: tuple[int, ...], raw: Tensor, start: int, stop: int) -> Tensor:
     """Codes that stand for entries of a table: int8 ``[n, g, 32]``, each 16 bytes being a group of 32."""
     at = _part(raw, start, stop, torch.int16).reshape(-1).int().bitwise_and_(0xFFFF)
-    found = _byte_pairs(values, raw.device).index_select(0, at).view(torch.int16).view(len(raw), -1, 8, 2)
-    return found.transpose(2, 3).contiguous().view(torch.int8).view(len(raw), -1, 32)
+    result = _byte_pairs(values, raw.device).index_select(0, at).view(torch.int16).view(len(raw), -1, 8, 2)
+    return result.transpose(2, 3).contiguous().view(torch.int8).view(len(raw), -1, 32)
 
 
 @cache

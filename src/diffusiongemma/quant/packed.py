@@ -98,8 +98,8 @@ class PackedWeight(ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """Codes, scales and whatever else is stored, by field name."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        result = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in result.items() if isinstance(value, Tensor)}
 
     @property
     def nbytes(self) -> int:

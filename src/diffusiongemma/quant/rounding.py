@@ -67,16 +67,16 @@ def round_fp8(weight: Tensor, search: bool = True) -> Rounded:
         return rounded, e4m3(rounded.view(torch.uint8))
 
     rows = weight.float()
-    found = _search(rows[:, None], E4M3_LARGEST, torch.bfloat16, codes, _factors("fp8", search))
-    return _rounded(rows, found, {"weight": found.codes[:, 0], "weight_scale": found.scale[:, 0].to(torch.bfloat16)})
+    result = _search(rows[:, None], E4M3_LARGEST, torch.bfloat16, codes, _factors("fp8", search))
+    return _rounded(rows, result, {"weight": result.codes[:, 0], "weight_scale": result.scale[:, 0].to(torch.bfloat16)})
 
 
 def round_int8(weight: Tensor, search: bool = True) -> Rounded:
     """INT8 with a bfloat16 scale a row (compressed-tensors ``int-quantized``); see ``round_fp8``."""
     rows = weight.float()
-    found = _search(rows[:, None], 127.0, torch.bfloat16, _integers(-127, 127), _factors("int8", search))
-    tensors = {"weight": found.codes[:, 0].to(torch.int8), "weight_scale": found.scale[:, 0].to(torch.bfloat16)}
-    return _rounded(rows, found, tensors)
+    result = _search(rows[:, None], 127.0, torch.bfloat16, _integers(-127, 127), _factors("int8", search))
+    tensors = {"weight": result.codes[:, 0].to(torch.int8), "weight_scale": result.scale[:, 0].to(torch.bfloat16)}
+    return _rounded(rows, result, tensors)
 
 
 def round_int4(weight: Tensor, search: bool = True) -> Rounded:
@@ -84,14 +84,14 @@ def round_int4(weight: Tensor, search: bool = True) -> Rounded:
     rows = weight.float()
     grouped = rows.view(len(rows), -1, INT4_GROUP)
     # Codes are -8 to 7: 7.5 is what compressed-tensors divides the largest value by.
-    found = _search(grouped, 7.5, torch.bfloat16, _integers(-8, 7), _factors("int4", search))
-    codes = (found.codes.view_as(rows) + 8).to(torch.uint8)
+    result = _search(grouped, 7.5, torch.bfloat16, _integers(-8, 7), _factors("int4", search))
+    codes = (result.codes.view_as(rows) + 8).to(torch.uint8)
     tensors = {
         "weight_packed": (codes[:, ::2] | codes[:, 1::2] << 4).contiguous().view(torch.int32),
-        "weight_scale": found.scale[..., 0].to(torch.bfloat16),
+        "weight_scale": result.scale[..., 0].to(torch.bfloat16),
         "weight_shape": torch.tensor(weight.shape),
     }
-    return _rounded(rows, found, tensors)
+    return _rounded(rows, result, tensors)
 
 
 def round_nvfp4(weight: Tensor, search: bool = True) -> Rounded:
@@ -103,17 +103,17 @@ def round_nvfp4(weight: Tensor, search: bool = True) -> Rounded:
     table = torch.tensor(E2M1)
 
     def codes(scaled: Tensor) -> tuple[Tensor, Tensor]:
-        found = torch.bucketize(scaled.abs(), middles).to(torch.uint8) | (scaled < 0).to(torch.uint8) << 3
-        return found, table[found.int()]
+        result = torch.bucketize(scaled.abs(), middles).to(torch.uint8) | (scaled < 0).to(torch.uint8) << 3
+        return result, table[result.int()]
 
-    found = _search(rows.view(len(rows), -1, NVFP4_GROUP), E2M1_LARGEST, None, codes, _factors("nvfp4", search), float(second))
-    flat = found.codes.view_as(rows)
+    result = _search(rows.view(len(rows), -1, NVFP4_GROUP), E2M1_LARGEST, None, codes, _factors("nvfp4", search), float(second))
+    flat = result.codes.view_as(rows)
     tensors = {
         "weight_packed": flat[:, ::2] | flat[:, 1::2] << 4,
-        "weight_scale": (found.scale[..., 0] * second).to(torch.float8_e4m3fn),
+        "weight_scale": (result.scale[..., 0] * second).to(torch.float8_e4m3fn),
         "weight_global_scale": second.reshape(1),
     }
-    return _rounded(rows, found, tensors)
+    return _rounded(rows, result, tensors)
 
 
 def _search(
@@ -138,18 +138,18 @@ def _search(
     best: _Found | None = None
     for factor in (1.0, *(factor for factor in factors if factor != 1.0)):
         scale = _stored(peak * (factor / largest), dtype, second)
-        found, values = codes(groups / torch.where(scale > 0, scale, 1.0))
+        result, values = codes(groups / torch.where(scale > 0, scale, 1.0))
         error = (values * scale - groups).square_().sum(-1, keepdim=True)
         if best is None:
-            best = _Found(scale, found, error, error)
+            best = _Found(scale, result, error, error)
             continue
         better = error < best.error
         best = _Found(
             torch.where(better, scale, best.scale),
             # A float8 tensor cannot be chosen from, its bytes can.
-            torch.where(better, found.view(torch.uint8), best.codes.view(torch.uint8)).view(found.dtype)
-            if found.element_size() == 1
-            else torch.where(better, found, best.codes),
+            torch.where(better, result.view(torch.uint8), best.codes.view(torch.uint8)).view(result.dtype)
+            if result.element_size() == 1
+            else torch.where(better, result, best.codes),
             torch.where(better, error, best.error),
             best.first_error,
         )
@@ -172,16 +172,16 @@ def _stored(scale: Tensor, dtype: torch.dtype | None, second: float) -> Tensor:
 
 def _integers(low: int, high: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     def codes(scaled: Tensor) -> tuple[Tensor, Tensor]:
-        found = scaled.round().clamp_(low, high)
-        return found, found
+        result = scaled.round().clamp_(low, high)
+        return result, result
 
     return codes
 
 
-def _rounded(rows: Tensor, found: _Found, tensors: dict[str, Tensor]) -> Rounded:
+def _rounded(rows: Tensor, result: _Found, tensors: dict[str, Tensor]) -> Rounded:
     return Rounded(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
-        float(found.error.double().sum()),
-        float(found.first_error.double().sum()),
+        float(result.error.double().sum()),
+        float(result.first_error.double().sum()),
         float(rows.double().square().sum()),
     )

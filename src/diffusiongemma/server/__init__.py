@@ -1,1 +1,1 @@
-"""An OpenAI-compatible server over ``api.DiffusionGemmaModel`` and ``engine.shared.SharedEngine``."""
+"""An OpenAI-compatible server over ``generation.DiffusionGemmaModel`` and ``engine.threaded.ThreadedEngine``."""

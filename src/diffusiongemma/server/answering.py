@@ -12,18 +12,18 @@ from diffusiongemma.engine.events import Commit, Done, Result, TokenLogprob
 from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.server.answers import Canvases, usage
+from diffusiongemma.server.bridge import EventBridge, Returned, unless_gone
+from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, to_json
-from diffusiongemma.server.feed import Feed, Returned, unless_gone
 from diffusiongemma.server.protocol import Answering, Generation
 from diffusiongemma.server.security import client_name
-from diffusiongemma.server.served import Served
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.sse import DONE, EventStream, frame
 
-__all__ = ["Shape", "answer", "answer_options", "check_stream", "naming", "prepared"]
+__all__ = ["ResponseFormatter", "answer", "answer_options", "check_stream", "naming", "prepared"]
 
 
-class Shape(Protocol):
+class ResponseFormatter(Protocol):
     """How an endpoint spells its answers; ``index`` counts the answers of a request."""
 
     head: dict[str, Any]
@@ -38,7 +38,7 @@ class Shape(Protocol):
         """Choices of the chunks for new text."""
 
     def closing(self, index: int, result: Result) -> list[dict[str, Any]]:
-        """Choices of the chunks behind the last text."""
+        """Choices of the chunks after the last text."""
 
     def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         """A choice of a whole answer."""
@@ -57,7 +57,7 @@ def check_stream(body: Generation, mode: str = "diffusion") -> None:
         raise ApiError(400, "diffusing needs mode 'diffusion': token by token there is no canvas to show", "diffusing")
 
 
-def answer_options(served: Served, body: Answering, settings: Settings) -> dict[str, Any]:
+def answer_options(endpoint: ModelEndpoint, body: Answering, settings: Settings) -> dict[str, Any]:
     """What ``DiffusionGemmaModel.requests`` takes, of what chats and completions have in common.
 
     Raises:
@@ -66,7 +66,7 @@ def answer_options(served: Served, body: Answering, settings: Settings) -> dict[
     mode = body.mode or "diffusion"
     check_stream(body, mode)
     check_size(body, settings)
-    options = served.options(body, mode) | {"mode": mode, "n": body.n or 1, "max_tokens": body.max_tokens, "stop": body.stop}
+    options = endpoint.options(body, mode) | {"mode": mode, "n": body.n or 1, "max_tokens": body.max_tokens, "stop": body.stop}
     if body.pins is not None:
         options["pins"] = [(position, token) for position, token in body.pins]
     if body.response_format is not None and body.response_format.type != "text":
@@ -95,13 +95,13 @@ def check_size(body: Answering, settings: Settings) -> None:
 
 
 async def prepared(
-    http: HttpRequest, served: Served, body: Answering, work: Callable[..., list[Request]], *args: Any
+    http: HttpRequest, endpoint: ModelEndpoint, body: Answering, work: Callable[..., list[Request]], *args: Any
 ) -> list[Request]:
     """The requests of a body, made beside the event loop, and given up if the client leaves meanwhile.
 
     Args:
         http: the client's.
-        served: the model.
+        endpoint: the model.
         body: what is asked.
         work: makes them from ``args``; it takes ``gone`` too.
 
@@ -109,16 +109,16 @@ async def prepared(
         ApiError: the client is gone.
     """
     if not _constraints(body):
-        return await served.prepare(work, *args)
-    return await unless_gone(http, served.compile(_checked, served, work, *args))
+        return await endpoint.prepare(work, *args)
+    return await unless_gone(http, endpoint.compile(_checked, endpoint, work, *args))
 
 
-def _checked(served: Served, work: Callable[..., list[Request]], *args: Any, gone: Gone) -> list[Request]:
+def _checked(endpoint: ModelEndpoint, work: Callable[..., list[Request]], *args: Any, gone: Gone) -> list[Request]:
     """Requests of which it is known that pins and grammar can both be kept: finding that out takes up to seconds too."""
     requests = work(*args, gone=gone)
     for row, request in enumerate(requests):
         if request.pins is not None and not gone():
-            check(served.model.transformer, request, row)
+            check(endpoint.model.transformer, request, row)
     return requests
 
 
@@ -143,61 +143,68 @@ def naming(body: Answering) -> Iterator[None]:
 
 
 async def answer(
-    http: HttpRequest, served: Served, body: Generation, requests: Sequence[Request], shape: Shape, each: int = 1
+    http: HttpRequest,
+    endpoint: ModelEndpoint,
+    body: Generation,
+    requests: Sequence[Request],
+    formatter: ResponseFormatter,
+    each: int = 1,
 ) -> Response:
     """Hand requests to the engine and spell what comes back.
 
     Args:
         http: to notice that the client goes away.
-        served: the model.
+        endpoint: the model.
         body: for ``stream``, ``diffusing`` and ``stream_options``.
         requests: one an answer.
-        shape: how the endpoint spells answers.
+        formatter: how the endpoint spells answers.
         each: answers a prompt.
 
     Raises:
-        InputError, OptionError, OverloadedError: see ``SharedEngine.submit``.
+        InputError, OptionError, OverloadedError: see ``ThreadedEngine.submit``.
     """
-    feed = Feed.submit(served.engine, requests, client_name(http.scope))
+    bridge = EventBridge.submit(endpoint.engine, requests, client_name(http.scope))
     if body.stream:
-        return EventStream(_frames(feed, served, body, shape, len(requests), each), feed.close)
+        return EventStream(_frames(bridge, endpoint, body, formatter, len(requests), each), bridge.close)
     try:
-        return JSONAnswer(await unless_gone(http, _whole(feed, shape, len(requests), each)))
+        return JSONAnswer(await unless_gone(http, _whole(bridge, formatter, len(requests), each)))
     finally:
-        feed.close()
+        bridge.close()
 
 
-async def _whole(feed: Feed, shape: Shape, count: int, each: int) -> dict[str, Any]:
+async def _whole(bridge: EventBridge, formatter: ResponseFormatter, count: int, each: int) -> dict[str, Any]:
     logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
     results: dict[int, Result] = {}
-    async for event in feed:
+    async for event in bridge:
         if isinstance(event, Commit):
             logprobs[event.row] += event.logprobs or []
         elif isinstance(event, Done):
             results[event.row] = event.result
     ordered = [results[row] for row in range(count)]
-    choices = [shape.choice(row, result, logprobs[row]) for row, result in enumerate(ordered)]
-    return shape.head | {"choices": choices, "usage": usage(ordered, each)}
+    choices = [formatter.choice(row, result, logprobs[row]) for row, result in enumerate(ordered)]
+    return formatter.head | {"choices": choices, "usage": usage(ordered, each)}
 
 
-async def _frames(feed: Feed, served: Served, body: Generation, shape: Shape, count: int, each: int) -> AsyncIterator[bytes]:
+async def _frames(
+    bridge: EventBridge, endpoint: ModelEndpoint, body: Generation, formatter: ResponseFormatter, count: int, each: int
+) -> AsyncIterator[bytes]:
     with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    base = shape.chunk | ({"usage": None} if with_usage else {})
-    canvases, results = Canvases(served, shape.chunk["id"]), dict[int, Result]()
+    base = formatter.chunk | ({"usage": None} if with_usage else {})
+    canvases, results = Canvases(endpoint, formatter.chunk["id"]), dict[int, Result]()
 
     try:
-        for choice in (choice for row in range(count) for choice in shape.opening(row)):
+        for choice in (choice for row in range(count) for choice in formatter.opening(row)):
             yield frame(base | {"choices": [choice]})
-        async for event in feed:
+        async for event in bridge:
             assert not isinstance(event, Returned)
             if body.diffusing:
                 yield frame(*canvases.show(event))
             choices = []
             if isinstance(event, Commit):
-                choices = shape.delta(event.row, event)
+                choices = formatter.delta(event.row, event)
             elif isinstance(event, Done):
                 results[event.row] = event.result
-                choices = shape.closing(event.row, event.result)
+                choices = formatter.closing(event.row, event.result)
             for choice in choices:
                 yield frame(base | {"choices": [choice]})
         if with_usage:

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from diffusiongemma.engine.events import Commit, Done, Draft, Result, TokenLogprob
-from diffusiongemma.server.served import Served
+from diffusiongemma.server.endpoint import ModelEndpoint
 
 __all__ = ["Canvases", "TextLogprobs", "chat_logprobs", "head", "usage"]
 
 
-def head(kind: str, prefix: str, served: Served) -> dict[str, Any]:
+def head(kind: str, prefix: str, endpoint: ModelEndpoint) -> dict[str, Any]:
     """The first fields of an answer."""
-    return {"id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": served.name}
+    return {"id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": endpoint.name}
 
 
 def usage(results: Sequence[Result], each: int = 1) -> dict[str, Any]:
@@ -51,12 +51,12 @@ def _canvases(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def chat_logprobs(served: Served, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+def chat_logprobs(endpoint: ModelEndpoint, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     """OpenAI's ``logprobs`` of a chat answer; a stop token is no text and has no entry."""
     content = [
-        {**_token(served, token.token_id, token.logprob), "top_logprobs": [_token(served, *pair) for pair in token.top]}
+        {**_token(endpoint, token.token_id, token.logprob), "top_logprobs": [_token(endpoint, *pair) for pair in token.top]}
         for token in tokens
-        if token.token_id not in served.model.stop_ids
+        if token.token_id not in endpoint.model.stop_ids
     ]
     return {"content": content, "refusal": None, "source": "causal"}
 
@@ -67,11 +67,11 @@ class TextLogprobs:
     A stop token, and what a stop string cuts off, is no text and has no entry.
 
     Args:
-        served: the model.
+        endpoint: the model.
     """
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
+    def __init__(self, endpoint: ModelEndpoint) -> None:
+        self._endpoint = endpoint
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
         self._length = 0
@@ -82,9 +82,9 @@ class TextLogprobs:
 
         ``text_offset`` counts characters: a token that begins within one stands where that stands.
         """
-        tokenizer = self._served.model.tokenizer
+        tokenizer = self._endpoint.model.tokenizer
         for token in tokens:
-            if token.token_id not in tokenizer.special_ids and token.token_id not in self._served.model.stop_ids:
+            if token.token_id not in tokenizer.special_ids and token.token_id not in self._endpoint.model.stop_ids:
                 self._waiting.append((self._offset, token))
                 self._offset += len(self._decoder.decode(tokenizer.token_bytes(token.token_id)))
         self._length += len(text)
@@ -99,38 +99,38 @@ class TextLogprobs:
         }
 
     def _text(self, token: int) -> str:
-        text, broken = _token_text(self._served, token)
+        text, broken = _token_text(self._endpoint, token)
         return f"bytes:{text}" if broken else text
 
 
-def _token(served: Served, token: int, logprob: float) -> dict[str, Any]:
+def _token(endpoint: ModelEndpoint, token: int, logprob: float) -> dict[str, Any]:
     return {
-        "token": _token_text(served, token)[0],
+        "token": _token_text(endpoint, token)[0],
         "logprob": logprob,
-        "bytes": list(served.model.tokenizer.token_bytes(token)),
+        "bytes": list(endpoint.model.tokenizer.token_bytes(token)),
     }
 
 
-def _token_text(served: Served, token: int) -> tuple[str, bool]:
+def _token_text(endpoint: ModelEndpoint, token: int) -> tuple[str, bool]:
     r"""A token's text, and whether it is none but a part of a character, which is written as ``\xe2\x82``."""
-    data = served.model.tokenizer.token_bytes(token)
+    data = endpoint.model.tokenizer.token_bytes(token)
     try:
         data.decode()
     except UnicodeDecodeError:
         return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in data), True
-    return served.token_text(token), False
+    return endpoint.token_text(token), False
 
 
 class Canvases:
     """Events of a request as ``diffusing: true`` shows them.
 
     Args:
-        served: for the tokens' texts.
+        endpoint: for the tokens' texts.
         name: the answer's id.
     """
 
-    def __init__(self, served: Served, name: str) -> None:
-        self._served = served
+    def __init__(self, endpoint: ModelEndpoint, name: str) -> None:
+        self._endpoint = endpoint
         self._name = name
         self._done: dict[int, int] = {}
 
@@ -160,4 +160,4 @@ class Canvases:
         return base | said, kind
 
     def _texts(self, tokens: Sequence[int]) -> list[str]:
-        return [self._served.token_text(token) for token in tokens]
+        return [self._endpoint.token_text(token) for token in tokens]

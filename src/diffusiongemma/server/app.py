@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope
 from diffusiongemma import __version__
 from diffusiongemma.errors import DiffusionGemmaError
 from diffusiongemma.server import chat, completions, decisions, fim
+from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, from_http, from_validation
 from diffusiongemma.server.metrics import Metrics
 from diffusiongemma.server.page import Page, docs
@@ -26,8 +27,7 @@ from diffusiongemma.server.protocol import (
     FimRequest,
     Generation,
 )
-from diffusiongemma.server.security import Gate
-from diffusiongemma.server.served import Served
+from diffusiongemma.server.security import AccessMiddleware
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.state import State
 
@@ -75,7 +75,7 @@ def _strict(reader: BodyReader) -> type[APIRoute]:
     return StrictRoute
 
 
-def create_app(models: Mapping[str, Served], settings: Settings, state: State | None = None) -> FastAPI:
+def create_app(models: Mapping[str, ModelEndpoint], settings: Settings, state: State | None = None) -> FastAPI:
     """The ASGI application.
 
     Args:
@@ -87,12 +87,12 @@ def create_app(models: Mapping[str, Served], settings: Settings, state: State | 
     metrics, page = Metrics(state.models), Page()
     app = FastAPI(
         title="diffusiongemma", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS,
-        description="DiffusionGemma models behind OpenAI's API. docs/api.md has every field.",
+        description="DiffusionGemma models after OpenAI's API. docs/api.md has every field.",
     )  # fmt: skip
     app.router.route_class = _strict(BodyReader())
     _add_errors(app, state)
 
-    def served(name: str | None) -> Served:
+    def endpoint(name: str | None) -> ModelEndpoint:
         if name is None:
             return next(iter(state.models.values()))
         if name not in state.models:
@@ -109,32 +109,32 @@ def create_app(models: Mapping[str, Served], settings: Settings, state: State | 
     @app.get("/v1/models/{name:path}")
     async def retrieve_model(name: str) -> Response:
         """One model."""
-        return JSONAnswer(served(name).entry())
+        return JSONAnswer(endpoint(name).entry())
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation; OpenAI's shape."""
-        return await chat.chat(request, served(body.model), body, settings)
+        return await chat.chat(request, endpoint(body.model), body, settings)
 
     @app.post("/v1/completions")
     async def text_completions(body: CompletionRequest, request: Request) -> Response:
         """Go on with a text, or fill what is between it and a suffix; OpenAI's shape."""
-        return await completions.complete(request, served(body.model), body, settings)
+        return await completions.complete(request, endpoint(body.model), body, settings)
 
     @app.post("/v1/fim/completions")
     async def fim_completions(body: FimRequest, request: Request) -> Response:
         """Fill what is between two texts; Mercury's shape."""
-        return await completions.fim(request, served(body.model), body, settings)
+        return await completions.fim(request, endpoint(body.model), body, settings)
 
     @app.post("/v1/edit/completions")
     async def edit_completions(body: EditRequest, request: Request) -> Response:
         """Rewrite a text; Mercury's shape, or input and instruction."""
-        return await fim.edit(request, served(body.model), body)
+        return await fim.edit(request, endpoint(body.model), body)
 
     @app.post("/v1/decisions")
     async def decide(body: DecisionsRequest, request: Request) -> Response:
         """Answer typed questions with probabilities; OpenAI's shape."""
-        return await decisions.decisions(request, served(body.model), body)
+        return await decisions.decisions(request, endpoint(body.model), body)
 
     @app.get("/health")
     async def health() -> Response:
@@ -164,7 +164,7 @@ def create_app(models: Mapping[str, Served], settings: Settings, state: State | 
 
     _describe(app, settings.api_key is not None)
     paths = [route.path for route in app.routes if isinstance(route, APIRoute)]
-    app.add_middleware(Gate, settings=settings, state=state, metrics=metrics, paths=[*paths, "/openapi.json"])
+    app.add_middleware(AccessMiddleware, settings=settings, state=state, metrics=metrics, paths=[*paths, "/openapi.json"])
     return app
 
 
@@ -172,8 +172,8 @@ def _add_errors(app: FastAPI, state: State) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         # What comes here is no JSON object at all: those are read by ``parsing``.
-        found = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
-        return from_validation(found, error.body).response()
+        result = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
+        return from_validation(result, error.body).response()
 
     @app.exception_handler(StarletteHTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

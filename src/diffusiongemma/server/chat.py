@@ -12,14 +12,14 @@ from diffusiongemma.engine.events import Commit, Result, TokenLogprob, ToolCall
 from diffusiongemma.engine.request import Request
 from diffusiongemma.server.answering import answer, answer_options, naming, prepared
 from diffusiongemma.server.answers import chat_logprobs, head
+from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import ChatRequest
-from diffusiongemma.server.served import Served
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.tools import MARK, Toolset, conversation
-from diffusiongemma.text.prompts import EFFORTS
+from diffusiongemma.text.prompts import SEARCH_BUDGETS
 
-__all__ = ["IGNORED", "ChatShape", "chat"]
+__all__ = ["IGNORED", "ChatFormatter", "chat"]
 
 IGNORED = "X-Diffusiongemma-Ignored"
 """Header of an answer with the name of a field that clients send to every model and that means nothing to this one."""
@@ -27,21 +27,21 @@ _WRITTEN = ("enable_thinking", "preserve_thinking", "reasoning_effort", "thinkin
 """Fields about how the prompt is written."""
 
 
-async def chat(http: HttpRequest, served: Served, body: ChatRequest, settings: Settings) -> Response:
+async def chat(http: HttpRequest, endpoint: ModelEndpoint, body: ChatRequest, settings: Settings) -> Response:
     """Answer a conversation."""
-    tools = Toolset.of(body, _native(served))
-    requests = await prepared(http, served, body, _requests, served, body, settings, tools)
-    shape = ChatShape(served, bool(body.logprobs), None if _native(served) else tools)
-    response = await answer(http, served, body, requests, shape, each=len(requests))
-    if _effort_means_nothing(served, body):
+    tools = Toolset.of(body, _native(endpoint))
+    requests = await prepared(http, endpoint, body, _requests, endpoint, body, settings, tools)
+    formatter = ChatFormatter(endpoint, bool(body.logprobs), None if _native(endpoint) else tools)
+    response = await answer(http, endpoint, body, requests, formatter, each=len(requests))
+    if _effort_means_nothing(endpoint, body):
         response.headers[IGNORED] = "reasoning_effort"
     return response
 
 
 def _requests(
-    served: Served, body: ChatRequest, settings: Settings, tools: Toolset | None, gone: Gone | None = None
+    endpoint: ModelEndpoint, body: ChatRequest, settings: Settings, tools: Toolset | None, gone: Gone | None = None
 ) -> list[Request]:
-    options = answer_options(served, body, settings)
+    options = answer_options(endpoint, body, settings)
     if body.max_completion_tokens is not None:
         if body.max_tokens is not None:
             raise ApiError(400, "max_tokens and max_completion_tokens are the same; give one", "max_tokens")
@@ -52,74 +52,74 @@ def _requests(
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
     if body.logprobs:
         options["logprobs"] = body.top_logprobs or 0
-    options["room"] = served.room
+    options["room"] = endpoint.room
     options |= {name: value for name in _WRITTEN if (value := getattr(body, name)) is not None}
-    if _effort_means_nothing(served, body):
+    if _effort_means_nothing(endpoint, body):
         del options["reasoning_effort"]
-    native = _native(served)
+    native = _native(endpoint)
     messages = conversation(body.messages, tools, native)
     with naming(body):
         if tools is not None:
-            options |= _called(tools, body) if native else tools.held_to(served.model.vocabulary, gone)
-        return served.model.requests(messages=messages, gone=gone, **options)
+            options |= _called(tools, body) if native else tools.required_schema(endpoint.model.vocabulary, gone)
+        return endpoint.model.requests(messages=messages, gone=gone, **options)
 
 
-def _native(served: Served) -> bool:
+def _native(endpoint: ModelEndpoint) -> bool:
     """Whether the template declares tools itself, so that calls come in the model's own markup."""
-    template = served.model.tokenizer.template
-    return template is not None and template.knows_tools and served.model.tokenizer.markup.calls
+    template = endpoint.model.tokenizer.template
+    return template is not None and template.knows_tools and endpoint.model.tokenizer.markup.calls
 
 
 def _called(tools: Toolset, body: ChatRequest) -> dict[str, Any]:
     """Tools in the model's own markup, as ``DiffusionGemmaModel.requests`` takes them."""
-    choice = "required" if tools.forced else "auto"
+    choice = "required" if tools.required else "auto"
     return {"tools": tools.declared(), "tool_choice": choice, "parallel_tool_calls": body.parallel_tool_calls}
 
 
-def _effort_means_nothing(served: Served, body: ChatRequest) -> bool:
+def _effort_means_nothing(endpoint: ModelEndpoint, body: ChatRequest) -> bool:
     """Whether thinking is asked for by ``reasoning_effort``, which clients send to any model, and the model cannot think."""
-    template = served.model.tokenizer.template
+    template = endpoint.model.tokenizer.template
     can = template is not None and not template.options.isdisjoint(("enable_thinking", "reasoning_effort"))
-    return EFFORTS.get(body.reasoning_effort or "", False) and not can
+    return SEARCH_BUDGETS.get(body.reasoning_effort or "", False) and not can
 
 
-class ChatShape:
+class ChatFormatter:
     """OpenAI's ``chat.completion``.
 
     Args:
-        served: the model.
+        endpoint: the model.
         logprobs: whether they were asked for.
         tools: what may be called in the JSON dialect; None: nothing, or calls come in the model's own markup.
     """
 
-    def __init__(self, served: Served, logprobs: bool = False, tools: Toolset | None = None) -> None:
-        self._served = served
+    def __init__(self, endpoint: ModelEndpoint, logprobs: bool = False, tools: Toolset | None = None) -> None:
+        self._endpoint = endpoint
         self._logprobs = logprobs
         self._tools = tools
         self._held: dict[int, str] = {}
         self._called: dict[int, int] = {}
-        self.head = head("chat.completion", "chatcmpl", served)
+        self.head = head("chat.completion", "chatcmpl", endpoint)
         self.chunk = self.head | {"object": "chat.completion.chunk"}
 
     def opening(self, index: int) -> list[dict[str, Any]]:
         """The role."""
-        return [_chunk(index, {"role": "assistant", "content": None if self._tools and self._tools.forced else ""})]
+        return [_chunk(index, {"role": "assistant", "content": None if self._tools and self._tools.required else ""})]
 
     def delta(self, index: int, commit: Commit) -> list[dict[str, Any]]:
         """New thoughts, text and calls; what may become a call is held back until it is known."""
-        found = [_chunk(index, {"reasoning_content": commit.thinking})] if commit.thinking else []
+        result = [_chunk(index, {"reasoning_content": commit.thinking})] if commit.thinking else []
         text = commit.text
         if self._tools is not None:
             text = self._held.pop(index, "") + text
-            if self._tools.forced or MARK.startswith(text[: len(MARK)]):
+            if self._tools.required or MARK.startswith(text[: len(MARK)]):
                 self._held[index], text = text, ""
-        logprobs = chat_logprobs(self._served, commit.logprobs) if self._logprobs else None
+        logprobs = chat_logprobs(self._endpoint, commit.logprobs) if self._logprobs else None
         if text or (logprobs and logprobs["content"]):
-            found.append(_chunk(index, {"content": text}, logprobs))
-        return [*found, *self._call_chunks(index, [_spelled(call) for call in commit.tool_calls])]
+            result.append(_chunk(index, {"content": text}, logprobs))
+        return [*result, *self._call_chunks(index, [_spelled(call) for call in commit.tool_calls])]
 
     def closing(self, index: int, result: Result) -> list[dict[str, Any]]:
-        """The reason why it ended, behind the calls of the JSON dialect."""
+        """The reason why it ended, after the calls of the JSON dialect."""
         calls = self._read(result)
         held = self._held.pop(index, "")
         before = [_chunk(index, {"content": held})] if held and not calls else []
@@ -133,29 +133,29 @@ class ChatShape:
         calls = read or [_spelled(call) for call in result.tool_calls]
         text = "" if read else result.text
         message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
-        if self._served.model.tokenizer.markup.thoughts:
+        if self._endpoint.model.tokenizer.markup.thoughts:
             message["reasoning_content"] = result.thinking
         if calls:
             message["tool_calls"] = calls
         return {
             "index": index,
             "message": message,
-            "logprobs": chat_logprobs(self._served, logprobs) if self._logprobs else None,
+            "logprobs": chat_logprobs(self._endpoint, logprobs) if self._logprobs else None,
             "finish_reason": _finish(result, read),
             "token_ids": result.token_ids,
         }
 
     def _call_chunks(self, index: int, calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Each call in two chunks: its name, then its arguments."""
-        found = []
+        result = []
         for call in calls:
             place = self._called.get(index, 0)
             self._called[index] = place + 1
             name = {"name": call["function"]["name"], "arguments": ""}
-            found.append(_chunk(index, {"tool_calls": [{"index": place, **call, "function": name}]}))
+            result.append(_chunk(index, {"tool_calls": [{"index": place, **call, "function": name}]}))
             arguments = {"arguments": call["function"]["arguments"]}
-            found.append(_chunk(index, {"tool_calls": [{"index": place, "function": arguments}]}))
-        return found
+            result.append(_chunk(index, {"tool_calls": [{"index": place, "function": arguments}]}))
+        return result
 
     def _read(self, result: Result) -> list[dict[str, Any]]:
         """Calls in the JSON dialect. An answer that was cut is no call: its text is shown as it is."""
@@ -169,7 +169,7 @@ def _spelled(call: ToolCall) -> dict[str, Any]:
 
 
 def _finish(result: Result, read: Sequence[dict[str, Any]]) -> str:
-    """An answer that was cut behind a whole call says so."""
+    """An answer that was cut after a whole call says so."""
     return "tool_calls" if result.finish_reason == "stop" and (read or result.tool_calls) else result.finish_reason
 
 

@@ -11,17 +11,17 @@ from diffusiongemma.engine.events import Commit, Result, TokenLogprob
 from diffusiongemma.engine.request import Request
 from diffusiongemma.server.answering import answer, answer_options, naming, prepared
 from diffusiongemma.server.answers import TextLogprobs, head
+from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.fim import infill
 from diffusiongemma.server.protocol import CompletionRequest, FimRequest
-from diffusiongemma.server.served import Served
 from diffusiongemma.server.settings import Settings
 
-__all__ = ["TextShape", "complete", "fim"]
+__all__ = ["TextFormatter", "complete", "fim"]
 _ANSWERING = ("mode", "pins", "response_format", "regex", "choices", "grammar", "logprobs")
 
 
-async def complete(http: HttpRequest, served: Served, body: CompletionRequest, settings: Settings) -> Response:
+async def complete(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, settings: Settings) -> Response:
     """Go on with a text, or fill what is between a text and its suffix."""
     if body.suffix:
         for name in _ANSWERING:
@@ -29,19 +29,19 @@ async def complete(http: HttpRequest, served: Served, body: CompletionRequest, s
                 raise ApiError(400, f"{name} cannot be combined with a suffix; leave it out", name)
         if not isinstance(body.prompt, str):
             raise ApiError(400, "prompt is a list; with a suffix it is one string", "prompt")
-        return await infill(http, served, body, body.prompt, body.suffix)
-    requests = await prepared(http, served, body, _requests, served, body, settings)
-    return await answer(http, served, body, requests, TextShape(served, body.logprobs is not None), each=body.n or 1)
+        return await infill(http, endpoint, body, body.prompt, body.suffix)
+    requests = await prepared(http, endpoint, body, _requests, endpoint, body, settings)
+    return await answer(http, endpoint, body, requests, TextFormatter(endpoint, body.logprobs is not None), each=body.n or 1)
 
 
-async def fim(http: HttpRequest, served: Served, body: FimRequest, settings: Settings) -> Response:
+async def fim(http: HttpRequest, endpoint: ModelEndpoint, body: FimRequest, settings: Settings) -> Response:
     """Mercury's shape of the same."""
     given = body.model_dump(exclude_unset=True)
-    return await complete(http, served, CompletionRequest.model_validate(given), settings)
+    return await complete(http, endpoint, CompletionRequest.model_validate(given), settings)
 
 
-def _requests(served: Served, body: CompletionRequest, settings: Settings, gone: Gone | None = None) -> list[Request]:
-    options = answer_options(served, body, settings)
+def _requests(endpoint: ModelEndpoint, body: CompletionRequest, settings: Settings, gone: Gone | None = None) -> list[Request]:
+    options = answer_options(endpoint, body, settings)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if (count := len(prompts) * (body.n or 1)) > settings.max_choices:
         raise ApiError(
@@ -51,22 +51,22 @@ def _requests(served: Served, body: CompletionRequest, settings: Settings, gone:
         options["logprobs"] = body.logprobs
     # The model's own way is a turn of a conversation; here the text stands alone, as infilling has it.
     with naming(body):
-        return [request for prompt in prompts for request in served.model.requests(prompt, raw=True, gone=gone, **options)]
+        return [request for prompt in prompts for request in endpoint.model.requests(prompt, raw=True, gone=gone, **options)]
 
 
-class TextShape:
+class TextFormatter:
     """OpenAI's ``text_completion``.
 
     Args:
-        served: the model.
+        endpoint: the model.
         logprobs: whether they were asked for.
     """
 
-    def __init__(self, served: Served, logprobs: bool) -> None:
-        self._served = served
+    def __init__(self, endpoint: ModelEndpoint, logprobs: bool) -> None:
+        self._endpoint = endpoint
         self._logprobs = logprobs
         self._streamed: dict[int, TextLogprobs] = {}
-        self.head = self.chunk = head("text_completion", "cmpl", served)
+        self.head = self.chunk = head("text_completion", "cmpl", endpoint)
 
     def opening(self, index: int) -> list[dict[str, Any]]:
         """Nothing."""
@@ -76,7 +76,7 @@ class TextShape:
         """New text."""
         logprobs = None
         if self._logprobs:
-            logprobs = self._streamed.setdefault(index, TextLogprobs(self._served)).push(commit.logprobs, commit.text)
+            logprobs = self._streamed.setdefault(index, TextLogprobs(self._endpoint)).push(commit.logprobs, commit.text)
         shown = commit.text or (logprobs and logprobs["tokens"])
         return [{"index": index, "text": commit.text, "logprobs": logprobs, "finish_reason": None}] if shown else []
 
@@ -89,7 +89,7 @@ class TextShape:
         return {
             "index": index,
             "text": result.text,
-            "logprobs": TextLogprobs(self._served).push(logprobs, result.text) if self._logprobs else None,
+            "logprobs": TextLogprobs(self._endpoint).push(logprobs, result.text) if self._logprobs else None,
             "finish_reason": result.finish_reason,
             "token_ids": result.token_ids,
         }

@@ -21,7 +21,7 @@ BACKLOG = 128
 """Connections that the system holds until they are taken, all of them at one go."""
 _OTHER_FILES = 128
 """Files that are open beside connections, with room to spare."""
-_LEAST_TAKEN = 1 << 14
+_MIN_TAKEN = 1 << 14
 """Bytes that a client has to take of an answer within the time for it."""
 _GRACE = 5.0
 """Seconds after which a body is cut off that the gate should have refused: an answer may be there before it."""
@@ -128,7 +128,7 @@ class Connection(H11Protocol):
         left = self.transport.get_write_buffer_size()
 
         def look() -> None:
-            if self.transport.get_write_buffer_size() > left - _LEAST_TAKEN:
+            if self.transport.get_write_buffer_size() > left - _MIN_TAKEN:
                 self.cut()
             else:
                 self._expect_progress()

@@ -8,18 +8,18 @@ from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
 from diffusiongemma.engine.events import Event
-from diffusiongemma.engine.shared import Tenant
+from diffusiongemma.engine.threaded import BlockingClient
+from diffusiongemma.server.bridge import EventBridge, Returned, unless_gone
+from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer
-from diffusiongemma.server.feed import Feed, Returned, unless_gone
 from diffusiongemma.server.protocol import ChoiceQuestion, DecisionsRequest, PredicateQuestion, Question, text_of
 from diffusiongemma.server.security import client_name
-from diffusiongemma.server.served import Served
 from diffusiongemma.text.questions import Choice, Decision, Decisions, Predicate
 
 __all__ = ["decisions"]
 
 
-async def decisions(http: HttpRequest, served: Served, body: DecisionsRequest) -> Response:
+async def decisions(http: HttpRequest, endpoint: ModelEndpoint, body: DecisionsRequest) -> Response:
     """Answer typed questions about an input, all in one pass where it can be."""
     if (twice := _twice(question.name for question in body.questions if question.name is not None)) is not None:
         raise ApiError(400, f"two questions have the name {twice!r}; names must differ", "questions")
@@ -27,21 +27,21 @@ async def decisions(http: HttpRequest, served: Served, body: DecisionsRequest) -
     source = _source(body)
     options = {name: value for name in ("joint", "draws", "seed") if (value := getattr(body, name)) is not None}
 
-    def work(on_event: Callable[[Event], None], tenant: Tenant) -> tuple[Decisions, int]:
-        found = served.model.served(tenant).decide(questions=asked, **source, **options)
+    def work(on_event: Callable[[Event], None], client: BlockingClient) -> tuple[Decisions, int]:
+        result = endpoint.model.with_engine(client).decide(questions=asked, **source, **options)
         prompts = [asked] if body.joint else [[question] for question in asked]
-        return found, sum(_tokens(served, source, group) for group in prompts)
+        return result, sum(_tokens(endpoint, source, group) for group in prompts)
 
-    feed = Feed.call(served.engine, served.rewriting, work, client_name(http.scope))
+    bridge = EventBridge.call(endpoint.engine, endpoint.rewriting, work, client_name(http.scope))
     try:
-        ((found, tokens),) = await unless_gone(http, _returned(feed))
+        ((result, tokens),) = await unless_gone(http, _returned(bridge))
     finally:
-        feed.close()
-    pairs = zip(body.questions, asked, found.decisions, strict=True)
+        bridge.close()
+    pairs = zip(body.questions, asked, result.decisions, strict=True)
     return JSONAnswer(
         {
             "object": "decision",
-            "model": served.name,
+            "model": endpoint.name,
             "answers": [_answer(question, texts.texts, decision, body.threshold) for question, texts, decision in pairs],
             "usage": {
                 "input_tokens": tokens,
@@ -49,14 +49,14 @@ async def decisions(http: HttpRequest, served: Served, body: DecisionsRequest) -
                 "output_tokens": 0,
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": tokens,
-                "diffusion": {"passes": found.passes, "rows": found.rows},
+                "diffusion": {"passes": result.passes, "rows": result.rows},
             },
         }
     )
 
 
-async def _returned(feed: Feed) -> list[tuple[Decisions, int]]:
-    return [item.value async for item in feed if isinstance(item, Returned)]
+async def _returned(bridge: EventBridge) -> list[tuple[Decisions, int]]:
+    return [item.value async for item in bridge if isinstance(item, Returned)]
 
 
 def _twice(texts: Iterable[str]) -> str | None:
@@ -113,13 +113,13 @@ def _answer(question: Question, texts: Sequence[str], decision: Decision, thresh
     return base | {"score": mean, "confidence": probabilities[best], "probabilities": pairs}
 
 
-def _tokens(served: Served, source: dict[str, Any], group: Sequence[Predicate | Choice]) -> int:
+def _tokens(endpoint: ModelEndpoint, source: dict[str, Any], group: Sequence[Predicate | Choice]) -> int:
     """Tokens of the prompt that a group of questions is read from."""
     said = "\n".join(question.instructions for question in group if question.instructions)
     if not said:
-        (request,) = served.model.requests(**source, max_tokens=1)
+        (request,) = endpoint.model.requests(**source, max_tokens=1)
     elif "prompt" in source:
-        (request,) = served.model.requests(f"{source['prompt']}\n\n{said}", max_tokens=1)
+        (request,) = endpoint.model.requests(f"{source['prompt']}\n\n{said}", max_tokens=1)
     else:
-        (request,) = served.model.requests(messages=[*source["messages"], {"role": "user", "content": said}], max_tokens=1)
+        (request,) = endpoint.model.requests(messages=[*source["messages"], {"role": "user", "content": said}], max_tokens=1)
     return len(request.prompt)

@@ -22,9 +22,9 @@ _TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error",
     503: "server_error",
 }  # fmt: skip
-_MOST_ERRORS = 256
+_MAX_ERRORS = 256
 """Of one body, that are looked through for the one to tell."""
-_MOST_CHARS = 200
+_MAX_CHARS = 200
 """Of a field's name, which is the client's own where it is unknown."""
 _PLACE = re.compile(r"([a-z_]+)(\[\d+\]|\.[a-z_]+)*")
 
@@ -84,12 +84,12 @@ def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
         errors: pydantic's, at least one.
         body: as JSON.
     """
-    found = [(_place(each, body), each) for each in errors[:_MOST_ERRORS]]
+    result = [(_place(each, body), each) for each in errors[:_MAX_ERRORS]]
     # Of a union all kinds complain: the one that got furthest was meant.
-    of_first = [(place, each) for place, each in found if place[: len(found[0][0])] == found[0][0]]
+    of_first = [(place, each) for place, each in result if place[: len(result[0][0])] == result[0][0]]
     place, first = max(of_first, key=lambda pair: len(pair[0]))
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".") or None
-    param = param if param is None or len(param) <= _MOST_CHARS else f"{param[:_MOST_CHARS]}..."
+    param = param if param is None or len(param) <= _MAX_CHARS else f"{param[:_MAX_CHARS]}..."
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"{param} is not a field of this request, or not supported here; leave it out", param, "unknown_field")
     if first["type"] == "missing":
@@ -114,9 +114,9 @@ def from_http(error: HTTPException) -> ApiError:
     """An error of the framework: an unknown path, a method that is not allowed."""
     if isinstance(error, ApiError):
         return error
-    found = ApiError(error.status_code, str(error.detail))
-    found.headers = error.headers
-    return found
+    result = ApiError(error.status_code, str(error.detail))
+    result.headers = error.headers
+    return result
 
 
 def from_exception(error: BaseException, fields: Collection[str] = (), draining: bool = False) -> ApiError:

@@ -7,15 +7,15 @@ from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
 from diffusiongemma.engine.events import Event, Result
-from diffusiongemma.engine.fill import Filled
-from diffusiongemma.engine.shared import Tenant
+from diffusiongemma.engine.threaded import BlockingClient
+from diffusiongemma.generation.fill import Filled
 from diffusiongemma.server.answering import check_stream
 from diffusiongemma.server.answers import Canvases, head, usage
+from diffusiongemma.server.bridge import EventBridge, Returned, Work, unless_gone
+from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception
-from diffusiongemma.server.feed import Feed, Returned, Work, unless_gone
 from diffusiongemma.server.protocol import CompletionRequest, EditRequest, Generation, text_of
 from diffusiongemma.server.security import client_name
-from diffusiongemma.server.served import Served
 from diffusiongemma.server.sse import DONE, EventStream, frame
 
 __all__ = ["edit", "infill"]
@@ -26,20 +26,20 @@ Spelled = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 """The choice of a whole answer, the same as a chunk's, and the usage."""
 
 
-async def infill(http: HttpRequest, served: Served, body: CompletionRequest, prompt: str, suffix: str) -> Response:
+async def infill(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, prompt: str, suffix: str) -> Response:
     """Write what stands between two texts; ``max_tokens`` is the longest hole that is tried."""
-    options = _options(served, body) | ({} if body.stop is None else {"stop": body.stop})
+    options = _options(endpoint, body) | ({} if body.stop is None else {"stop": body.stop})
     if body.max_tokens is not None:
-        options["most"] = body.max_tokens
+        options["max_tokens"] = body.max_tokens
 
-    def work(on_event: OnEvent, tenant: Tenant) -> Filled:
-        model = served.model.served(tenant)
+    def work(on_event: OnEvent, client: BlockingClient) -> Filled:
+        model = endpoint.model.with_engine(client)
         return model.infill(prompt, suffix, on_event=on_event if body.diffusing else None, **options)
 
     def spell(filled: Filled) -> Spelled:
-        text = filled.holes["hole"]
-        tokens = served.model.tokenizer.encode(text, allow_special=False)
-        given = len(served.plain(prompt)) + len(served.model.tokenizer.encode(suffix, allow_special=False))
+        text = filled.spans["span"]
+        tokens = endpoint.model.tokenizer.encode(text, allow_special=False)
+        given = len(endpoint.plain(prompt)) + len(endpoint.model.tokenizer.encode(suffix, allow_special=False))
         counts = {
             "prompt_tokens": given,
             "completion_tokens": len(tokens),
@@ -49,19 +49,19 @@ async def infill(http: HttpRequest, served: Served, body: CompletionRequest, pro
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
         return choice | {"token_ids": tokens}, choice, counts
 
-    return await _answer(http, served, body, work, spell, head("text_completion", "cmpl", served), None)
+    return await _answer(http, endpoint, body, work, spell, head("text_completion", "cmpl", endpoint), None)
 
 
-async def edit(http: HttpRequest, served: Served, body: EditRequest) -> Response:
+async def edit(http: HttpRequest, endpoint: ModelEndpoint, body: EditRequest) -> Response:
     """Rewrite a text as an instruction says."""
     text, instruction, in_prompt = _to_edit(body)
-    options = _options(served, body) | ({} if body.stop is None else {"stop": body.stop})
+    options = _options(endpoint, body) | ({} if body.stop is None else {"stop": body.stop})
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens are the same; give one", "max_tokens")
     options["max_tokens"] = body.max_tokens or body.max_completion_tokens
 
-    def work(on_event: OnEvent, tenant: Tenant) -> Result:
-        model = served.model.served(tenant)
+    def work(on_event: OnEvent, client: BlockingClient) -> Result:
+        model = endpoint.model.with_engine(client)
         shown = on_event if body.diffusing else None
         return model.edit(text, instruction, in_prompt=in_prompt, on_event=shown, **options)
 
@@ -71,60 +71,60 @@ async def edit(http: HttpRequest, served: Served, body: EditRequest) -> Response
         whole = {"index": 0, "message": message | {"refusal": None}, **ended, "token_ids": result.token_ids}
         return whole, {"index": 0, "delta": message, **ended}, usage([result])
 
-    return await _answer(http, served, body, work, spell, head("chat.completion", "edit", served), "chat.completion.chunk")
+    return await _answer(http, endpoint, body, work, spell, head("chat.completion", "edit", endpoint), "chat.completion.chunk")
 
 
 async def _answer(
     http: HttpRequest,
-    served: Served,
+    endpoint: ModelEndpoint,
     body: Generation,
     work: Work,
     spell: Callable[[Any], Spelled],
     first: dict[str, Any],
     chunk: str | None,
 ) -> Response:
-    """Run work and spell its result, whole or as a stream of one chunk behind the canvases.
+    """Run work and spell its result, whole or as a stream of one chunk after the canvases.
 
     Args:
         http: to notice that the client goes away.
-        served: the model.
+        endpoint: the model.
         body: for ``stream``, ``diffusing`` and ``stream_options``.
         work: see ``Work``.
         spell: from its result to the answer.
         first: first fields of the answer.
         chunk: the object's name in a stream; None: the same.
     """
-    feed = Feed.call(served.engine, served.rewriting, work, client_name(http.scope))
+    bridge = EventBridge.call(endpoint.engine, endpoint.rewriting, work, client_name(http.scope))
     try:
         if body.stream:
-            await unless_gone(http, feed.begun())
+            await unless_gone(http, bridge.begun())
             base = first | ({} if chunk is None else {"object": chunk})
-            return EventStream(_frames(feed, served, body, spell, base), feed.close)
-        result = await unless_gone(http, _result(feed))
+            return EventStream(_frames(bridge, endpoint, body, spell, base), bridge.close)
+        result = await unless_gone(http, _result(bridge))
     except BaseException:
-        feed.close()
+        bridge.close()
         raise
-    whole, _, counts = await served.prepare(spell, result)
+    whole, _, counts = await endpoint.prepare(spell, result)
     return JSONAnswer(first | {"choices": [whole], "usage": counts})
 
 
-async def _result(feed: Feed) -> Any:
-    (value,) = [item.value async for item in feed if isinstance(item, Returned)]
+async def _result(bridge: EventBridge) -> Any:
+    (value,) = [item.value async for item in bridge if isinstance(item, Returned)]
     return value
 
 
 async def _frames(
-    feed: Feed, served: Served, body: Generation, spell: Callable[[Any], Spelled], base: dict[str, Any]
+    bridge: EventBridge, endpoint: ModelEndpoint, body: Generation, spell: Callable[[Any], Spelled], base: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     base |= {"usage": None} if with_usage else {}
-    canvases = Canvases(served, base["id"])
+    canvases = Canvases(endpoint, base["id"])
     try:
-        async for item in feed:
+        async for item in bridge:
             if not isinstance(item, Returned):
                 yield frame(*canvases.show(item))
                 continue
-            _, chunk, counts = await served.prepare(spell, item.value)
+            _, chunk, counts = await endpoint.prepare(spell, item.value)
             yield frame(base | {"choices": [chunk]})
             if with_usage:
                 yield frame(base | {"choices": [], "usage": counts})
@@ -133,11 +133,11 @@ async def _frames(
         yield frame(from_exception(error).body)
 
 
-def _options(served: Served, body: Generation) -> dict[str, Any]:
+def _options(endpoint: ModelEndpoint, body: Generation) -> dict[str, Any]:
     check_stream(body)
     if body.n not in (None, 1):
         raise ApiError(400, f"n is {body.n}; of a text that is there already there is one answer", "n")
-    return served.options(body)
+    return endpoint.options(body)
 
 
 def _to_edit(body: EditRequest) -> tuple[str, str, bool]:

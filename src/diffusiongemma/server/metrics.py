@@ -7,13 +7,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from diffusiongemma.server.served import Served
+from diffusiongemma.server.endpoint import ModelEndpoint
 
 __all__ = ["Metrics"]
 
 _PREFIX = "diffusiongemma"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-_GAUGES = frozenset({"waiting", "running", "kv_bytes", "kv_bytes_most", "rows_most", "client_steps", "prefix_bytes", "failure"})
+_GAUGES = frozenset({"waiting", "running", "kv_bytes", "max_kv_bytes", "max_rows", "client_steps", "prefix_bytes", "failure"})
 
 
 class Metrics:
@@ -23,7 +23,7 @@ class Metrics:
         models: whose engines are asked at each scrape.
     """
 
-    def __init__(self, models: Mapping[str, Served]) -> None:
+    def __init__(self, models: Mapping[str, ModelEndpoint]) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -50,12 +50,12 @@ class Metrics:
 class _Engines(Collector):
     """The engines' own counts."""
 
-    def __init__(self, models: Mapping[str, Served]) -> None:
+    def __init__(self, models: Mapping[str, ModelEndpoint]) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
-        stats = {name: asdict(served.engine.stats) for name, served in self._models.items()}
+        stats = {name: asdict(endpoint.engine.stats) for name, endpoint in self._models.items()}
         for field in next(iter(stats.values()), {}):
             kind = GaugeMetricFamily if field in _GAUGES else CounterMetricFamily
             family = kind(f"{_PREFIX}_engine_{field}", f"{field.replace('_', ' ')} of a model's engine.", labels=["model"])

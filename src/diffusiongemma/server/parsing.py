@@ -18,9 +18,9 @@ _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|$)', re.DOTALL)
 _BESIDE_BYTES = 4096
 """Larger bodies are read in a thread: 1 MiB takes tens of milliseconds, which others would wait for."""
-_MOST_NAMES = 4096
+_MAX_NAMES = 4096
 """Of one object. Each name that is not known would be an error of its own."""
-_MOST_OBJECTS = 1 << 17
+_MAX_OBJECTS = 1 << 17
 """Objects and arrays of a body, twice as many as pins may be: half a million hold the interpreter for most of a second."""
 
 
@@ -57,12 +57,12 @@ def parse(body: bytes, model: type[BaseModel]) -> BaseModel:
 
 
 def _json(body: bytes) -> Any:
-    if _objects(body) > _MOST_OBJECTS and (count := _objects(_STRING.sub(b"", body))) > _MOST_OBJECTS:
-        raise ApiError(400, f"the body has {count:,} objects and arrays; at most {_MOST_OBJECTS:,} are read", None, "too_large")
+    if _objects(body) > _MAX_OBJECTS and (count := _objects(_STRING.sub(b"", body))) > _MAX_OBJECTS:
+        raise ApiError(400, f"the body has {count:,} objects and arrays; at most {_MAX_OBJECTS:,} are read", None, "too_large")
     try:
-        found = json.loads(body.decode(), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object)
+        result = json.loads(body.decode(), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object)
         if _HALF_PAIR.search(body):
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(result, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ApiError(400, "the body has half of a surrogate pair, which no text can hold", None, "invalid_json") from error
     except UnicodeDecodeError as error:
@@ -71,7 +71,7 @@ def _json(body: bytes) -> Any:
         raise _too_deep() from None
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}", None, "invalid_json") from error
-    return found
+    return result
 
 
 def _objects(body: bytes) -> int:
@@ -94,13 +94,13 @@ def _finite(text: str) -> float:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
                 raise ValueError(f"the name {name[:100]!r} stands twice in one object")
             seen.add(name)
-    if len(found) > _MOST_NAMES:
-        raise ApiError(400, f"an object of the body has {len(found):,} names; at most {_MOST_NAMES:,} are read", None, "too_large")
-    return found
+    if len(result) > _MAX_NAMES:
+        raise ApiError(400, f"an object of the body has {len(result):,} names; at most {_MAX_NAMES:,} are read", None, "too_large")
+    return result

@@ -139,7 +139,7 @@ class StreamOptions(Body):
 
 
 class SchemaSpec(Body):
-    """A JSON schema; name and description are labels that the model does not see; the answer is held to it, strict or not."""
+    """A JSON schema; name and description are labels that the model does not see; strict or not, the answer is valid."""
 
     schema_: Annotated[dict[str, Any] | bool, Field(alias="schema")]
     name: Text | None = None

@@ -128,8 +128,8 @@ class Server(uvicorn.Server):
     async def _drained(self, seconds: float) -> None:
         if not await self._idle(seconds):
             _say(f"{self._state.active} requests are cut off")
-            for served in self._state.models.values():  # each waits for the step under way
-                threading.Thread(target=served.engine.stop, daemon=True).start()
+            for endpoint in self._state.models.values():  # each waits for the step under way
+                threading.Thread(target=endpoint.engine.stop, daemon=True).start()
             await self._idle(_LAST_WORDS)
         self.should_exit = True
 
@@ -158,8 +158,8 @@ def _listening(host: str, port: int) -> list[socket.socket]:
     """Sockets for all addresses of a name; those that this machine does not have (often ``::1``) are left out."""
     made: list[socket.socket] = []
     errors: list[OSError] = []
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, kind, protocol, _, address in dict.fromkeys(found):
+    result = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(result):
         try:
             made.append(_bound(socket.socket(family, kind, protocol), address))
         except OSError as error:

@@ -17,7 +17,7 @@ from diffusiongemma.server.metrics import Metrics
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.state import State
 
-__all__ = ["Gate", "client_name", "host_name"]
+__all__ = ["AccessMiddleware", "client_name", "host_name"]
 
 log = logging.getLogger(__name__)
 _OPEN = ("/", "/health", "/docs", "/openapi.json")
@@ -38,16 +38,16 @@ _HEADERS = [
 
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
-_MOST_BODIES = 64
+_MAX_BODIES = 64
 """Bodies of the largest size whose bytes are held at a time, of all clients."""
 
 
 def host_name(header: str) -> str:
     """The name of a Host header, without its port; empty where it is no name with a port."""
-    found = _HOST.fullmatch(header)
-    if found is None or int(found[3] or 0) > 65535:
+    result = _HOST.fullmatch(header)
+    if result is None or int(result[3] or 0) > 65535:
         return ""
-    return found[1] or found[2]
+    return result[1] or result[2]
 
 
 def client_name(scope: Scope) -> str:
@@ -62,11 +62,11 @@ def client_name(scope: Scope) -> str:
     return str(address)
 
 
-class Gate:
+class AccessMiddleware:
     """ASGI middleware around everything.
 
     Args:
-        app: what is behind it.
+        app: what is after it.
         settings: limits and the key.
         state: what is under way.
         metrics: to count.
@@ -173,7 +173,7 @@ class _Body:
         state.receiving += size
         if self._taken > settings.max_body_bytes:
             raise _too_large(settings)
-        if state.receiving > _MOST_BODIES * settings.max_body_bytes:
+        if state.receiving > _MAX_BODIES * settings.max_body_bytes:
             raise _overloaded(state)
         if not message.get("more_body", False):
             if state.active >= settings.max_requests:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diffusiongemma.server.served import Served
+from diffusiongemma.server.endpoint import ModelEndpoint
 
 __all__ = ["State"]
 
@@ -18,7 +18,7 @@ class State:
         receiving: bytes of bodies that are on their way or worked on.
     """
 
-    models: dict[str, Served]
+    models: dict[str, ModelEndpoint]
     draining: bool = False
     active: int = 0
     receiving: int = 0
@@ -26,4 +26,4 @@ class State:
     @property
     def failure(self) -> str | None:
         """Why an engine cannot go on; None: all can."""
-        return next((stats.failure for served in self.models.values() if (stats := served.engine.stats).failure), None)
+        return next((stats.failure for endpoint in self.models.values() if (stats := endpoint.engine.stats).failure), None)

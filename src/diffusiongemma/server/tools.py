@@ -1,8 +1,8 @@
 """Tools: what the model is told of them, what its answer may be so that a call is valid, and how calls are read.
 
-A call is written ``{"name": ..., "arguments": {...}}``. Where there must be one the answer is held to a JSON schema: one branch a
-tool, with the tool's own parameters. Where the model may also answer in words (``auto``) the answer is held to a grammar: either a
-call between two marks, or any text that does not begin with the mark.
+A call is written ``{"name": ..., "arguments": {...}}``. Where there must be one the answer is constrained to a JSON schema:
+one branch a tool, with the tool's own parameters. Where the model may also answer in words (``auto``) the answer is constrained to
+a grammar: either a call between two marks, or any text that does not begin with the mark.
 """
 
 import json
@@ -37,11 +37,11 @@ class Toolset:
 
     Attributes:
         tools: not empty.
-        forced: whether the answer must be a call.
+        required: whether the answer must be a call.
     """
 
     tools: tuple[Tool, ...]
-    forced: bool
+    required: bool
 
     @classmethod
     def of(cls, body: ChatRequest, native: bool = False) -> "Toolset | None":
@@ -72,10 +72,10 @@ class Toolset:
             if value and not (name == "response_format" and body.response_format and body.response_format.type == "text"):
                 raise ApiError(400, f"{name} cannot be combined with tools; say tool_choice: none", name)
         if body.mode == "causal":
-            raise ApiError(400, "tools need mode 'diffusion': a call is held to its schema on the canvas", "mode")
-        return cls(tuple(tools), forced=chosen not in (None, "auto"))
+            raise ApiError(400, "tools need mode 'diffusion': a call is constrained to its schema on the canvas", "mode")
+        return cls(tuple(tools), required=chosen not in (None, "auto"))
 
-    def held_to(self, vocabulary: Vocabulary, gone: Gone | None = None) -> dict[str, Any]:
+    def required_schema(self, vocabulary: Vocabulary, gone: Gone | None = None) -> dict[str, Any]:
         """What holds the answer, as ``DiffusionGemmaModel.requests`` takes it.
 
         Args:
@@ -86,7 +86,7 @@ class Toolset:
             ConstraintError: parameters that cannot be expressed.
         """
         schema = self.schema()
-        if self.forced:
+        if self.required:
             return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
         ready = json.loads(prepare(json.dumps(schema)).text) | {"x-guidance": _SPACING}
         call = f'call: "{MARK}" json "{END}"\njson: %json {json.dumps(ready)}\n'
@@ -123,12 +123,12 @@ class Toolset:
             json.dumps(tool.function.model_dump(exclude_none=True, exclude={"strict"}), ensure_ascii=False) for tool in self.tools
         ]
         form = '{"name": ..., "arguments": {...}}'
-        how = f"Answer with a call: {form}" if self.forced else f"To call one, answer only {MARK}{form}{END}"
+        how = f"Answer with a call: {form}" if self.required else f"To call one, answer only {MARK}{form}{END}"
         return "\n".join(("You can call these functions:", *lines, how))
 
     def read(self, text: str) -> list[dict[str, Any]] | None:
         """The calls of a finished answer in OpenAI's shape; None where it is words."""
-        if not self.forced:
+        if not self.required:
             if not text.startswith(MARK):
                 return None
             text = text.removeprefix(MARK).removesuffix(END)
@@ -152,7 +152,7 @@ def conversation(messages: Sequence[Message], tools: Toolset | None, native: boo
         ApiError: a message of nothing, or a result of no call.
         InputError: a part that is no text.
     """
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     calls: set[str] = set()
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
@@ -164,20 +164,20 @@ def conversation(messages: Sequence[Message], tools: Toolset | None, native: boo
             raise ApiError(400, f"{where} has neither content nor calls", f"{where}.content", "missing_field")
         calls |= {call.id for call in made}
         if native:
-            found.append(message.model_dump(exclude_none=True, exclude=_NOT_SHOWN))
+            result.append(message.model_dump(exclude_none=True, exclude=_NOT_SHOWN))
         elif isinstance(message, ToolMessage):
-            found.append({"role": "user", "content": f"{_RESULT}{text}{_RESULT_END}"})
+            result.append({"role": "user", "content": f"{_RESULT}{text}{_RESULT_END}"})
         else:
-            marked = tools is None or not tools.forced
+            marked = tools is None or not tools.required
             text += "".join(_spelled(call.function.name, call.function.arguments, where, marked) for call in made)
             thoughts = message.model_dump(include=set(REASONING), exclude_none=True)
-            found.append({"role": message.role, "content": text, **thoughts})
+            result.append({"role": message.role, "content": text, **thoughts})
     if tools is not None and not native:
-        if found[0]["role"] in ("system", "developer"):
-            found[0] = found[0] | {"content": f"{found[0]['content']}\n\n{tools.described()}"}
+        if result[0]["role"] in ("system", "developer"):
+            result[0] = result[0] | {"content": f"{result[0]['content']}\n\n{tools.described()}"}
         else:
-            found.insert(0, {"role": "system", "content": tools.described()})
-    return found
+            result.insert(0, {"role": "system", "content": tools.described()})
+    return result
 
 
 def _spelled(name: str, arguments: str | dict[str, Any], where: str, marked: bool) -> str:
@@ -197,13 +197,13 @@ def _moved(schema: Any, where: str) -> Any:
         return [_moved(part, where) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {}
+    result = {}
     for word, part in schema.items():
         if word == "$ref" and isinstance(part, str) and (part == "#" or part.startswith("#/")):
-            found[word] = f"#{where}{part[1:]}"
+            result[word] = f"#{where}{part[1:]}"
         else:
-            found[word] = part if word in _DATA else _moved(part, where)
-    return found
+            result[word] = part if word in _DATA else _moved(part, where)
+    return result
 
 
 def _not_beginning(mark: str) -> str:

@@ -16,7 +16,7 @@ __all__ = ["NAMESPACES", "pack", "unpack"]
 
 NAMESPACES = "namespaces of its own"
 
-_MOST_BYTES = 1 << 24
+_MAX_BYTES = 1 << 24
 _LARGE = 1 << 53
 _UNSHARED = (
     (NAMESPACES, 0x10000000 | 0x40000000 | 0x20000000 | 0x08000000),
@@ -76,20 +76,20 @@ def _send(handle: int, message: Mapping[str, Any]) -> None:
 def _receive(handle: int) -> dict[str, Any] | None:
     """The next message; None at the end."""
     size = _exactly(handle, 4)
-    if not size or int.from_bytes(size, "big") > _MOST_BYTES:
+    if not size or int.from_bytes(size, "big") > _MAX_BYTES:
         return None
     message = json.loads(_exactly(handle, int.from_bytes(size, "big")))
     return message if isinstance(message, dict) else None
 
 
 def _exactly(handle: int, count: int) -> bytes:
-    found = b""
-    while len(found) < count:
-        piece = os.read(handle, count - len(found))
+    result = b""
+    while len(result) < count:
+        piece = os.read(handle, count - len(result))
         if not piece:
             return b""
-        found += piece
-    return found
+        result += piece
+    return result
 
 
 # -- the process that runs the code ----------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def cut_hole(text: str, rng: random.Random) -> tuple[str, str, str]:
 
 
 def around(lines: Sequence[str], row: int, start: int, end: int) -> tuple[str, str]:
-    """The code before and behind a hole from ``start`` to ``end`` of a line, trimmed to the whole lines that fit a prompt."""
+    """The code before and after a hole from ``start`` to ``end`` of a line, trimmed to the whole lines that fit a prompt."""
     before, after = [lines[row][:start]], [lines[row][end:]]
     budget = _CHARS - len(lines[row])
     up, down = row - 1, row + 1

@@ -146,13 +146,13 @@ def _started(order: dict[str, Any], handles: Sequence[int], folder: str) -> "sub
 
 
 def _read(handle: int, until: float) -> dict[str, Any] | None:
-    found = b""
+    result = b""
     while select.select([handle], [], [], max(0.0, until - time.monotonic()))[0]:
         piece = os.read(handle, 1 << 16)
         if not piece:
             break
-        found += piece
-    return json.loads(found[4:]) if len(found) > 4 else None
+        result += piece
+    return json.loads(result[4:]) if len(result) > 4 else None
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

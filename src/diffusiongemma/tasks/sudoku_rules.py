@@ -110,7 +110,7 @@ class SudokuRules:
         self.digits = dict(zip(range(1, 10), encode("123456789"), strict=True))
 
     def row(self, max_tokens: int, stop_ids: Sequence[int], pins: Sequence[int]) -> "SudokuRow":
-        """The place at the beginning of an answer; see ``engine.held.Rules``.
+        """The place at the beginning of an answer; see ``engine.constraint.Rules``.
 
         Raises:
             ConstraintError: there is no room for the answer, clues and pins contradict each other, or nothing solves them.
@@ -135,7 +135,7 @@ class SudokuRules:
 
 
 class SudokuRow:
-    """One answer under the rules; see ``engine.held.Held``.
+    """One answer under the rules; see ``engine.constraint.ConstraintState``.
 
     Args:
         rules: of the puzzle.
@@ -150,11 +150,11 @@ class SudokuRow:
         self._entropy = [0.0] * 81
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether what was committed keeps every rule."""
         return all({self._known[cell] for cell in unit} == _ALL for unit in _UNITS)
 
-    def forced(self, length: int) -> list[int]:
+    def forced_tokens(self, length: int) -> list[int]:
         """Clues and line breaks: ``[L]``."""
         share = self._grid(self._known)[self._begin : self._begin + length]
         return share + [-1] * (length - len(share))
@@ -165,11 +165,11 @@ class SudokuRow:
         for cell in cells:
             self._entropy[cell] = entropy[_PLACES[cell] - self._begin]
         sole, _ = self._eliminated(tokens, cells, best_of)
-        mended = list(tokens)
+        repaired = list(tokens)
         for cell, digit in sole.items():
-            mended[_PLACES[cell] - self._begin] = self._rules.digits[digit]
-        # A grid with a mistake may stop too: the model rarely mends one, but takes all its steps.
-        return mended, [_PLACES[cell] - self._begin for cell in sole], True
+            repaired[_PLACES[cell] - self._begin] = self._rules.digits[digit]
+        # A grid with a mistake may stop too: the model rarely repairs one, but takes all its steps.
+        return repaired, [_PLACES[cell] - self._begin for cell in sole], True
 
     def _eliminated(self, tokens: Sequence[int], cells: Sequence[int], best_of: BestOf) -> tuple[dict[int, int], dict[int, int]]:
         """Cells that have one digit left, and these with the known and the sure ones.
@@ -179,16 +179,16 @@ class SudokuRow:
         sole: dict[int, int] = {}
         while True:
             placed = {cell: digit for cell, digit in enumerate(self._known) if digit} | sole
-            found: dict[int, int] = {}
+            result: dict[int, int] = {}
             for cell in sorted((cell for cell in cells if cell not in sole), key=lambda cell: self._entropy[cell]):
                 left = _ALL - {placed[peer] for peer in _PEERS[cell] if peer in placed}
                 if len(left) == 1:
-                    found[cell] = placed[cell] = next(iter(left))
+                    result[cell] = placed[cell] = next(iter(left))
                 elif left and self._entropy[cell] < SURE:
                     placed[cell] = self._choice(cell, tokens, left, best_of)
-            if not found:
+            if not result:
                 return sole, placed
-            sole |= found
+            sole |= result
 
     def _choice(self, cell: int, tokens: Sequence[int], left: frozenset[int], best_of: BestOf) -> int:
         """What the canvas has there if it may, else the model's best of the digits left."""

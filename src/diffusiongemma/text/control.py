@@ -48,13 +48,13 @@ class ControlTokens:
         self._longest = max(map(len, longest_first), default=0)
 
     def places(self, text: str) -> list[int]:
-        """Where a control token begins in a text, or may begin when a template puts something behind its end."""
-        found = {match.start() for match in self._begin.finditer(text)}
+        """Where a control token begins in a text, or may begin when a template puts something after its end."""
+        result = {match.start() for match in self._begin.finditer(text)}
         trimmed = text.rstrip()
         for length in range(1, min(self._longest, len(trimmed) + 1)):
             if trimmed[-length:].lower() in self._prefixes:
-                found.add(len(trimmed) - length)
-        return sorted(found)
+                result.add(len(trimmed) - length)
+        return sorted(result)
 
     def segments(self, text: str) -> list[Segment]:
         """A text of a user in pieces."""
@@ -91,17 +91,17 @@ class Disguise:
     def segments(self, text: str) -> list[Segment]:
         """A rendered text in pieces, as it was meant: between two control tokens of the template's own stands one piece."""
         back = str.maketrans({private: letter for letter, private in self.private.items()})
-        shown, found, end = text.translate(back), list[Segment](), 0
+        shown, result, end = text.translate(back), list[Segment](), 0
         for match in (*self.control.whole.finditer(text), None):
             begin = match.start() if match else len(text)
             between = shown[end:begin]
             own = match[0] if match else ""
             if self.control.whole.search(between):
-                found += [Segment(between, literal=True), Segment(own, literal=False)]
+                result += [Segment(between, literal=True), Segment(own, literal=False)]
             else:
-                found.append(Segment(between + own, literal=False))
+                result.append(Segment(between + own, literal=False))
             end = match.end() if match else end
-        return list(_merged(found))
+        return list(_merged(result))
 
     def _stand_in(self, letter: str) -> str:
         if letter not in self.private:

@@ -81,20 +81,20 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._held = ""
-        self.found = False
+        self._withheld = ""
+        self.matched = False
 
     def push(self, text: str, last: bool = False) -> str:
-        """Add text; returns what no stop string can take back any more. Behind one nothing is."""
-        if self.found:
+        """Add text; returns what no stop string can take back any more. After one nothing is."""
+        if self.matched:
             return ""
-        text = self._held + text
+        text = self._withheld + text
         at = min((place for stop in self._stops if (place := text.find(stop)) >= 0), default=None)
         begun = len(text) if last else self._begun(text)
         if at is not None and at <= begun:
-            self.found, self._held = True, ""
+            self.matched, self._withheld = True, ""
             return text[:at]
-        self._held = text[begun:]
+        self._withheld = text[begun:]
         return text[:begun]
 
     def _begun(self, text: str) -> int:

@@ -44,11 +44,11 @@ def read_bytes(path: Path, most: int = JSON_BYTES) -> bytes:
         # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise CheckpointError(f"{path} cannot be read: it is a {_kind(found.st_mode)}, not a file")
-            if found.st_size > most:
-                raise CheckpointError(f"{path} cannot be read: it has {found.st_size:,} bytes, and at most {most:,} are read")
+            result = os.fstat(handle)
+            if not stat.S_ISREG(result.st_mode):
+                raise CheckpointError(f"{path} cannot be read: it is a {_kind(result.st_mode)}, not a file")
+            if result.st_size > most:
+                raise CheckpointError(f"{path} cannot be read: it has {result.st_size:,} bytes, and at most {most:,} are read")
             with os.fdopen(os.dup(handle), "rb") as file:
                 return file.read(most)
         finally:

@@ -74,18 +74,18 @@ class GGUFTokenizer(Tokenizer):
     def files(self) -> dict[str, bytes]:
         """``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``, made from what the file says."""
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._special}
-        found = {
+        result = {
             "tokenizer.json": self._backend.to_str(pretty=True).encode(),
             "tokenizer_config.json": (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode(),
         }
-        return found if self._source is None else {**found, "chat_template.jinja": self._source.encode()}
+        return result if self._source is None else {**result, "chat_template.jinja": self._source.encode()}
 
 
 def _backend(metadata: Mapping[str, Any], path: Path) -> Backend:
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in _MODELS:
-        found = "has no tokenizer" if kind is None else f"has a tokenizer of the kind {kind!r}"
-        raise CheckpointError(f"{path} {found}; read are {', '.join(map(repr, _MODELS))}")
+        result = "has no tokenizer" if kind is None else f"has a tokenizer of the kind {kind!r}"
+        raise CheckpointError(f"{path} {result}; read are {', '.join(map(repr, _MODELS))}")
     tokens = _strings(metadata, "tokens", path)
     if kind == "llama":
         # These files write tokens of several spaces as spaces.
@@ -159,25 +159,25 @@ def _implied_merges(ids: Mapping[str, int], scores: Sequence[float], types: Sequ
 
 
 def _strings(metadata: Mapping[str, Any], key: str, path: Path) -> list[str]:
-    found = metadata.get(f"tokenizer.ggml.{key}")
-    if not isinstance(found, list) or (found and not isinstance(found[0], str)):
+    result = metadata.get(f"tokenizer.ggml.{key}")
+    if not isinstance(result, list) or (result and not isinstance(result[0], str)):
         raise CheckpointError(f"{path}: tokenizer.ggml.{key} is missing or no list of strings; the file has no whole tokenizer")
-    return found
+    return result
 
 
 def _numbers(metadata: Mapping[str, Any], key: str, count: int, path: Path) -> list[Any]:
-    found = metadata.get(f"tokenizer.ggml.{key}")
-    if not isinstance(found, list) or len(found) != count or (found and not isinstance(found[0], int | float)):
+    result = metadata.get(f"tokenizer.ggml.{key}")
+    if not isinstance(result, list) or len(result) != count or (result and not isinstance(result[0], int | float)):
         raise CheckpointError(f"{path}: tokenizer.ggml.{key} must hold a number for each of {count} tokens")
-    return found
+    return result
 
 
 def _special_texts(metadata: Mapping[str, Any], backend: Backend) -> dict[str, str]:
     names = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token", "unknown": "unk_token"}
-    found = {}
+    result = {}
     for theirs, ours in names.items():
         token = metadata.get(f"tokenizer.ggml.{theirs}_token_id")
         text = backend.id_to_token(token) if isinstance(token, int) and token >= 0 else None
         if text is not None:
-            found[ours] = text
-    return found
+            result[ours] = text
+    return result

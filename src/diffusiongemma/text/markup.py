@@ -80,12 +80,12 @@ class Markup:
         special = {token.content: index for index, token in backend.get_added_tokens_decoder().items() if token.special}
         named = settings.get("model_specific_special_tokens")
         named = named if isinstance(named, Mapping) else {}
-        found: dict[str, int | None] = {}
+        result: dict[str, int | None] = {}
         for field, (name, usual) in _LITERALS.items():
             text = settings.get(name, named.get(name, usual))
             text = text.get("content") if isinstance(text, Mapping) else text
-            found[field] = special.get(text) if isinstance(text, str) else None
-        return cls(**found)
+            result[field] = special.get(text) if isinstance(text, str) else None
+        return cls(**result)
 
     @property
     def thoughts(self) -> bool:
@@ -202,10 +202,10 @@ def read_value(pieces: Sequence[str]) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def _as_json(found: re.Match[str]) -> str:
-    if found["key"] is not None:
-        return json.dumps(found["key"])
-    return _PYTHON.get(found[0], found[0])
+def _as_json(result: re.Match[str]) -> str:
+    if result["key"] is not None:
+        return json.dumps(result["key"])
+    return _PYTHON.get(result[0], result[0])
 
 
 def _no_number(name: str) -> None:

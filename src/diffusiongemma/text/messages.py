@@ -34,7 +34,7 @@ def prepared(messages: Sequence[Message], reads_parts: Callable[[str], bool], ca
     if not messages:
         raise InputError("messages is empty; give at least one, for example {'role': 'user', 'content': 'Hello'}")
     names: dict[str, str] = {}
-    found = []
+    result = []
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
@@ -55,8 +55,8 @@ def prepared(messages: Sequence[Message], reads_parts: Callable[[str], bool], ca
             _calls(ready["tool_calls"], f"{where}.tool_calls", names)
         if ready["role"] == "tool" and "name" not in ready and (name := names.get(str(ready.get("tool_call_id")))) is not None:
             ready["name"] = name
-        found.append(ready)
-    return found
+        result.append(ready)
+    return result
 
 
 def plain(value: Any, where: str, depth: int = 0) -> Any:

@@ -10,9 +10,9 @@ from diffusiongemma.text.control import Disguise, Segment
 from diffusiongemma.text.messages import Message
 from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["EFFORTS", "PromptOptions", "Prompts", "conversations", "prompt_ids"]
+__all__ = ["SEARCH_BUDGETS", "PromptOptions", "Prompts", "conversations", "prompt_ids"]
 
-EFFORTS = {"none": False, "minimal": False, "low": True, "medium": True, "high": True, "xhigh": True}
+SEARCH_BUDGETS = {"none": False, "minimal": False, "low": True, "medium": True, "high": True, "xhigh": True}
 """Values of ``reasoning_effort`` (OpenAI's), and whether the model thinks."""
 _MODEL_ROLES = ("assistant", "model")
 Prompts = str | Sequence[str] | None
@@ -59,8 +59,8 @@ class PromptOptions:
                 raise OptionError(f"{name} is {value!r}; give True or False")
         if self.tools is not None and (not isinstance(self.tools, Sequence) or isinstance(self.tools, str | bytes)):
             raise OptionError(f"tools is of type {type(self.tools).__name__}; give a list of functions")
-        if self.reasoning_effort is not None and self.reasoning_effort not in EFFORTS:
-            raise OptionError(f"reasoning_effort is {self.reasoning_effort!r}; allowed: {', '.join(EFFORTS)}")
+        if self.reasoning_effort is not None and self.reasoning_effort not in SEARCH_BUDGETS:
+            raise OptionError(f"reasoning_effort is {self.reasoning_effort!r}; allowed: {', '.join(SEARCH_BUDGETS)}")
         if self.chat_template_kwargs is not None and not isinstance(self.chat_template_kwargs, Mapping):
             raise OptionError(f"chat_template_kwargs is {self.chat_template_kwargs!r}; give a mapping of names to values")
         budget = self.thinking_budget
@@ -82,7 +82,7 @@ class PromptOptions:
             OptionError: what the template does not take, or options that contradict each other.
         """
         given = dict(self.chat_template_kwargs or {})
-        thinks = None if self.reasoning_effort is None else EFFORTS[self.reasoning_effort]
+        thinks = None if self.reasoning_effort is None else SEARCH_BUDGETS[self.reasoning_effort]
         for name, value in (
             ("enable_thinking", self.enable_thinking),
             ("enable_thinking", thinks),
@@ -186,8 +186,8 @@ def _segments(
 
 def _hidden(disguise: Disguise, message: Mapping[str, Any]) -> dict[str, Any]:
     """A message disguised, but for what the model said: its markup is its own, and a template may look for it there."""
-    found: dict[str, Any] = disguise.hide(message)
-    return found | {"content": message["content"]} if message["role"] in _MODEL_ROLES and "content" in message else found
+    result: dict[str, Any] = disguise.hide(message)
+    return result | {"content": message["content"]} if message["role"] in _MODEL_ROLES and "content" in message else result
 
 
 def _declared(tool: Any, place: int) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from diffusiongemma.errors import InputError, OptionError
 
-__all__ = ["MOST_ANSWERS", "Choice", "Decision", "Decisions", "Predicate", "Question", "Score", "Sheet", "Value", "sheets"]
+__all__ = ["MAX_ANSWERS", "Choice", "Decision", "Decisions", "Predicate", "Question", "Score", "Sheet", "Value", "sheets"]
 
-MOST_ANSWERS = 256
+MAX_ANSWERS = 256
 """Answers that are compared on one canvas: options of a question, or combinations of options of joint questions."""
 _SLOT = re.compile(r"\{\{([^{}]*)\}\}")
 
@@ -28,7 +28,7 @@ class Question(Protocol):
 
     @property
     def instructions(self) -> str:
-        """Put behind the prompt; empty where the prompt says it already."""
+        """Put after the prompt; empty where the prompt says it already."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class Score:
     def values(self) -> tuple[Value, ...]:
         """See ``Question``."""
         # One more than is allowed shows that there are too many, however large the range is.
-        return tuple(range(self.low, min(self.high, self.low + MOST_ANSWERS) + 1))
+        return tuple(range(self.low, min(self.high, self.low + MAX_ANSWERS) + 1))
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Sheet:
 
     @property
     def instructions(self) -> str:
-        """What is put behind the prompt."""
+        """What is put after the prompt."""
         return "\n".join(question.instructions for question in self.questions if question.instructions)
 
     def decisions(self, probabilities: Sequence[float], threshold: float) -> list[Decision]:
@@ -193,13 +193,13 @@ class Sheet:
         """
         combinations = list(product(*(range(len(question.texts)) for question in self.questions)))
         best = combinations[max(range(len(combinations)), key=probabilities.__getitem__)]
-        found = []
+        result = []
         for place, question in enumerate(self.questions):
             sums = [0.0] * len(question.texts)
             for combination, probability in zip(combinations, probabilities, strict=True):
                 sums[combination[place]] += probability
-            found.append(_decision(question, sums, best[place], threshold))
-        return found
+            result.append(_decision(question, sums, best[place], threshold))
+        return result
 
 
 def sheets(questions: Sequence[Question], joint: bool, template: str | None, threshold: float) -> list[Sheet]:
@@ -263,9 +263,9 @@ def _check(question: Question) -> None:
 
 def _answers(group: tuple[Question, ...], template: str | None) -> tuple[str, ...]:
     count = math.prod(len(question.texts) for question in group)
-    if count > MOST_ANSWERS:
+    if count > MAX_ANSWERS:
         raise InputError(
-            f"{', '.join(question.name for question in group)}: {count} answers or more to compare, of at most {MOST_ANSWERS}; "
+            f"{', '.join(question.name for question in group)}: {count} answers or more to compare, of at most {MAX_ANSWERS}; "
             "give fewer options, or ask fewer questions jointly"
         )
     if template is None:

@@ -105,7 +105,7 @@ def _compiled(source: str) -> tuple[Template, _Generation, frozenset[str]]:
     )
     environment.filters["tojson"] = _to_json
     environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now, "namespace": _Namespace}
-    generation = next(found for found in environment.extensions.values() if isinstance(found, _Generation))
+    generation = next(result for result in environment.extensions.values() if isinstance(result, _Generation))
     variables = free_variables(environment.parse(source)) - set(environment.globals)
     return environment.from_string(source), generation, variables
 

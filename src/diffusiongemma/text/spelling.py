@@ -48,7 +48,7 @@ def byte_decoder(backend: Backend) -> Callable[[str], bytes]:
 
 
 def widest_token(backend: Backend) -> int | None:
-    """The most characters of a text that a token can stand for; None: no bound is known, since some leave no token behind."""
+    """The most characters of a text that a token can stand for; None: no bound is known, since some tokens leave nothing of it."""
     parts = [*_parts(backend.normalizer), *_parts(backend.pre_tokenizer)]
     added = backend.get_added_tokens_decoder().values()
     if not all(map(_keeps, parts)) or any(token.lstrip or token.rstrip for token in added):

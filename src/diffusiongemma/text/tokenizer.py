@@ -97,7 +97,7 @@ class Tokenizer:
         return 0 if self._widest is None else -(-characters // self._widest)
 
     def encode(self, text: str, allow_special: bool = True, most: int | None = None) -> list[int]:
-        """Token ids of a text; nothing is put before or behind it.
+        """Token ids of a text; nothing is put before or after it.
 
         Args:
             text: what to encode.
@@ -161,9 +161,9 @@ class Tokenizer:
         if self._unknown is not None and self._unknown in ids:
             self._refuse(self.control.whole.findall(text))
         if not set(self._control_ids.values()).isdisjoint(ids):
-            found = ", ".join(map(repr, self.control.whole.findall(text)[:5]))
+            result = ", ".join(map(repr, self.control.whole.findall(text)[:5]))
             raise InputError(
-                f"this tokenizer makes control tokens of {found} even where it is text; take it out, or give allow_special=True"
+                f"this tokenizer makes control tokens of {result} even where it is text; take it out, or give allow_special=True"
             )
         return ids
 
@@ -203,8 +203,8 @@ class Tokenizer:
     def files(self) -> dict[str, bytes]:
         """The tokenizer's files by name: what a copy of the checkpoint needs, as it is read."""
         there = [path for name in _FILES if (path := self._folder / name).is_file() and is_inside(path, self._folder)]
-        found = {path.name: path.read_bytes() for path in there}
-        return {"tokenizer.json": self._backend.to_str().encode(), **found}
+        result = {path.name: path.read_bytes() for path in there}
+        return {"tokenizer.json": self._backend.to_str().encode(), **result}
 
     def save(self, folder: Path) -> None:
         """Copy the tokenizer's files into another folder."""

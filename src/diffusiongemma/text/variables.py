@@ -44,7 +44,7 @@ class _Reader:
             self._branches(node, known)
         elif isinstance(node, nodes.For):
             self._visit(node.iter, known)
-            inside = known | _LOOP  # what is set in a loop is forgotten behind it
+            inside = known | _LOOP  # what is set in a loop is forgotten after it
             self._visit(node.target, inside)
             self._visit(node.test, inside)
             self.run(node.body, inside)
@@ -68,7 +68,7 @@ class _Reader:
             self.run(node.iter_child_nodes(), known)
 
     def _branches(self, node: nodes.If, known: set[str]) -> None:
-        """An ``if``: set behind it is what every branch sets."""
+        """An ``if``: set after it is what every branch sets."""
         ends = []
         for branch in (node, *node.elif_):
             self._visit(branch.test, known)

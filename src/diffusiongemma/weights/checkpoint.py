@@ -75,10 +75,10 @@ class Weight:
         else:
             tensors = {name: one.load(data) for name, one in first.fields.items()}
             progress(first.linear.name, sum(part.nbytes for part in first.linear.parts.values()))
-        found = first.build(shape=self.shape, **tensors)
-        if isinstance(found, PackedWeight):
-            refuse_unsound(found, self._name_of, signed=scheme is not None and scheme.signed_scales)
-        return found
+        result = first.build(shape=self.shape, **tensors)
+        if isinstance(result, PackedWeight):
+            refuse_unsound(result, self._name_of, signed=scheme is not None and scheme.signed_scales)
+        return result
 
     def _name_of(self, name: str, expert: int, height: float) -> str:
         """The checkpoint's name of a field's tensor."""
@@ -95,9 +95,9 @@ class Weight:
         for expert, pieces in enumerate(self.pieces):
             start = 0
             for piece, height in zip(pieces, heights, strict=True):
-                found = piece.fields[name]
-                found.load_into(data, out[expert, start : start + height])
-                progress(piece.linear.name, found.stored.nbytes)
+                result = piece.fields[name]
+                result.load_into(data, out[expert, start : start + height])
+                progress(piece.linear.name, result.stored.nbytes)
                 start += height
         return out if len(self.shape) == 3 else out[0]
 
@@ -152,11 +152,11 @@ class SafetensorsWeights:
     @property
     def kinds(self) -> Counter[str]:
         """How many of the checkpoint's linears are of each quantised kind."""
-        found: Counter[str] = Counter()
+        result: Counter[str] = Counter()
         for weight in self.weights:
             if weight.kind != "plain":
-                found[weight.kind] += sum(len(pieces) for pieces in weight.pieces)
-        return found
+                result[weight.kind] += sum(len(pieces) for pieces in weight.pieces)
+        return result
 
     @property
     def nbytes(self) -> int:
@@ -191,10 +191,10 @@ class SafetensorsWeights:
                         piece.check(data)
             differing = _Differing()
             for weight in self.weights:
-                found = weight.load(data, self.scheme, tell)
+                result = weight.load(data, self.scheme, tell)
                 for piece, copy in weight.copies:
                     differing.compare(piece, copy, data)
-                yield weight.name, found
+                yield weight.name, result
         self._tell(differing)
 
     def _tell(self, differing: "_Differing") -> None:
@@ -279,20 +279,20 @@ def _arrange(
     named: list[str] = []
     missing = 0
     for name, shape in shapes.items():
-        found = places.get(name, {})
-        whole = len(shape) < 3 or _WHOLE in found or not found
+        result = places.get(name, {})
+        whole = len(shape) < 3 or _WHOLE in result or not result
         experts, parts = (1, 1) if whole else (shape[0], len(expert_parts(name)))
-        if len(found) > experts * parts:
-            raise CheckpointError(f"{folder} has {found[_WHOLE].linear.name} whole and the same experts one by one")
-        if lacking := experts * parts - len(found):
+        if len(result) > experts * parts:
+            raise CheckpointError(f"{folder} has {result[_WHOLE].linear.name} whole and the same experts one by one")
+        if lacking := experts * parts - len(result):
             missing += lacking
             every = iter([_WHOLE]) if whole else ((expert, part) for expert in range(experts) for part in range(parts))
-            named += islice((_lacking(name, at) for at in every if at not in found), max(0, 5 - len(named)))
+            named += islice((_lacking(name, at) for at in every if at not in result), max(0, 5 - len(named)))
             continue
-        ordered = sorted(found)
-        pieces = [[found[at] for at in ordered[start : start + parts]] for start in range(0, len(ordered), parts)]
+        ordered = sorted(result)
+        pieces = [[result[at] for at in ordered[start : start + parts]] for start in range(0, len(ordered), parts)]
         _refuse_mixed(pieces)
-        weights.append(Weight(name, shape, pieces, [(found[at], copy) for at, copy in copies.get(name, [])]))
+        weights.append(Weight(name, shape, pieces, [(result[at], copy) for at, copy in copies.get(name, [])]))
     if missing:
         raise CheckpointError(
             f"{folder} lacks {missing} tensor(s): {', '.join(named)}{' and more' if missing > 5 else ''}; "

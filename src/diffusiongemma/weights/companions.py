@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 # Settings of processors and pipelines, templates, vocabularies; texts about the model.
 _PATTERNS = ("*.json", "*.jinja", "*.model", "scheduler/*.json", "additional_chat_templates/*.jinja")
 _TEXTS = ("README*", "LICENSE*", "NOTICE*")
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 # Written anew, or true only of weights that are stored as they were.
 _NOT_COPIED = frozenset({"config.json", "generation_config.json", INDEX})
 _TEMPLATE = "chat_template.jinja"
@@ -32,21 +32,21 @@ def companions(source: Path, target: Path) -> dict[str, Path]:
         source: the checkpoint.
         target: the folder of the copy.
     """
-    found = {}
+    result = {}
     for pattern in (*_PATTERNS, *_TEXTS):
         for path in sorted(source.glob(pattern)):
             name = str(path.relative_to(source))
-            if name in _NOT_COPIED | _OF_QUANTISED or name.endswith(".index.json") or name in found or not path.is_file():
+            if name in _NOT_COPIED | _OF_QUANTISED or name.endswith(".index.json") or name in result or not path.is_file():
                 continue
             if is_there(target / name) and (pattern in _TEXTS or path.samefile(target / name)):
                 continue
             if not is_inside(path, source):
                 log.warning("%s leads out of %s and is not copied", path, source)
-            elif path.stat().st_size > _MOST_BYTES:
-                log.warning("%s has more than %d MiB and is not copied", path, _MOST_BYTES >> 20)
+            elif path.stat().st_size > _MAX_BYTES:
+                log.warning("%s has more than %d MiB and is not copied", path, _MAX_BYTES >> 20)
             else:
-                found[name] = path
-    return found
+                result[name] = path
+    return result
 
 
 def left_behind(folder: Path, written: Collection[str] = ()) -> list[Path]:
@@ -58,11 +58,11 @@ def left_behind(folder: Path, written: Collection[str] = ()) -> list[Path]:
         folder: where a new checkpoint takes its place.
         written: names of its small files: a chat template stays only where a tokenizer without one does not replace its own.
     """
-    found = [folder / name for name in sorted(_OF_QUANTISED) if (folder / name).is_file()]
+    result = [folder / name for name in sorted(_OF_QUANTISED) if (folder / name).is_file()]
     if "tokenizer.json" in written and _TEMPLATE not in written and (folder / _TEMPLATE).is_file():
-        found.append(folder / _TEMPLATE)
+        result.append(folder / _TEMPLATE)
     if not is_there(folder / INDEX):
-        return found
+        return result
     try:
         weight_map = read_json(folder / INDEX, INDEX_BYTES).get("weight_map")
     except CheckpointError:
@@ -71,7 +71,7 @@ def left_behind(folder: Path, written: Collection[str] = ()) -> list[Path]:
     for name, file in weight_map.items() if isinstance(weight_map, dict) else ():
         if isinstance(file, str) and file != SINGLE and Path(file).name == file and file.endswith(".safetensors"):
             names.setdefault(file, set()).add(name)
-    return [*found, folder / INDEX, *(folder / file for file in sorted(names) if _is_shard(folder / file, names[file]))]
+    return [*result, folder / INDEX, *(folder / file for file in sorted(names) if _is_shard(folder / file, names[file]))]
 
 
 def _is_shard(path: Path, names: set[str]) -> bool:

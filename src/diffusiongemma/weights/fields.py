@@ -134,14 +134,14 @@ def _want_dtype(name: str, stored: Stored, *allowed: str) -> None:
 
 
 def _groups_of(linear: Linear, kind: str, scheme: Scheme) -> tuple[Group, ...]:
-    found = scheme.of_kind(kind)
-    if not found:
+    result = scheme.of_kind(kind)
+    if not result:
         said = ", ".join(sorted({group.kind for group in scheme.groups}))
         raise CheckpointError(
             f"{linear.name} is stored as {kind}, but config.json's quantization_config ({scheme.method}) says {said}; "
             "the weights and config.json do not belong together"
         )
-    return found
+    return result
 
 
 def _floats(name: str, stored: Stored) -> torch.dtype:
@@ -273,7 +273,7 @@ def _order(linear: Linear, stored: Stored | None, suffix: str, columns: int) -> 
         return None
     _want_dtype(f"{linear.base}.{suffix}", stored, "I32")
     _want_shape(f"{linear.base}.{suffix}", stored, (columns,))
-    return Field((1, columns), torch.int32, stored, lambda found: found)
+    return Field((1, columns), torch.int32, stored, lambda result: result)
 
 
 def _qweight(linear: Linear, rows: int, columns: int, scheme: Scheme) -> Planned:

@@ -25,7 +25,7 @@ MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _LONGEST_ARRAY = 1 << 24
 """Entries of a metadata array: 16 times the largest vocabularies' merges."""
-_MOST_DIMENSIONS = 4
+_MAX_DIMENSIONS = 4
 # Types that are not read, for the message.
 _OTHER_TYPES = {
     9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
@@ -139,13 +139,13 @@ class _Header:
 
     def metadata(self, count: int) -> dict[str, Any]:
         """All metadata pairs."""
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for _ in range(count):
             key = self._name("a metadata key")
-            if key in found:
+            if key in result:
                 raise CheckpointError(f"{self._path} has the metadata key {key} twice")
-            found[key] = self._value(self._number(_U32), f"the metadata key {key}")
-        return found
+            result[key] = self._value(self._number(_U32), f"the metadata key {key}")
+        return result
 
     def tensors(self, count: int, metadata: Mapping[str, Any]) -> dict[str, GGUFTensor]:
         """All tensors; they must lie one after another within the file."""
@@ -156,15 +156,15 @@ class _Header:
         for _ in range(count):
             name = self._name("a tensor's name")
             dimensions = self._number(_U32)
-            if not 1 <= dimensions <= _MOST_DIMENSIONS:
-                raise CheckpointError(f"{self._path}: tensor {name} has {dimensions} dimensions; 1 to {_MOST_DIMENSIONS} are read")
+            if not 1 <= dimensions <= _MAX_DIMENSIONS:
+                raise CheckpointError(f"{self._path}: tensor {name} has {dimensions} dimensions; 1 to {_MAX_DIMENSIONS} are read")
             shape = tuple(self._number(_U64) for _ in range(dimensions))[::-1]
             block = self._block(name, self._number(_U32))
             placed.append((name, shape, block, self._number(_U64), self._nbytes(name, shape, block)))
         first = self._at + -self._at % alignment
-        found: dict[str, GGUFTensor] = {}
+        result: dict[str, GGUFTensor] = {}
         for name, shape, block, offset, nbytes in placed:
-            if name in found:
+            if name in result:
                 raise CheckpointError(f"{self._path} has the tensor {name} twice")
             if offset % alignment:
                 raise CheckpointError(f"{self._path}: tensor {name} is at {offset}, which is no multiple of {alignment}")
@@ -173,12 +173,12 @@ class _Header:
                     f"{self._path}: tensor {name} ends at byte {first + offset + nbytes} of a file of {self._size}; "
                     "it is cut short: download it again"
                 )
-            found[name] = GGUFTensor(name, shape, block, first + offset, nbytes)
-        ordered = sorted(found.values(), key=lambda tensor: tensor.start)
+            result[name] = GGUFTensor(name, shape, block, first + offset, nbytes)
+        ordered = sorted(result.values(), key=lambda tensor: tensor.start)
         for one, next_one in pairwise(ordered):
             if one.start + one.nbytes > next_one.start:
                 raise CheckpointError(f"{self._path}: the tensors {one.name} and {next_one.name} overlap; the file is damaged")
-        return found
+        return result
 
     def _block(self, name: str, number: int) -> BlockType:
         block = block_type(number)
@@ -240,20 +240,20 @@ class _Header:
         if count * 8 > self._size - self._at:
             raise self._short(what)
         data, at, size, length_at = self._data, self._at, self._size, _U64.unpack_from
-        found = []
+        result = []
         try:
             for _ in range(count):
                 start = at + 8
                 at = start + length_at(data, at)[0]
                 if at > size:
                     raise self._short(what)
-                found.append(data[start:at].decode("utf-8"))
+                result.append(data[start:at].decode("utf-8"))
         except struct.error as error:
             raise self._short(what) from error
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{self._path}: an entry of {what} is no UTF-8; the file is damaged") from error
         self._at = at
-        return found
+        return result
 
     def _take(self, length: int, what: str) -> int:
         """Where the next bytes begin; there must be so many."""

@@ -125,22 +125,22 @@ def generation_config_of(metadata: Mapping[str, Any], path: Path) -> dict[str, A
     }
     if (whole := metadata.get(GENERATION_KEY)) is not None:
         return _whole_generation(whole, path)
-    found = {theirs: _plain(metadata[f"diffusion.{key}"]) for key, theirs in names.items() if f"diffusion.{key}" in metadata}
+    result = {theirs: _plain(metadata[f"diffusion.{key}"]) for key, theirs in names.items() if f"diffusion.{key}" in metadata}
     if "diffusion.eb_entropy_bound" in metadata:
-        found["sampler_config"] = {"entropy_bound": _plain(metadata["diffusion.eb_entropy_bound"])}
+        result["sampler_config"] = {"entropy_bound": _plain(metadata["diffusion.eb_entropy_bound"])}
     tokens = metadata.get("tokenizer.ggml.tokens")
-    return {**found, "eos_token_id": list(_stop_ids(metadata, tokens if isinstance(tokens, list) else []))}
+    return {**result, "eos_token_id": list(_stop_ids(metadata, tokens if isinstance(tokens, list) else []))}
 
 
 def _whole_generation(content: object, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(content) if isinstance(content, str) else None
+        result = json.loads(content) if isinstance(content, str) else None
     except (ValueError, RecursionError):
-        found = None
-    stops = found.get("eos_token_id") if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not isinstance(stops, list) or not all(isinstance(token, int) for token in stops):
+        result = None
+    stops = result.get("eos_token_id") if isinstance(result, dict) else None
+    if not isinstance(result, dict) or not isinstance(stops, list) or not all(isinstance(token, int) for token in stops):
         raise CheckpointError(f"{path}: the metadata key {GENERATION_KEY} is no generation_config.json with eos_token_id as a list")
-    return found
+    return result
 
 
 class _Keys:
@@ -152,10 +152,10 @@ class _Keys:
 
     def check(self) -> None:
         """The architecture, the number of parts, and the keys that must not say otherwise."""
-        found = self._metadata.get("general.architecture")
-        if found != ARCHITECTURE:
+        result = self._metadata.get("general.architecture")
+        if result != ARCHITECTURE:
             raise CheckpointError(
-                f"{self._path} is a GGUF file of the architecture {found!r}; this runtime runs {ARCHITECTURE!r} (DiffusionGemma)"
+                f"{self._path} is a GGUF file of the architecture {result!r}; this runtime runs {ARCHITECTURE!r} (DiffusionGemma)"
             )
         if (parts := self._metadata.get("split.count", 1)) not in (0, 1):
             raise CheckpointError(

@@ -51,20 +51,20 @@ def choose(names: Sequence[str], wanted: str | None, hub_id: str) -> str:
     models = sorted(name for name in names if name.lower().endswith(".gguf") and not _is_projector(PurePosixPath(name).name))
     if not models:
         raise CheckpointError(f"{hub_id} has no GGUF file")
-    found = models
+    result = models
     if wanted is not None:
-        found = [name for name in models if wanted in (name, PurePosixPath(name).name)]
+        result = [name for name in models if wanted in (name, PurePosixPath(name).name)]
         part = re.compile(rf"(?<![^\W_]){re.escape(wanted)}(?!\w)", re.IGNORECASE)
-        found = found or [name for name in models if part.search(PurePosixPath(name).stem)]
-    if len(found) == 1:
-        return found[0]
+        result = result or [name for name in models if part.search(PurePosixPath(name).stem)]
+    if len(result) == 1:
+        return result[0]
     some = (
         f"none of its GGUF files is {wanted!r}"
-        if not found
+        if not result
         else f"it has several GGUF files{f' with {wanted!r}' if wanted else ''}"
     )
     raise CheckpointError(
-        f"{hub_id}: {some}; add one of {_listed(found or models)} with a colon, or what it differs by: {hub_id}:Q4_K_M"
+        f"{hub_id}: {some}; add one of {_listed(result or models)} with a colon, or what it differs by: {hub_id}:Q4_K_M"
     )
 
 

@@ -101,9 +101,10 @@ def _check_shapes(file: GGUFFile, sources: Mapping[str, tuple[str, ...]], shapes
         if len(names) == 2:
             wanted = (wanted[0], wanted[1] // 2, wanted[2])
         for name in names:
-            if (found := file.tensors[name].shape) != wanted:
+            if (result := file.tensors[name].shape) != wanted:
                 raise CheckpointError(
-                    f"{file.path}: {name} has shape {list(found)}; the metadata asks for {list(wanted)} (outermost dimension first)"
+                    f"{file.path}: {name} has shape {list(result)}; the metadata asks for {list(wanted)} "
+                    "(outermost dimension first)"
                 )
 
 

@@ -107,7 +107,7 @@ def write_gguf(
                 writer.write_tensor_data(blocks)
         finally:
             writer.close()
-    return errors.found()
+    return errors.listed()
 
 
 def part_of(name: str) -> str:
@@ -129,7 +129,7 @@ def _types(kind: str, shapes: Mapping[str, tuple[int, ...]], parts: Sequence[str
     chosen = GGUF_PARTS if parts is None else tuple(parts)
     if not chosen or set(chosen) - set(GGUF_PARTS):
         raise OptionError(f"parts are {list(chosen)}; allowed: {', '.join(GGUF_PARTS)}, at least one")
-    found = {}
+    result = {}
     for name, shape in shapes.items():
         try:
             to_gguf(name)
@@ -137,8 +137,8 @@ def _types(kind: str, shapes: Mapping[str, tuple[int, ...]], parts: Sequence[str
             raise OptionError(f"a GGUF file of this architecture has no place for {name}; write another format") from error
         part = part_of(name)
         block = _BLOCKS[_type_of_part(kind, part) if part in chosen else "BF16" if part else "F32"]
-        found[name] = _BLOCKS["BF16"] if shape[-1] % block.weights else block
-    return found
+        result[name] = _BLOCKS["BF16"] if shape[-1] % block.weights else block
+    return result
 
 
 def _type_of_part(kind: str, part: str) -> str:

@@ -22,8 +22,8 @@ BITS = {
 """Bits of an element, for each dtype of the format."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """The dtypes of weights that are not quantised."""
-_MOST_HEADER = 100_000_000  # bytes; the format's own bound
-_MOST_RANK = 16
+_MAX_HEADER = 100_000_000  # bytes; the format's own bound
+_MAX_RANK = 16
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ def read_header(path: Path) -> dict[str, Stored]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        result = os.fstat(handle)
+        if not stat.S_ISREG(result.st_mode):
             raise CheckpointError(f"{path} is damaged or cut short: it is no regular file")
         start = os.pread(handle, 8, 0)
         length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(_MOST_HEADER, found.st_size - 8):
+        if len(start) < 8 or length > min(_MAX_HEADER, result.st_size - 8):
             raise CheckpointError(
                 f"{path} is damaged or cut short: its first eight bytes ask for a header of {length:,} bytes, and the file has "
-                f"{found.st_size:,}; download it again"
+                f"{result.st_size:,}; download it again"
             )
         content = os.pread(handle, length, 8)
     except OSError as error:
@@ -73,7 +73,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     finally:
         os.close(handle)
-    return parse_header(content, found.st_size - 8 - length, path)
+    return parse_header(content, result.st_size - 8 - length, path)
 
 
 def parse_header(content: bytes, data_bytes: int, path: Path) -> dict[str, Stored]:
@@ -98,11 +98,11 @@ def parse_header(content: bytes, data_bytes: int, path: Path) -> dict[str, Store
     if not isinstance(data, dict):
         raise damaged("its header is no JSON object")
     data.pop("__metadata__", None)
-    found = {}
+    result = {}
     spans = []
     for name, entry in data.items():
         dtype, shape, begin, end = _entry(name, entry, damaged)
-        found[name] = Stored(dtype, shape, end - begin, path, 8 + len(content) + begin)
+        result[name] = Stored(dtype, shape, end - begin, path, 8 + len(content) + begin)
         spans.append((begin, end, name))
     at = 0
     for begin, end, name in sorted(spans):
@@ -111,7 +111,7 @@ def parse_header(content: bytes, data_bytes: int, path: Path) -> dict[str, Store
         at = end
     if at != data_bytes:
         raise damaged(f"its tensors take {at:,} bytes, and it has {data_bytes:,} for them")
-    return found
+    return result
 
 
 def _entry(name: str, entry: Any, damaged: Callable[[str], CheckpointError]) -> tuple[str, tuple[int, ...], int, int]:
@@ -120,7 +120,7 @@ def _entry(name: str, entry: Any, damaged: Callable[[str], CheckpointError]) -> 
     dtype, shape, offsets = entry.get("dtype"), _whole_numbers(entry.get("shape")), _whole_numbers(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
         raise damaged(f"{name} has the dtype {dtype!r}")
-    if shape is None or len(shape) > _MOST_RANK:
+    if shape is None or len(shape) > _MAX_RANK:
         raise damaged(f"{name} has a shape that is none")
     if offsets is None or len(offsets) != 2 or offsets[1] < offsets[0]:
         raise damaged(f"{name} has no sound data_offsets")
@@ -138,7 +138,7 @@ def _whole_numbers(value: Any) -> list[int] | None:
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    result = dict(pairs)
+    if len(result) != len(pairs):
         raise ValueError("a name stands in it twice")
-    return found
+    return result

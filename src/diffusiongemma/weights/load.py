@@ -42,8 +42,8 @@ def modelopt_config(folder: Path) -> Mapping[str, Any] | None:
     """
     if not is_there(folder / QUANT_CONFIG):
         return None
-    found = read_json(folder / QUANT_CONFIG).get("quantization")
-    return found if isinstance(found, Mapping) else None
+    result = read_json(folder / QUANT_CONFIG).get("quantization")
+    return result if isinstance(result, Mapping) else None
 
 
 def vision_tensors(folder: Path) -> dict[str, Tensor]:

@@ -47,12 +47,12 @@ def expert_parts(name: str) -> tuple[str, ...]:
 def expert_of(module: str) -> ExpertPart | None:
     """Where the linear of one expert, as quantised checkpoints have them, belongs; None: it is none."""
     prefix = next((one for one in (DECODER, ENCODER) if module.startswith(one)), None)
-    found = _EXPERT.fullmatch(module[len(prefix) :]) if prefix else None
-    if found is None:
+    result = _EXPERT.fullmatch(module[len(prefix) :]) if prefix else None
+    if result is None:
         return None
     for stack, parts in _STACKS.items():
-        if found[3] in parts:
-            return ExpertPart(f"{found[1]}.{stack}", int(found[2]), parts.index(found[3]), len(parts))
+        if result[3] in parts:
+            return ExpertPart(f"{result[1]}.{stack}", int(result[2]), parts.index(result[3]), len(parts))
     raise AssertionError(module)
 
 

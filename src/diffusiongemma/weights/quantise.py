@@ -108,11 +108,11 @@ class PartErrors:
             part: it belongs to.
             *sums: squared errors, squared errors with scales from the largest values, squares of the matrix.
         """
-        found = self._sums.setdefault((_layer(name), part), [0.0, 0.0, 0.0])
+        result = self._sums.setdefault((_layer(name), part), [0.0, 0.0, 0.0])
         for at, value in enumerate(sums):
-            found[at] += value
+            result[at] += value
 
-    def found(self) -> list[PartError]:
+    def listed(self) -> list[PartError]:
         """Of what was added."""
         return [
             PartError(layer, part, (error / max(norm, 1e-300)) ** 0.5, (first / max(norm, 1e-300)) ** 0.5)
@@ -179,7 +179,7 @@ def quantise(
             progress(finished, total)
         with Replacement(target) as files:
             write_tensors(files.file(shard.file), writer.tensors)
-            done[shard.file] = [asdict(error) for error in writer.errors.found()]
+            done[shard.file] = [asdict(error) for error in writer.errors.listed()]
             files.content(STATE, json_bytes({**state, "shards": done}))
     _finish(target, source, shards, {**config, "quantization_config": _quantization_config(kind, chosen)})
     return [PartError(**error) for shard in shards for error in done[shard.file]]
@@ -243,8 +243,8 @@ def _experts(name: str, shape: Sequence[int]) -> Iterator[tuple[str, int, slice]
 
 
 def _layer(name: str) -> int:
-    found = re.search(r"\blayers\.(\d+)\.", name)
-    return int(found[1]) if found else -1
+    result = re.search(r"\blayers\.(\d+)\.", name)
+    return int(result[1]) if result else -1
 
 
 def _check(stored: Mapping[str, Stored], kind: str, parts: Sequence[str]) -> None:
@@ -295,9 +295,9 @@ def _done(target: Path, source: Path, state: Mapping[str, Any]) -> dict[str, lis
         if target.exists() and any(target.iterdir()):
             raise CheckpointError(f"{target} is not empty; give the name of a new folder")
         return {}
-    found = read_json(target / STATE)
-    shards = found.pop("shards", None)
-    if found != state or not isinstance(shards, dict):
+    result = read_json(target / STATE)
+    shards = result.pop("shards", None)
+    if result != state or not isinstance(shards, dict):
         raise CheckpointError(
             f"{target} holds an unfinished copy with other settings or of another source; remove it, or give a new folder"
         )

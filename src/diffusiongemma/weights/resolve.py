@@ -117,7 +117,7 @@ def hub_headers(hub_id: str) -> dict[str, dict[str, Stored]]:
     hub_id = _ELSEWHERE.get(hub_id.lower(), hub_id)
     with _hub_errors(hub_id):
         try:
-            found = huggingface_hub.get_safetensors_metadata(hub_id).files_metadata
+            result = huggingface_hub.get_safetensors_metadata(hub_id).files_metadata
         except NotASafetensorsRepoError as error:
             raise CheckpointError(f"{hub_id} has no safetensors files") from error
         except SafetensorsParsingError as error:
@@ -127,7 +127,7 @@ def hub_headers(hub_id: str) -> dict[str, dict[str, Stored]]:
             name: Stored(one.dtype, tuple(one.shape), one.data_offsets[1] - one.data_offsets[0], Path(file), one.data_offsets[0])
             for name, one in meta.tensors.items()
         }
-        for file, meta in found.items()
+        for file, meta in result.items()
     }
 
 

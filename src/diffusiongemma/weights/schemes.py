@@ -148,16 +148,16 @@ def _compressed_group(weights: Mapping[str, Any], where: str) -> Group:
             raise _refused(f"{where} of 4-bit floats in groups of {width}", "allowed: 16 (nvfp4) and 32 (mxfp4)")
         return Group(kind="nvfp4" if width == 16 else "mxfp4", width=width, symmetric=symmetric)
     known = {("float", 8): "fp8", ("int", 8): "int8", ("int", 4): "int4"}
-    found = known.get((str(kind), bits if isinstance(bits, int) else 0))
-    if found is None:
+    result = known.get((str(kind), bits if isinstance(bits, int) else 0))
+    if result is None:
         raise _refused(f"{where} of {bits} bits of type {kind!r}", "allowed: float 8, float 4, int 8, int 4")
     if strategy == "block":
-        return Group(kind=found, block=_block(weights.get("block_structure"), f"{where}.block_structure"), symmetric=symmetric)
+        return Group(kind=result, block=_block(weights.get("block_structure"), f"{where}.block_structure"), symmetric=symmetric)
     if strategy not in ("channel", "tensor", "group", None):
         raise _refused(f"{where} of strategy {strategy!r}", "allowed: channel, tensor, group, block, tensor_group")
     if strategy == "group" and width is None:
         raise CheckpointError(f"config.json quantization_config: {where} has strategy 'group' and no group_size")
-    return Group(kind=found, width=width if strategy == "group" else None, symmetric=symmetric)
+    return Group(kind=result, width=width if strategy == "group" else None, symmetric=symmetric)
 
 
 def _cache_note(scheme: Any) -> list[str]:

@@ -45,18 +45,18 @@ def refuse_unsound(record: PackedWeight, name_of: Callable[[str, int, float], st
 def _unsound(record: PackedWeight, name: str, tensor: Tensor, signed: bool) -> Tensor | None:
     """Where a tensor's values cannot be; None: nowhere. Extremes are looked at first: they need no memory."""
     if name == "codes" and isinstance(record, Fp8Weight):
-        found = tensor.view(torch.uint8)
-        if int(found.view(torch.int8).max()) < 127 and int(found.max()) < 255:
+        result = tensor.view(torch.uint8)
+        if int(result.view(torch.int8).max()) < 127 and int(result.max()) < 255:
             return None
-        return found & 127 == 127
+        return result & 127 == 127
     if name == "order" and isinstance(record, Int4Weight):
         count = record.scale.shape[-1]
         return _or_none((tensor < 0) | (tensor >= count))
     if name == "scale" and isinstance(record, Mxfp4Weight):
         return _or_none(tensor == 255)
     if name == "scale" and isinstance(record, Nvfp4Weight):
-        found = tensor.view(torch.uint8)
-        return None if int(found.max()) < 127 else found > 126
+        result = tensor.view(torch.uint8)
+        return None if int(result.max()) < 127 else result > 126
     if name not in ("scale", "second"):
         return None
     low, high = tensor.float().aminmax()

@@ -65,8 +65,8 @@ def tensor_files(folder: Path) -> dict[Path, set[str] | None]:
     if is_there(folder / SINGLE):
         return {folder / SINGLE: None}
     others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".gguf", ".pt", ".pth", _SUFFIX))
-    found = f" It has {', '.join(others[:5])}, which is not read." if others else ""
-    raise CheckpointError(f"{folder} has no weights: neither {SINGLE} nor {INDEX} is there.{found}")
+    result = f" It has {', '.join(others[:5])}, which is not read." if others else ""
+    raise CheckpointError(f"{folder} has no weights: neither {SINGLE} nor {INDEX} is there.{result}")
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -75,14 +75,14 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     Raises:
         CheckpointError: a file is truncated or damaged, or does not hold what the index promises.
     """
-    found: dict[str, Stored] = {}
+    result: dict[str, Stored] = {}
     for path, promised in tensor_files(folder).items():
         header = read_header(path)
         refuse_other(path, set(header), promised)
-        if twice := set(found) & set(header):
+        if twice := set(result) & set(header):
             raise CheckpointError(f"{path} holds {min(twice)}, which another file of {folder} holds too")
-        found |= header
-    return found
+        result |= header
+    return result
 
 
 def refuse_other(path: Path, names: set[str], promised: set[str] | None) -> None:

@@ -1,0 +1,77 @@
+"""What the causal role thinks of given texts: the log-probability of each token after its prompt.
+
+Shapes: B rows, T tokens, D hidden, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.engine.logprobs import LOGITS_BYTES
+from diffusiongemma.engine.prefill import prefill
+from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
+from diffusiongemma.model.transformer import Transformer
+
+__all__ = ["log_probs"]
+
+PASS_ROWS = 4
+"""Rows of a prefill chunk's length that one pass may have as many tokens as: others may wait for it on an engine that is shared."""
+Call = Callable[[Callable[[], object]], object]
+"""How a pass is made."""
+
+
+def log_probs(
+    model: Transformer, prompt: Sequence[int], texts: Sequence[Sequence[int]], call: Call = lambda work: work()
+) -> list[list[float]]:
+    """Score texts that go on from one prompt.
+
+    Args:
+        model: the stack.
+        prompt: token ids, not empty; encoded once.
+        texts: token ids of each.
+        call: makes each of the passes.
+
+    Returns:
+        For each text the log-probability of each of its tokens, in nats.
+    """
+    longest = max(map(len, texts), default=0)
+    if not longest:
+        return [[] for _ in texts]
+    cache = KVCache(model.config.text, 1, len(prompt) + longest, model.dtype, model.device)
+    most = min(LOGITS_BYTES // (4 * model.config.text.vocab_size), PASS_ROWS * prefill_chunk(model.device))
+    chunk = max(1, most // len(texts))
+    rows: list[RowCache] = []
+    last: list[Tensor] = []
+    result: list[list[float]] = [[] for _ in texts]
+
+    @torch.inference_mode()
+    def read(encode: Callable[[], Tensor]) -> None:
+        last[:] = [encode()] * len(texts)
+
+    @torch.inference_mode()
+    def score(start: int) -> None:
+        rows[:] = rows or [cache.rows[0].fork() for _ in texts]
+        going = [row for row, text in enumerate(texts) if len(text) > start]
+        here = [texts[row][start : start + chunk] for row in going]
+        hidden = model.encode_rows(here, [rows[row] for row in going])
+        # Each token is predicted by the state before it.
+        before = [torch.cat((last[row], hidden_TD[:-1])) for row, hidden_TD in zip(going, hidden, strict=True)]
+        logs = iter(_chosen(model.logits(torch.cat(before)), [token for ids in here for token in ids]))
+        for row, ids, hidden_TD in zip(going, here, hidden, strict=True):
+            result[row] += [next(logs) for _ in ids]
+            last[row] = hidden_TD[-1:]
+
+    for encode in prefill(model, [prompt], cache):
+        call(partial(read, encode))
+    for start in range(0, longest, chunk):
+        call(partial(score, start))
+    return result
+
+
+def _chosen(logits_TV: Tensor, ids: Sequence[int]) -> list[float]:
+    """Log-probabilities of the ids."""
+    ids_T1 = torch.tensor(ids, device=logits_TV.device)[:, None]
+    log_probs: list[float] = (logits_TV.gather(-1, ids_T1).squeeze(-1) - logits_TV.logsumexp(-1)).tolist()
+    return log_probs

@@ -1,0 +1,65 @@
+"""What the training loop wants of its data: batches that are a pure function of the step.
+
+Shapes: P prompts, T prompt tokens, L canvas.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+__all__ = ["CHAT_TEMPLATE", "SPECIALS", "STOP_IDS", "TrainBatch", "TrainData"]
+
+SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>")
+"""The first token ids of every checkpoint we train."""
+STOP_IDS = (SPECIALS.index("<eos>"), SPECIALS.index("<turn|>"))
+CHAT_TEMPLATE = (
+    "<bos>{% for message in messages %}<|turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
+    "{{ message['content'] }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """The examples of one step.
+
+    Attributes:
+        prompt_PT: ``[P, T]`` int64, padded on the left.
+        answer_PL: ``[P, L]`` int64, the clean canvases.
+        padding_P: ``[P]`` int64, pad tokens before each prompt; None: none anywhere.
+        weight_PL: ``[P, L]`` float32, weight of each position in the losses; None: all 1.
+        pinned_PL: ``[P, L]`` bool, positions that every other canvas of a prompt keeps clean, as pins do; None: none.
+        prompt_weight: weight of the prompts' own tokens in the causal loss.
+    """
+
+    prompt_PT: Tensor
+    answer_PL: Tensor
+    padding_P: Tensor | None = None
+    weight_PL: Tensor | None = None
+    pinned_PL: Tensor | None = None
+    prompt_weight: float = 0.0
+
+    def to(self, device: torch.device) -> "TrainBatch":
+        """The same batch on another device."""
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+class TrainData(Protocol):
+    """Where batches come from.
+
+    Attributes:
+        tokenizer: ``SPECIALS`` are its first tokens.
+        canvas_length: of the checkpoint.
+    """
+
+    tokenizer: Tokenizer
+    canvas_length: int
+
+    def batch(self, step: int, prompts: int) -> TrainBatch:
+        """The examples of a step; nothing but (seed, step) decides them."""
+
+    def initial_embeddings(self, weight_VD: Tensor, generator: torch.Generator) -> None:
+        """Give the fresh embedding table the structure the data has, if any."""

@@ -1,0 +1,151 @@
+"""A training recipe: one TOML file that says everything a run depends on."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffusiongemma.errors import ConfigError
+from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.tasks.base import FIRST_EVAL_SEED
+
+__all__ = ["Bucket", "EvalRecipe", "Recipe", "SudokuPuzzles", "TextData", "TrainRecipe", "builtin_recipes", "load_recipe"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SudokuPuzzles(_Part):
+    """Sudoku grids (``training.sudoku``)."""
+
+    kind: Literal["sudoku"] = "sudoku"
+    base_puzzles: int = Field(6000, ge=1)
+    """Unique-solution puzzles taken from reasoning-gym; symmetries make the rest."""
+    base_seed: int = Field(1, ge=0)
+    min_clues: int = Field(31, ge=17, le=81)
+    max_clues: int = Field(51, ge=17, le=81)
+    hard_share: float = Field(0.0, ge=0, le=1)
+    """Share of the examples drawn from the hardest clue band alone."""
+
+
+class Bucket(_Part):
+    """Examples of one size; a step's batch comes from one bucket."""
+
+    prompt: int = Field(ge=8)
+    """Most prompt tokens."""
+    answer: int = Field(ge=4)
+    """Canvas of the training batches, in tokens; at most the checkpoint's."""
+    share: float = Field(gt=0)
+    """Of the steps, relative to the other buckets."""
+    prompt_weight: float = Field(0.0, ge=0)
+    """Weight of the prompts' own tokens in the causal loss; an answer's have 1."""
+    sources: dict[str, float]
+    """Weight of each source in the batches (``training.text.SOURCES``)."""
+
+
+class TextData(_Part):
+    """A mixture of tasks and code, and a vocabulary made from it (``training.text``)."""
+
+    kind: Literal["text"]
+    canvas_length: int = Field(64, ge=8)
+    vocab_size: int = Field(4096, ge=300)
+    pad_weight: float = Field(0.1, ge=0)
+    """Weight of the padding after an answer in the losses; an answer's tokens have 1."""
+    tokenizer_examples: int = Field(2000, ge=1)
+    """Examples of each task that the vocabulary is learnt from."""
+    tokenizer_functions: int = Field(2000, ge=1)
+    """Functions of the standard library that the vocabulary is learnt from."""
+    buckets: tuple[Bucket, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fit(self) -> "TextData":
+        if max(bucket.answer for bucket in self.buckets) > self.canvas_length:
+            raise ValueError("a bucket's answer is longer than canvas_length")
+        return self
+
+
+class TrainRecipe(_Part):
+    """How it learns."""
+
+    steps: int = Field(ge=1)
+    prompts: int = Field(16, ge=1)
+    """Prompts a step."""
+    canvases: int = Field(4, ge=1)
+    """Noisy canvases a prompt, which share its encoder pass."""
+    adamw_lr: float = Field(3e-3, gt=0)
+    muon_lr: float = Field(5e-3, gt=0)
+    """Of the matrices of attention and dense layers, in AdamW's scale."""
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: int = Field(50, ge=0)
+    decay: float = Field(0.4, ge=0, le=1)
+    """Last share of the steps, over which the learning rates fall to zero."""
+    clip: float = Field(1.0, gt=0)
+    causal_every: int = Field(4, ge=0)
+    """The causal loss is taken every so many steps; 0: never."""
+    causal_steps: int = Field(0, ge=0)
+    """The first steps teach the causal role alone, which learns to copy from the prompt far sooner."""
+    causal_prompts: int = Field(48, ge=1)
+    """Prompts a step of those."""
+    self_conditioning: float = Field(0.5, ge=0, le=1)
+    """Share of the canvases that get self-conditioning."""
+    high_noise: float = Field(0.0, ge=0, le=1)
+    """Share of the canvases whose noise level is drawn from (0.5, 1)."""
+    checkpoint_every: int = Field(200, ge=1)
+
+
+class EvalRecipe(_Part):
+    """How it is judged on the way."""
+
+    every: int = Field(500, ge=1)
+    examples: int = Field(100, ge=1)
+    """Of each task."""
+    seed: int = Field(1_020_000, ge=FIRST_EVAL_SEED)
+    """Of the examples; training never uses a seed so high."""
+    tasks: tuple[str, ...] = ("sudoku",)
+
+
+class Recipe(_Part):
+    """A whole recipe; unknown keys are refused."""
+
+    name: str
+    seed: int = Field(1, ge=0)
+    model: dict[str, Any]
+    """``config.json`` without what the data decides (vocabulary, canvas length, special tokens)."""
+    generation: dict[str, Any] = {}
+    """Sampling defaults that go into the checkpoint."""
+    data: Annotated[SudokuPuzzles | TextData, Field(discriminator="kind")]
+    train: TrainRecipe
+    eval: EvalRecipe = EvalRecipe()  # type: ignore[call-arg]
+
+    def config(self, vocab_size: int, canvas_length: int, stop_ids: tuple[int, ...]) -> ModelConfig:
+        """The model's configuration, with what the data decides filled in."""
+        text = {**self.model["text_config"], "vocab_size": vocab_size, "eos_token_id": list(stop_ids)}
+        return ModelConfig.from_dict(
+            {"model_type": "diffusion_gemma", **self.model, "text_config": text, "canvas_length": canvas_length}
+        )
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """Recipes that come with this package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))}
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe by built-in name or path.
+
+    Raises:
+        ConfigError: no such recipe, not TOML, or an unknown or wrong field.
+    """
+    path = builtin_recipes().get(name, Path(name))
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+        return Recipe(**data)
+    except FileNotFoundError as error:
+        raise ConfigError(f"no recipe {name!r}: not a file, and not one of {', '.join(builtin_recipes())}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"the recipe {path} is wrong: {wrong}") from error

@@ -1,0 +1,195 @@
+"""One step of the sampler, against loops that say the same thing slowly."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffusiongemma.diffusion import (
+    Canvas,
+    SamplingParams,
+    accept,
+    committed,
+    new_canvas,
+    relevant,
+    temperature,
+)
+from diffusiongemma.diffusion import step as step_of
+from diffusiongemma.kernels import RngPurpose, entropy, statistics
+
+LENGTH, VOCABULARY = 8, 11
+entropies = st.lists(st.floats(0, 3, width=32), min_size=1, max_size=12)
+
+
+def canvas(rows: int = 3, pins: Tensor | None = None, stability: int = 1) -> Canvas:
+    seeds = torch.arange(rows) + 5
+    return new_canvas(seeds, torch.zeros_like(seeds), LENGTH, VOCABULARY, stability, pins)
+
+
+def logits(rows: int = 3, seed: int = 0, sharp: float = 3.0) -> Tensor:
+    return sharp * torch.randn(rows, LENGTH, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+
+
+def step(state: Canvas, logits_BLV: Tensor, params: SamplingParams, stop_ids: tuple[int, ...] = ()) -> Canvas:
+    """A step from logits, through the plain statistics."""
+    shaped = logits_BLV / temperature(state.step_B, params)[:, None, None]
+    return step_of(state, statistics(shaped, state.keys(RngPurpose.DRAW), None), params, VOCABULARY, stop_ids)
+
+
+@given(entropies, st.floats(0.01, 4))
+def test_acceptance_is_the_naive_loop(values: list[float], bound: float) -> None:
+    row = torch.tensor(values, dtype=torch.float64)
+    got = accept(row[None], torch.ones(1, len(values), dtype=torch.bool), bound)[0]
+    before = 0.0
+    expected = set()
+    for i in sorted(range(len(values)), key=lambda i: (values[i], i)):
+        if before > bound + 1e-9:
+            break
+        if before <= bound - 1e-9 or not before:
+            expected.add(i)
+        elif abs(before - bound) < 1e-9:  # rounding decides; take what was decided
+            expected |= {i} & set(got.nonzero().flatten().tolist())
+        before += values[i]
+    assert set(got.nonzero().flatten().tolist()) == expected
+    assert got.any()
+
+
+def test_pinned_positions_are_neither_accepted_nor_counted() -> None:
+    uncertain = torch.tensor([[9.0, 0.05, 0.06, 0.2]])
+    opened = torch.tensor([[False, True, True, True]])
+    assert accept(uncertain, opened, 0.1).tolist() == [[False, True, True, False]]
+    assert accept(torch.tensor([[0.0, 2.0, 3.0, 2.5]]), opened, 0.1).tolist() == [[False, True, False, False]]
+
+
+def test_entropy_is_torchs() -> None:
+    shaped = logits()
+    assert torch.allclose(entropy(shaped), torch.distributions.Categorical(logits=shaped).entropy(), atol=1e-5)
+
+
+def test_temperature_falls_from_t_max_and_ends_above_t_min() -> None:
+    params = SamplingParams(num_diffusion_steps=4, t_min=0.4, t_max=0.8)
+    assert temperature(torch.arange(4), params).tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5])
+
+
+def test_the_cosine_schedule_has_the_same_ends_and_middle() -> None:
+    params = SamplingParams(num_diffusion_steps=4, t_min=0.4, t_max=0.8, schedule="cosine")
+    expected = [0.8, 0.4 + 0.2 * (1 + 2**-0.5), 0.6, 0.4 + 0.2 * (1 - 2**-0.5)]
+    assert temperature(torch.arange(4), params).tolist() == pytest.approx(expected)
+
+
+def test_a_step_keeps_what_it_accepts_and_renoises_the_rest() -> None:
+    before = canvas()
+    after = step(before, logits(), SamplingParams(entropy_bound=0.5))
+    assert after.accepted_BL.any(-1).all() and not after.accepted_BL.all()
+    assert torch.equal(after.argmax_ids_BL, logits().argmax(-1))
+    assert after.step_B.tolist() == [1, 1, 1]
+    # What is accepted depends on the draw of this step; what is not is noise with a key of its own.
+    other = step(replace(before, step_B=before.step_B + 1), logits(), SamplingParams(entropy_bound=0.5))
+    assert (after.noisy_ids_BL != other.noisy_ids_BL).any()
+    # The state that went in is untouched.
+    assert torch.equal(before.noisy_ids_BL, canvas().noisy_ids_BL) and before.step_B.tolist() == [0, 0, 0]
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(1, 6), st.floats(0.01, 5))
+def test_pins_never_change(seed: int, steps: int, sharp: float) -> None:
+    pins = torch.full((1, LENGTH), -1)
+    pins[0, 2], pins[0, 5] = 3, 0
+    state = new_canvas(torch.tensor([seed]), torch.tensor([0]), LENGTH, VOCABULARY, 1, pins)
+    for i in range(steps):
+        state = step(state, logits(1, seed=i, sharp=sharp), SamplingParams(num_diffusion_steps=steps))
+        for tokens in (state.noisy_ids_BL, state.argmax_ids_BL):
+            assert tokens[0, 2] == 3 and tokens[0, 5] == 0
+        assert state.entropy_BL[0, 2] == 0 and state.accepted_BL[0, 2]
+
+
+def test_rows_that_are_done_never_change() -> None:
+    state = step(canvas(), logits(), SamplingParams())
+    state = replace(state, done_B=torch.tensor([True, False, True]))
+    after = step(state, logits(seed=1), SamplingParams())
+    for name in ("noisy_ids_BL", "argmax_ids_BL", "entropy_BL", "accepted_BL", "step_B"):
+        old, new = getattr(state, name), getattr(after, name)
+        assert torch.equal(old[0], new[0]) and torch.equal(old[2], new[2]), name
+    assert torch.equal(state.history_SBL[:, [0, 2]], after.history_SBL[:, [0, 2]])
+    assert not torch.equal(state.argmax_ids_BL[1], after.argmax_ids_BL[1])
+
+
+def run(all_logits: list[Tensor], **options: object) -> list[list[bool]]:
+    state = canvas(1, stability=int(options.get("stability", 1)))  # type: ignore[call-overload]
+    done = []
+    for each in all_logits:
+        state = step(state, each, SamplingParams(**options))  # type: ignore[arg-type]
+        done.append(state.done_B.tolist())
+    return done
+
+
+def test_a_row_stops_when_it_is_stable_and_sure() -> None:
+    sure, unsure = logits(1, sharp=200.0), logits(1, sharp=0.5)
+    other = logits(1, seed=9, sharp=200.0)
+    assert run([sure, sure]) == [[False], [True]]
+    assert run([sure, other, other]) == [[False], [False], [True]]
+    assert run([unsure, unsure, unsure]) == [[False]] * 3
+    assert run([sure], stability=0) == [[True]]
+    assert run([sure, sure, sure], stability=2) == [[False], [False], [True]]
+    assert run([sure] * 4, early_stop=False, num_diffusion_steps=4) == [[False]] * 3 + [[True]]
+    assert run([unsure] * 2, num_diffusion_steps=2) == [[False], [True]]
+
+
+def answering(stop_at: int, unsure_from: int) -> Tensor:
+    """Logits sure of token 1, of the stop token 0 at ``stop_at``, and of nothing from ``unsure_from`` on."""
+    made = torch.zeros(1, LENGTH, VOCABULARY)
+    made[..., 1] = 100.0
+    made[0, stop_at, 0] = 200.0
+    made[0, unsure_from:] = logits(1, seed=unsure_from, sharp=0.5)[0, unsure_from:]
+    return made
+
+
+def test_the_answers_stop_rule_does_not_look_behind_the_stop_token() -> None:
+    def done_after_two(first: Tensor, second: Tensor, rule: str, pins: Tensor | None = None) -> bool:
+        state = canvas(1, pins)
+        for each in (first, second):
+            state = step(state, each, SamplingParams(stop_rule=rule), stop_ids=(0, 9))  # type: ignore[arg-type]
+        return bool(state.done_B.all())
+
+    short = answering(3, 4)
+    assert done_after_two(short, short, "answer") and not done_after_two(short, short, "canvas")
+    changed_behind, changed_before = answering(3, 5), answering(2, 3)
+    assert done_after_two(short, changed_behind, "answer") and not done_after_two(short, changed_before, "answer")
+    no_stop = answering(3, 4)
+    no_stop[0, 3, 0] = 0.0
+    assert not done_after_two(no_stop, no_stop, "answer")
+    # A pin after the stop token belongs to the answer, and so does what stands before it.
+    pins = torch.full((1, LENGTH), -1)
+    pins[0, 7] = 5
+    assert not done_after_two(short, short, "answer", pins)
+    assert relevant(short.argmax(-1), pins >= 0, (0,)).all()
+
+
+def test_commit_rules_take_the_best_the_sampled_or_both() -> None:
+    state = step(canvas(), logits(sharp=1.0), SamplingParams(entropy_bound=3.0))
+    best, sampled = (committed(state, SamplingParams(commit=rule)) for rule in ("best", "canvas"))  # type: ignore[arg-type]
+    both = committed(state, SamplingParams(commit="accepted"))
+    assert torch.equal(best, state.argmax_ids_BL) and torch.equal(sampled, state.noisy_ids_BL)
+    assert torch.equal(both[state.accepted_BL], state.noisy_ids_BL[state.accepted_BL])
+    assert torch.equal(both[~state.accepted_BL], state.argmax_ids_BL[~state.accepted_BL])
+    assert not torch.equal(both, best) and not torch.equal(both, sampled)
+
+
+def test_pins_do_not_make_a_canvas_sure() -> None:
+    pins = torch.zeros(1, LENGTH, dtype=torch.int64)
+    pins[0, 0] = -1
+    state = canvas(1, pins)
+    one_open = torch.zeros(1, LENGTH, VOCABULARY)
+    one_open[0, 0, :2] = 20.0  # two tokens equally likely: 0.69 nats; the mean over all eight would be 0.087
+    for _ in range(3):
+        state = step(state, one_open, SamplingParams(confidence=0.5))
+    assert not state.done_B.any()
+
+
+def test_a_fully_pinned_canvas_stops_at_once() -> None:
+    state = canvas(1, torch.zeros(1, LENGTH, dtype=torch.int64))
+    for _ in range(2):
+        state = step(state, logits(1), SamplingParams())
+    assert state.done_B.all() and torch.isfinite(state.entropy_BL).all()

@@ -1,0 +1,237 @@
+"""The training loop: what it computes, and that a killed run goes on exactly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from diffusiongemma.errors import ConfigError, TrainingError
+from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.training.data import TrainBatch
+from diffusiongemma.training.loop import Hooks, TrainRun, learning_rate
+from diffusiongemma.training.loss import causal_loss, losses
+from diffusiongemma.training.recipe import Recipe, builtin_recipes, load_recipe
+from tests.tiny import tiny_config, tiny_transformer
+
+
+def small(**train: Any) -> Recipe:
+    """The built-in recipe made so small that a step takes milliseconds."""
+    recipe = load_recipe("sudoku")
+    text = {
+        **recipe.model["text_config"],
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "head_dim": 8, "global_head_dim": 8, "num_global_key_value_heads": 1, "moe_intermediate_size": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }  # fmt: skip
+    settings = {"steps": 6, "prompts": 2, "canvases": 2, "checkpoint_every": 2, "warmup": 2, "causal_every": 2, **train}
+    return recipe.model_copy(
+        update={
+            "model": {**recipe.model, "text_config": text},
+            "train": recipe.train.model_copy(update=settings),
+            "data": recipe.data.model_copy(update={"base_puzzles": 3}),
+            "eval": recipe.eval.model_copy(update={"every": 3}),
+        }
+    )
+
+
+def weights(run: TrainRun) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    straight = TrainRun(small(), tmp_path / "straight")
+    straight.train()
+    # Killed in the middle of step 5: the last state is of step 4, and a line of step 5 is already in the log.
+    broken = TrainRun(small(), tmp_path / "broken")
+    kept = broken._step
+
+    def dies() -> dict[str, Any]:
+        if broken.step == 5:
+            raise KeyboardInterrupt
+        return kept()
+
+    broken._step = dies  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    assert logged(tmp_path / "broken")[-1]["step"] == 5
+    resumed = TrainRun(small(), tmp_path / "broken")
+    assert resumed.step == 4
+    resumed.train()
+    for name, tensor in weights(straight).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+    losses_of = [{key: line.get(key) for key in ("step", "denoising", "causal")} for line in logged(tmp_path / "straight")]
+    assert losses_of == [{key: line.get(key) for key in ("step", "denoising", "causal")} for line in logged(tmp_path / "broken")]
+    assert [line["step"] for line in losses_of] == [1, 2, 3, 4, 5, 6]
+
+
+def test_training_lowers_the_loss_and_reports_on_the_way(tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+    judged: list[Path] = []
+
+    def evaluate(folder: Path) -> dict[str, Any]:
+        judged.append(folder)
+        DiffusionGemmaModel.from_pretrained(folder)
+        return {"scores": {"sudoku": {"score": 0.5, "mean_steps": 3.0}}}
+
+    hooks = Hooks(evaluate=evaluate, on_step=seen.append)
+    folder = TrainRun(small(steps=30, adamw_lr=0.02, muon_lr=0.02), tmp_path, hooks=hooks).train()
+    assert seen[-1]["denoising"] < 0.8 * seen[0]["denoising"]
+    assert [line["step"] for line in seen if "scores" in line] == list(range(3, 31, 3))
+    assert judged == [folder] * 10
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sigterm_keeps_a_state_to_go_on_from(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from tests.training.test_loop import small; from diffusiongemma.training.loop import *\n"
+        "run = TrainRun(small(steps=100000, checkpoint_every=100000), pathlib.Path(sys.argv[1]),"
+        " hooks=Hooks(on_step=lambda line: print(line['step'], flush=True)))\nrun.train()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+    last = int(process.stdout.read().split()[-1])
+    assert process.wait(timeout=30) == 0
+    assert TrainRun(small(steps=100000, checkpoint_every=100000), tmp_path).step == last
+
+
+def test_a_folder_of_another_recipe_is_refused_but_more_steps_are_not(tmp_path: Path) -> None:
+    TrainRun(small(steps=2), tmp_path).train()
+    assert TrainRun(small(steps=4, checkpoint_every=3), tmp_path).step == 2
+    with pytest.raises(TrainingError, match="another recipe"):
+        TrainRun(small(steps=4, prompts=3), tmp_path)
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    TrainRun(small(steps=2), tmp_path).train()
+    state = tmp_path / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="remove it to begin anew"):
+        TrainRun(small(steps=4), tmp_path)
+
+
+def test_the_checkpoint_loads_in_transformers_and_gives_the_same_logits(tmp_path: Path) -> None:
+    from transformers import DiffusionGemmaForBlockDiffusion
+
+    folder = TrainRun(small(steps=1), tmp_path).train()
+    theirs, info = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ours = DiffusionGemmaModel.from_pretrained(folder)
+    ids, canvas = torch.randint(0, 832, (2, 20)), torch.randint(0, 832, (2, 90))
+    cache = ours.new_cache(2, 64)
+    ours.encode(ids, cache)
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, decoder_input_ids=canvas).logits
+    assert torch.allclose(ours.logits(ours.denoise(canvas, cache)), expected, atol=1e-4)
+
+
+def separate_losses(
+    model: Transformer, prompts: list[torch.Tensor], answer: torch.Tensor, noisy: torch.Tensor, weight: torch.Tensor
+) -> tuple[float, float]:
+    """Each canvas by itself through the cache, as in generation; half of them with a first look."""
+    denoising, causal, weights = [], [], []
+    for row, prompt in enumerate(prompts):
+        cache = KVCache(model.config.text, 1, 64, model.dtype, model.device)
+        hidden = model.encode(torch.cat((prompt, answer[row, :-1]))[None], cache)
+        causal.append(F.cross_entropy(model.logits(hidden)[0, len(prompt) - 1 :], answer[row], reduction="none") * weight[row])
+        weights.append(weight[row])
+        for copy in range(2):
+            cache = KVCache(model.config.text, 1, 64, model.dtype, model.device)
+            model.encode(prompt[None], cache)
+            canvas = noisy[2 * row + copy][None]
+            soft = model.soften(model.logits(model.denoise(canvas, cache))) if copy == 0 else None
+            logits = model.logits(model.denoise(canvas, cache, soft))[0]
+            denoising.append(F.cross_entropy(logits, answer[row], reduction="none") * weight[row])
+    total = torch.cat(weights).sum().item()
+    return torch.cat(denoising).sum().item() / (2 * total), torch.cat(causal).sum().item() / total
+
+
+def test_sharing_the_prompts_pass_changes_nothing() -> None:
+    """Window 8 and a prompt of 9: the canvas must see the window's last 7 tokens, as in generation."""
+    model = tiny_transformer(tiny_config(), dtype=torch.float64, scale=0.2)
+    prompt, answer, noisy = (torch.randint(0, 64, shape) for shape in ((3, 9), (3, 8), (6, 8)))
+    shared = [loss.item() for loss in losses(model, TrainBatch(prompt, answer), noisy, conditioned=1, causal=True)]
+    assert shared == pytest.approx(separate_losses(model, list(prompt), answer, noisy, torch.ones(3, 8)), rel=1e-6)
+
+
+@pytest.mark.parametrize("most", [5, 9], ids=["all in the window", "beyond the window"])
+def test_padding_before_a_prompt_changes_nothing(most: int) -> None:
+    """Unequal prompts in one batch, weighted positions: as each prompt alone, without padding."""
+    model = tiny_transformer(tiny_config(), dtype=torch.float64, scale=0.2)
+    padding = torch.tensor([0, 2, most - 1])
+    prompt, answer, noisy = (torch.randint(0, 64, shape) for shape in ((3, most), (3, 8), (6, 8)))
+    weight = torch.rand(3, 8, dtype=torch.float64)
+    batch = TrainBatch(prompt, answer, padding_P=padding, weight_PL=weight)
+    together = [loss.item() for loss in losses(model, batch, noisy, conditioned=1, causal=True)]
+    alone = [row[pad:] for row, pad in zip(prompt, padding.tolist(), strict=True)]
+    assert together == pytest.approx(separate_losses(model, alone, answer, noisy, weight), rel=1e-6)
+    assert causal_loss(model, batch).item() == pytest.approx(together[1], rel=1e-9)
+
+
+def test_a_prompts_own_tokens_count_as_much_as_asked() -> None:
+    model = tiny_transformer(tiny_config(), dtype=torch.float64, scale=0.2)
+    padding = torch.tensor([0, 3])
+    prompt, answer = torch.randint(0, 64, (2, 6)), torch.randint(0, 64, (2, 8))
+    terms, weights_of = [], []
+    for row, pad in enumerate(padding.tolist()):
+        ids = torch.cat((prompt[row, pad:], answer[row]))
+        hidden = model.encode(ids[None], KVCache(model.config.text, 1, 64, model.dtype, model.device))
+        weight = torch.tensor([0.3] * (6 - pad - 1) + [1.0] * 8)
+        terms.append(F.cross_entropy(model.logits(hidden)[0, :-1], ids[1:], reduction="none") * weight)
+        weights_of.append(weight)
+    expected = torch.cat(terms).sum() / torch.cat(weights_of).sum()
+    batch = TrainBatch(prompt, answer, padding_P=padding, prompt_weight=0.3)
+    assert causal_loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-6)
+    both = losses(model, batch, answer.repeat_interleave(2, 0), conditioned=0, causal=True)
+    assert both[1].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_first_steps_may_teach_the_causal_role_alone(tmp_path: Path) -> None:
+    run = TrainRun(small(steps=4, causal_steps=2, causal_prompts=3, causal_every=0), tmp_path)
+    before = weights(run)
+    run.train()
+    assert [sorted(line.keys() & {"causal", "denoising"}) for line in logged(tmp_path)] == [["causal"]] * 2 + [["denoising"]] * 2
+    assert not torch.equal(before["layers.0.self_attn.q_proj.weight"], weights(run)["layers.0.self_attn.q_proj.weight"])
+
+
+def test_learning_rate_warms_up_stays_and_falls() -> None:
+    rates = [learning_rate(step, 100, 10, 0.4) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[60] == 1.0
+    assert rates[80] == pytest.approx(0.5) and 0 < rates[99] <= 0.025 + 1e-9
+    assert all(later <= earlier for earlier, later in pairwise(rates[10:]))
+
+
+def test_built_in_recipes_load_and_unknown_fields_do_not(tmp_path: Path) -> None:
+    assert list(builtin_recipes()) == ["nano", "sudoku"]
+    assert load_recipe("nano").data.kind == "text"
+    text = builtin_recipes()["sudoku"].read_text()
+    for before, after, needle in (
+        ("[eval]", "[evaluation]", "evaluation"),
+        ("prompts = 16", "prompts = 0", "train.prompts"),
+        ('kind = "sudoku"', 'kind = "chess"', "data"),
+        ("seed = 1020000", "seed = 20000", "eval.seed"),
+        ("[model.text_config]", "[model.text_config", "cannot be read"),
+        ("[eval]", f"deep = {'[' * 50_000}\n[eval]", "cannot be read"),
+    ):
+        (tmp_path / "mine.toml").write_text(text.replace(before, after))
+        with pytest.raises(ConfigError, match=needle):
+            load_recipe(str(tmp_path / "mine.toml"))
