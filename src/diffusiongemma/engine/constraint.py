@@ -1,9 +1,9 @@
 """Constrained rows: at each step the most probable canvas is read from the left and repaired where it breaks the constraint.
 
-``ConstraintState`` is what the engine knows of such a row; ``GrammarState`` is that of a grammar, ``pinned.PinnedGrammarState``
-that of a grammar with pins. What the grammar has read and allows is the valid frontier; it moves right step by step. A token that the
-grammar forces, or that had to be replaced by the best allowed one, counts as certain: the next pass sees it, and the rest of the
-canvas settles around it. What is committed has been read to its end, so it is always valid.
+``ConstraintState`` is what the engine knows of such a row; ``GrammarState`` is that of a grammar, ``PinnedGrammarState`` that of a
+grammar with pins. What the grammar has read and allows is the valid frontier; it moves right step by step. A token that the grammar
+forces, or that had to be replaced by the best allowed one, counts as certain: the next pass sees it, and the rest of the canvas
+settles around it. What is committed has been read to its end, so it is always valid.
 Shapes: B rows, L canvas, V vocabulary.
 """
 
