@@ -3,9 +3,9 @@
 A cursor knows only what may follow. So a row keeps a plan: tokens from where it stands through every pin, and on to the end of a
 text. The canvas is followed as far as some plan is left after it: the old one, where its tokens may follow all the same, or a
 new one that is searched for (``constraints.pinned_search``). Where none is found, the best allowed token replaces the canvas's,
-and the plan's token that. So a plan there is always, and pins and grammar are both kept. That the search is not
-complete costs choices of the model, never the text; only before the first step, where there is no plan yet, it can mean that an answer is refused that
-would have been possible.
+and the plan's token that. So there always is a plan, and pins and grammar are both kept. That the search is not complete costs
+choices of the model, never the text; only before the first step, where there is no plan yet, it can mean that an answer is
+refused that would have been possible.
 """
 
 from collections.abc import Sequence
