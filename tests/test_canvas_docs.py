@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from diffusiongemma.tasks.sudoku import grid_of_answer, solves
+from diffusiongemma.examples.sudoku.puzzles import grid_of_answer, solves
 
 DOCS = Path(__file__).parent.parent / "docs" / "canvas.md"
 

@@ -18,7 +18,7 @@ def test_every_python_block_runs() -> None:
         for block in blocks:
             exec(compile(block.replace("http://127.0.0.1:8000", server.url), str(README), "exec"), names)
     assert names["reply"].choices[0].finish_reason in ("stop", "length")
-    from diffusiongemma.tasks.sudoku import grid_of_answer, solves
+    from diffusiongemma.examples.sudoku.puzzles import grid_of_answer, solves
 
     assert solves(names["puzzle"], grid_of_answer(str(names["output"])))
     assert names["soft"].shape == names["hidden"].shape

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from diffusiongemma.cli.main import app
-from diffusiongemma.cli.sudoku import EXAMPLE
-from diffusiongemma.tasks.sudoku import Sudoku, prompt_text, reasoning_gym_puzzles, solves
+from diffusiongemma.examples.sudoku.command import EXAMPLE
+from diffusiongemma.examples.sudoku.puzzles import Sudoku, prompt_text, reasoning_gym_puzzles, solves
 
 runner = CliRunner()
 

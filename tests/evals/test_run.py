@@ -14,10 +14,10 @@ from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, default_path, fingerprint, summarise
 from diffusiongemma.evals.run import evaluate
+from diffusiongemma.examples.sudoku.puzzles import SudokuTask
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.tasks.base import Example
 from diffusiongemma.tasks.json_extract import JsonExtract
-from diffusiongemma.tasks.sudoku import SudokuTask
 from diffusiongemma.text.tokenizer import Tokenizer
 from tests.tiny import text_of, tiny_config, tiny_model, tiny_transformer
 

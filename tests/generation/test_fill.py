@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from diffusiongemma import DiffusionGemmaModel
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
+from diffusiongemma.examples.sudoku.puzzles import prompt_text, reasoning_gym_puzzles
 from diffusiongemma.generation import fill, score
 from diffusiongemma.generation.template import Span, Template
-from diffusiongemma.tasks.sudoku import prompt_text, reasoning_gym_puzzles
 from tests.engine.test_constraint import model_of
 from tests.tiny import tiny_transformer
 

@@ -7,9 +7,9 @@ import torch
 from transformers import DiffusionGemmaForBlockDiffusion
 
 from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.examples.sudoku.puzzles import prompt_text, reasoning_gym_puzzles
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.tasks.registry import task_named
-from diffusiongemma.tasks.sudoku import prompt_text, reasoning_gym_puzzles
 from diffusiongemma.weights.resolve import builtin_folder
 from tests.parity import test_generate
 from tests.parity.reference import Pair

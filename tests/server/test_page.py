@@ -12,13 +12,13 @@ import pytest
 
 from diffusiongemma.engine.events import Commit, Draft
 from diffusiongemma.engine.threaded import ThreadedEngine
+from diffusiongemma.examples.sudoku.puzzles import parse, prompt_text
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.server.app import create_app
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.run import Server, config
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.state import State
-from diffusiongemma.tasks.sudoku import parse, prompt_text
 from tests.server.running import Job, StillEngine
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested in a browser, which needs playwright")

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.examples.sudoku.puzzles import SudokuTask, solves
 from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, PinnedTask, Task
 from diffusiongemma.tasks.human_eval import HumanEvalInfill
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import HELD_OUT, HOLE, functions, module_files
 from diffusiongemma.tasks.reasoning import REASONING_TASKS, ReasoningTask
 from diffusiongemma.tasks.registry import TASKS, task_named
-from diffusiongemma.tasks.sudoku import SudokuTask, solves
 from diffusiongemma.training.recipe import builtin_recipes, load_recipe
 
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

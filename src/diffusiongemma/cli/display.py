@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from diffusiongemma.engine.events import Draft, Event
 
-__all__ = ["LiveCanvas", "RowsCanvas", "entropy_colour", "sudoku_grid", "text_canvas"]
+__all__ = ["LiveCanvas", "RowsCanvas", "entropy_colour", "text_canvas"]
 
 PINNED = "dim"
 CONTEXT = 12
@@ -136,24 +136,3 @@ class RowsCanvas:
                 break
             picture.append(self._token_text(token).replace("\n", "⏎"), style=PINNED if fixed else f"bold {entropy_colour(entropy)}")
         return picture
-
-
-def sudoku_grid(cells: Sequence[str], clues: str, styles: Sequence[str]) -> Text:
-    """A 9 x 9 grid with boxes; clues are bold, other cells in their style.
-
-    Args:
-        cells: 81 texts of one character.
-        clues: the puzzle, ``.`` where empty.
-        styles: 81 rich styles for cells that are not clues.
-    """
-    picture = Text()
-    for r in range(9):
-        if r % 3 == 0:
-            picture.append("┌───────┬───────┬───────┐\n" if r == 0 else "├───────┼───────┼───────┤\n", "dim")
-        for c in range(9):
-            i = 9 * r + c
-            picture.append("│ " if c % 3 == 0 else "", "dim")
-            picture.append(cells[i] + " ", "bold" if clues[i] != "." else styles[i])
-        picture.append("│\n", "dim")
-    picture.append("└───────┴───────┴───────┘", "dim")
-    return picture

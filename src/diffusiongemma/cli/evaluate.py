@@ -48,7 +48,9 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="A built-in name, a checkpoint folder, or a hub id; unset: nano, and sudoku for sudoku alone."
+            "--model",
+            "-m",
+            help="A built-in name, a checkpoint folder, or a hub id; unset: nano, or the one that belongs to the only task.",
         ),
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Number of examples of each task.", min=1)] = 100,
@@ -67,7 +69,7 @@ def evaluate(
     canvas_length: common.CanvasLengthOption = None,
     canvas_window: common.CanvasWindowOption = None,
     soft_top_k: common.SoftTopKOption = None,
-    pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed (sudoku).")] = False,
+    pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed.")] = False,
     schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
     sweep: Annotated[
         str | None, typer.Option(help="Evaluate at several settings, for example num_diffusion_steps=4,8,16,32.")
@@ -106,7 +108,8 @@ def evaluate(
         if name in fixed:
             raise OptionError(f"{name} is given both as an option and in --sweep; give it once")
         if pin and (odd := [task.name for task in chosen if not isinstance(task, PinnedTask)]):
-            raise OptionError(f"--pin is for sudoku only; nothing is known beforehand of an answer of {', '.join(odd)}")
+            pinned = ", ".join(name for name, task in TASKS.items() if isinstance(task, PinnedTask))
+            raise OptionError(f"--pin is for {pinned} only; nothing is known beforehand of an answer of {', '.join(odd)}")
         if schema and (odd := [task.name for task in chosen if not isinstance(task, SchemaTask)]):
             raise OptionError(f"--schema is for json-extract only; answers of {', '.join(odd)} have no schema")
         from diffusiongemma.evals.plot import check_plot, plot_scores, plot_sweep
@@ -118,7 +121,8 @@ def evaluate(
         if plot is not None:
             check_plot(plot)
         chosen, skipped = _available(chosen, n, seed, every)
-        model = model or ("sudoku" if list(tasks) == ["sudoku"] else common.DEFAULT_MODEL)
+        own = getattr(chosen[0], "model", None) if len(chosen) == 1 else None
+        model = model or own or common.DEFAULT_MODEL
         loaded = common.load(model, dtype, device, quantize)
         settings = [{**fixed, name: value} if name else fixed for value in values]
         for options in settings:

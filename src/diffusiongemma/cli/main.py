@@ -14,9 +14,9 @@ from diffusiongemma.cli.generate import chat, generate
 from diffusiongemma.cli.info import info
 from diffusiongemma.cli.quantize import quantize
 from diffusiongemma.cli.serve import serve
-from diffusiongemma.cli.sudoku import sudoku
 from diffusiongemma.cli.train import train
 from diffusiongemma.cli.vary import vary
+from diffusiongemma.plugins import plugins
 
 __all__ = ["app", "main"]
 
@@ -42,7 +42,6 @@ def _root(
     pass
 
 
-app.command()(sudoku)
 app.command()(generate)
 app.command()(chat)
 app.command()(decide)
@@ -57,6 +56,8 @@ app.command()(quantize)
 app.command()(info)
 app.command()(check)
 app.command()(serve)
+for _name, _command in plugins("commands").items():
+    app.command(_name, rich_help_panel="Examples")(_command)
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ class DiffusionGemmaModel(Rewriting):
             regex: the answer matches it as a whole (syntax: ``constraints.regex``).
             choices: the answer is one of them.
             grammar: the answer is a text of this context-free grammar, in Lark's syntax as llguidance reads it.
-            rules: rules of another kind that the answer keeps (``tasks.sudoku_rules.SudokuRules``), one for all or one for each
+            rules: rules of another kind that the answer keeps (``examples.sudoku.rules.SudokuRules``), one for all or one for each
                 prompt.
             tool_choice: of the ``tools`` (docs/chat.md): ``"auto"`` (the default): words or calls; ``"required"``, or ``{"type":
                 "function", "function": {"name": ...}}``: calls, of any tool or of that one; ``"none"``: no calls. A call can always

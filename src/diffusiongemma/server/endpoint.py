@@ -189,7 +189,6 @@ class ModelEndpoint:
                 "vocab_size": text.vocab_size,
                 "chat": template is not None,
                 "template_options": sorted(template.options) if template is not None else [],
-                "sudoku": self.name == "sudoku",
                 "defaults": {name: list(v) if isinstance(v, tuple) else v for name, v in vars(defaults).items()},
             },
         }

@@ -1,18 +1,24 @@
 """Tasks by name. Nothing is generated or read, and no package a task comes from is imported, before examples are asked for."""
 
 from diffusiongemma.errors import OptionError
+from diffusiongemma.plugins import plugins
 from diffusiongemma.tasks.base import Task
 from diffusiongemma.tasks.human_eval import HumanEvalInfill
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import InfillPython
 from diffusiongemma.tasks.reasoning import REASONING_TASKS
-from diffusiongemma.tasks.sudoku import SudokuTask
 
 __all__ = ["TASKS", "task_named"]
 
-_ALL: tuple[Task, ...] = (SudokuTask(), *REASONING_TASKS, JsonExtract(), InfillPython(), HumanEvalInfill())
+_ALL: tuple[Task, ...] = (
+    *(task() for task in plugins("tasks").values()),
+    *REASONING_TASKS,
+    JsonExtract(),
+    InfillPython(),
+    HumanEvalInfill(),
+)
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
-"""Every task, in the order they are listed in."""
+"""Every task, in the order they are listed in; those of plug-ins first."""
 
 
 def task_named(name: str) -> Task:

@@ -28,9 +28,7 @@ from diffusiongemma.training.data import CHAT_TEMPLATE, SPECIALS, STOP_IDS, Trai
 from diffusiongemma.training.init import blank_vision, initialise, write_tokenizer
 from diffusiongemma.training.loss import causal_loss, losses
 from diffusiongemma.training.plot import plot_losses
-from diffusiongemma.training.recipe import Recipe, TextData
-from diffusiongemma.training.sudoku import SudokuData
-from diffusiongemma.training.text import TextMixture
+from diffusiongemma.training.recipe import Recipe, data_kinds
 from diffusiongemma.weights.load import save
 from diffusiongemma.weights.stream import write_json
 
@@ -295,9 +293,8 @@ def _what_decides(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(recipe: Recipe, folder: Path, progress: Callable[[int, int], None]) -> TrainData:
-    if isinstance(recipe.data, TextData):
-        return TextMixture(recipe.data, recipe.seed, folder, progress)
-    return SudokuData(recipe.data, recipe.seed, folder, progress)
+    kind: Callable[..., TrainData] = data_kinds()[recipe.data.kind]
+    return kind(recipe.data, recipe.seed, folder, progress)
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:

@@ -2,32 +2,20 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diffusiongemma.errors import ConfigError
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.plugins import plugins
 from diffusiongemma.tasks.base import FIRST_EVAL_SEED
 
-__all__ = ["Bucket", "EvalRecipe", "Recipe", "SudokuPuzzles", "TextData", "TrainRecipe", "builtin_recipes", "load_recipe"]
+__all__ = ["Bucket", "EvalRecipe", "Recipe", "TextData", "TrainRecipe", "builtin_recipes", "data_kinds", "load_recipe"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SudokuPuzzles(_Part):
-    """Sudoku grids (``training.sudoku``)."""
-
-    kind: Literal["sudoku"] = "sudoku"
-    base_puzzles: int = Field(6000, ge=1)
-    """Unique-solution puzzles taken from reasoning-gym; symmetries make the rest."""
-    base_seed: int = Field(1, ge=0)
-    min_clues: int = Field(31, ge=17, le=81)
-    max_clues: int = Field(51, ge=17, le=81)
-    hard_share: float = Field(0.0, ge=0, le=1)
-    """Share of the examples drawn from the hardest clue band alone."""
 
 
 class Bucket(_Part):
@@ -103,7 +91,7 @@ class EvalRecipe(_Part):
     """Of each task."""
     seed: int = Field(1_020_000, ge=FIRST_EVAL_SEED)
     """Of the examples; training never uses a seed so high."""
-    tasks: tuple[str, ...] = ("sudoku",)
+    tasks: tuple[str, ...] = ()
 
 
 class Recipe(_Part):
@@ -115,9 +103,21 @@ class Recipe(_Part):
     """``config.json`` without what the data decides (vocabulary, canvas length, special tokens)."""
     generation: dict[str, Any] = {}
     """Sampling defaults that go into the checkpoint."""
-    data: Annotated[SudokuPuzzles | TextData, Field(discriminator="kind")]
+    data: Any
+    """Where examples come from; its ``kind`` says of which class it is (``data_kinds``)."""
     train: TrainRecipe
     eval: EvalRecipe = EvalRecipe()  # type: ignore[call-arg]
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _of_its_kind(cls, data: Any) -> Any:
+        if isinstance(data, BaseModel):
+            return data
+        kinds = data_kinds()
+        kind = data.get("kind") if isinstance(data, dict) else None
+        if kind not in kinds:
+            raise ValueError(f"kind is {kind!r}; allowed: {', '.join(kinds)}")
+        return kinds[kind].Recipe(**data)
 
     def config(self, vocab_size: int, canvas_length: int, stop_ids: tuple[int, ...]) -> ModelConfig:
         """The model's configuration, with what the data decides filled in."""
@@ -125,6 +125,17 @@ class Recipe(_Part):
         return ModelConfig.from_dict(
             {"model_type": "diffusion_gemma", **self.model, "text_config": text, "canvas_length": canvas_length}
         )
+
+
+def data_kinds() -> dict[str, Any]:
+    """Classes of training data by kind: our own ``text``, and those of plug-ins (``plugins``).
+
+    Each is a ``TrainData`` made from (its part of the recipe, seed of the run, folder of the run, progress), with the pydantic
+    class of that part as ``Recipe``.
+    """
+    from diffusiongemma.training.text import TextMixture  # it imports this module
+
+    return {"text": TextMixture, **plugins("training_data")}
 
 
 def builtin_recipes() -> dict[str, Path]:

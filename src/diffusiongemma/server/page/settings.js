@@ -15,7 +15,7 @@ export function set(name, value) {
 /** The models the server named; filled by app.js. */
 export const server = { models: [] };
 
-const playsSudoku = (model) => Boolean(model.diffusiongemma?.sudoku);
+const playsSudoku = (model) => model.id === "sudoku";
 
 /** Models one can choose: those that answer in text, all where there are none. */
 export function choosable() {

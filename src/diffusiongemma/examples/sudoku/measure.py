@@ -1,13 +1,16 @@
-"""What the rules of sudoku add to the model, and what they do without it: ``python -m diffusiongemma.evals.sudoku --n 500``."""
+"""What the rules of sudoku add to the model, and what they do without it.
+
+``python -m diffusiongemma.examples.sudoku.measure --n 500`` prints the table.
+"""
 
 import argparse
 import time
 from collections.abc import Sequence
 
+from diffusiongemma.examples.sudoku.puzzles import Sudoku, clue_pins, grid_of_answer, prompt_text, reasoning_gym_puzzles, solves
+from diffusiongemma.examples.sudoku.rules import SudokuRules, propagate
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.tasks.base import EVAL_SEED
-from diffusiongemma.tasks.sudoku import Sudoku, clue_pins, grid_of_answer, prompt_text, reasoning_gym_puzzles, solves
-from diffusiongemma.tasks.sudoku_rules import SudokuRules, propagate
 
 __all__ = ["main", "model_alone", "propagation_alone"]
 

@@ -1,5 +1,6 @@
 """``diffusiongemma sudoku``: a canvas of noise becomes a solved puzzle."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,9 +8,9 @@ import typer
 from rich.text import Text
 
 from diffusiongemma.cli import common
-from diffusiongemma.cli.display import LiveCanvas, entropy_colour, sudoku_grid
+from diffusiongemma.cli.display import LiveCanvas, entropy_colour
 from diffusiongemma.errors import InputError, OptionError
-from diffusiongemma.tasks.sudoku import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, solves
+from diffusiongemma.examples.sudoku.puzzles import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, solves
 
 if TYPE_CHECKING:
     from diffusiongemma.engine.events import Draft
@@ -103,7 +104,7 @@ def _solve(
     options = {**options, "pins": clue_pins(model.tokenizer.encode, puzzle) if pin else None}
     if rules is not None:
         # Here, since it needs torch: the command line is to start without.
-        from diffusiongemma.tasks.sudoku_rules import SudokuRules
+        from diffusiongemma.examples.sudoku.rules import SudokuRules
 
         options["rules"] = SudokuRules(puzzle, model.tokenizer.encode, complete=rules == "solve")
     events = model.stream(prompt_text(puzzle), mode=mode, **options)  # type: ignore[arg-type]
@@ -149,7 +150,7 @@ def _picture(model: "DiffusionGemmaModel", puzzle: Sudoku, draft: "Draft") -> Te
     # Cell (r, c) stands at position 10 r + c: nine digits and a line break a row.
     at = [10 * (i // 9) + i % 9 for i in range(81)]
     cells = [model.tokenizer.token_text(draft.tokens[p]) for p in at]
-    return sudoku_grid(
+    return _grid(
         [text if len(text) == 1 and text.isprintable() else "·" for text in cells],
         "." * 81 if draft.step == 0 else puzzle.clues,
         [entropy_colour(draft.entropy[p]) for p in at],
@@ -160,7 +161,7 @@ def _final(puzzle: Sudoku, report: dict[str, Any]) -> Text:
     if report["grid"] is None:
         return Text(report["text"] + f"\nnot a grid of digits after {report['steps']} steps", style="red")
     style = "green" if report["solved"] else "red"
-    picture = sudoku_grid(list(report["grid"]), puzzle.clues, [style] * 81)
+    picture = _grid(list(report["grid"]), puzzle.clues, [style] * 81)
     verdict = "solved" if report["solved"] else "not solved: the grid breaks a rule"
     picture.append(f"\n{verdict} in {report['steps']} steps, {report['seconds'] * 1000:.0f} ms", style)
     return picture
@@ -169,3 +170,24 @@ def _final(puzzle: Sudoku, report: dict[str, Any]) -> Text:
 def _plain(report: dict[str, Any]) -> str:
     verdict = "solved" if report["solved"] else "not solved"
     return f"{report['text']}\n{verdict} in {report['steps']} steps, {report['seconds']:.3f} s"
+
+
+def _grid(cells: Sequence[str], clues: str, styles: Sequence[str]) -> Text:
+    """A 9 x 9 grid with boxes; clues are bold, other cells in their style.
+
+    Args:
+        cells: 81 texts of one character.
+        clues: the puzzle, ``.`` where empty.
+        styles: 81 rich styles for cells that are not clues.
+    """
+    picture = Text()
+    for r in range(9):
+        if r % 3 == 0:
+            picture.append("┌───────┬───────┬───────┐\n" if r == 0 else "├───────┼───────┼───────┤\n", "dim")
+        for c in range(9):
+            i = 9 * r + c
+            picture.append("│ " if c % 3 == 0 else "", "dim")
+            picture.append(cells[i] + " ", "bold" if clues[i] != "." else styles[i])
+        picture.append("│\n", "dim")
+    picture.append("└───────┴───────┴───────┘", "dim")
+    return picture

@@ -13,8 +13,16 @@ from diffusiongemma import DiffusionGemmaModel
 from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.events import Draft
 from diffusiongemma.errors import ConstraintError, InputError, OptionError
-from diffusiongemma.tasks.sudoku import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, reasoning_gym_puzzles, solves
-from diffusiongemma.tasks.sudoku_rules import SudokuRow, SudokuRules, propagate, solution
+from diffusiongemma.examples.sudoku.puzzles import (
+    Sudoku,
+    clue_pins,
+    grid_of_answer,
+    parse,
+    prompt_text,
+    reasoning_gym_puzzles,
+    solves,
+)
+from diffusiongemma.examples.sudoku.rules import SudokuRow, SudokuRules, propagate, solution
 from tests.tasks.test_sudoku import CLUES, SOLUTION
 from tests.tiny import tiny_config, tiny_transformer
 

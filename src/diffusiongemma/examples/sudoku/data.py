@@ -5,18 +5,19 @@ Shapes: P prompts, T prompt tokens, L answer tokens.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from diffusiongemma.errors import TrainingError
-from diffusiongemma.tasks.sudoku import ANSWER_LENGTH, CLUE_BANDS, INSTRUCTION, ROWS, reasoning_gym_puzzles
+from diffusiongemma.examples.sudoku.puzzles import ANSWER_LENGTH, CLUE_BANDS, INSTRUCTION, ROWS, reasoning_gym_puzzles
 from diffusiongemma.training.data import SPECIALS, TrainBatch
-from diffusiongemma.training.recipe import SudokuPuzzles
 
-__all__ = ["SudokuData", "build_tokenizer", "vocabulary"]
+__all__ = ["SudokuData", "SudokuPuzzles", "build_tokenizer", "vocabulary"]
 
 _WORDS = ("user", "model", "system", "\n", *INSTRUCTION.split())
 _DIGITS = tuple("123456789")
@@ -38,6 +39,21 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+class SudokuPuzzles(BaseModel):
+    """The data part of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["sudoku"] = "sudoku"
+    base_puzzles: int = Field(6000, ge=1)
+    """Unique-solution puzzles taken from reasoning-gym; symmetries make the rest."""
+    base_seed: int = Field(1, ge=0)
+    min_clues: int = Field(31, ge=17, le=81)
+    max_clues: int = Field(51, ge=17, le=81)
+    hard_share: float = Field(0.0, ge=0, le=1)
+    """Share of the examples drawn from the hardest clue band alone."""
+
+
 class SudokuData:
     """Batches of (prompt, answer) token ids.
 
@@ -47,6 +63,8 @@ class SudokuData:
         folder: where the base puzzles are kept between runs.
         progress: called with (done, of) while base puzzles are made.
     """
+
+    Recipe = SudokuPuzzles
 
     def __init__(self, recipe: SudokuPuzzles, seed: int, folder: Path, progress: Callable[[int, int], None]) -> None:
         self._recipe = recipe

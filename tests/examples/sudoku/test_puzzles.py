@@ -3,7 +3,7 @@
 import pytest
 
 from diffusiongemma.errors import InputError
-from diffusiongemma.tasks.sudoku import (
+from diffusiongemma.examples.sudoku.puzzles import (
     Sudoku,
     answer_text,
     band_of,

@@ -197,6 +197,8 @@ class SudokuTask:
     name = "sudoku"
     summary = "sudoku with 31 to 51 clues and one solution, by clue band"
     max_tokens = ANSWER_LENGTH
+    model = "sudoku"
+    """The checkpoint that is asked where none is named."""
 
     def examples(self, count: int, seed: int) -> Sequence[Example]:
         """See ``Task``; puzzle i is the generator's ``seed + i``, and ``detail`` is the ``Sudoku``."""

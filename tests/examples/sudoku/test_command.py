@@ -1,7 +1,7 @@
 """``sudoku --rules``."""
 
-from diffusiongemma.cli.sudoku import EXAMPLE
-from diffusiongemma.tasks.sudoku import Sudoku, solves
+from diffusiongemma.examples.sudoku.command import EXAMPLE
+from diffusiongemma.examples.sudoku.puzzles import Sudoku, solves
 from tests.cli.test_commands import app, run_json, runner
 
 

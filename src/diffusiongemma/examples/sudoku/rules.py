@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.errors import ConstraintError
-from diffusiongemma.tasks.sudoku import ANSWER_LENGTH, UNITS, Sudoku, clue_pins
+from diffusiongemma.examples.sudoku.puzzles import ANSWER_LENGTH, UNITS, Sudoku, clue_pins
 
 __all__ = ["SudokuRow", "SudokuRules", "propagate", "solution"]
 

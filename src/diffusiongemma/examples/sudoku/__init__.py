@@ -1,0 +1,1 @@
+"""Sudoku as text: puzzles, rules for the canvas, training data, a command."""
