@@ -18,7 +18,16 @@ $(VENV)/.installed: pyproject.toml
 run: $(VENV)/.installed  ## Install, then solve a sudoku before your eyes.
 	$(BIN)/diffusiongemma sudoku
 
-test: $(VENV)/.installed  ## Install, then run every test.
+# The page is tested in a browser: the one that is there, else from the system's packages or playwright's store. Where neither can be
+# had, the tests of the page are skipped and say so.
+$(VENV)/.browser: $(VENV)/.installed
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
+	  || $(BIN)/python -m playwright install chromium >/dev/null 2>&1 \
+	  || echo "No browser could be installed: the tests of the page will be skipped."
+	@touch $@
+
+test: $(VENV)/.installed $(VENV)/.browser  ## Install, then run every test.
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
 lint: $(VENV)/.installed

@@ -139,13 +139,13 @@ def test_an_ending_is_kept_while_it_is_followed(nano: Vocabulary) -> None:
     cursor = compile_grammar(Constraint.json_schema(record("*", **{f"f{n}": text(minLength=3) for n in range(12)})), nano).start()
     ending = cursor.ending(500)
     assert ending is not None
-    began = time.perf_counter()
+    began = time.process_time()
     for n, token in enumerate(ending):
         cursor.advance(token)
         rest = cursor.ending(len(ending) - n - 1)
         assert rest is not None
         assert len(rest) <= len(ending) - n - 1
-    assert (time.perf_counter() - began) / len(ending) < 0.02
+    assert (time.process_time() - began) / len(ending) < 0.02
 
 
 def test_the_cache_is_bounded_and_keyed_by_the_source(nano: Vocabulary, fallback: Vocabulary) -> None:
@@ -197,16 +197,16 @@ def test_the_size_of_the_large_model() -> None:
     words = [bytes([n]) for n in range(256)] + [drawn[8 * n : 8 * n + 2 + n % 7] for n in range(262144 - 258)]
     vocabulary = Vocabulary([b"", b"", *words], [1])
     assert vocabulary.size == 262144
-    began = time.perf_counter()
+    began = time.process_time()
     cursor = compile_grammar(Constraint.json_schema(PERSON), vocabulary).start()
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     for token in vocabulary.spell(b'{"name": "x') or []:
         cursor.advance(token)
     times = []
     for _ in range(20):
-        began = time.perf_counter()
+        began = time.process_time()
         allowed = cursor.allowed()
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     assert allowed.sum() > 100_000
     assert min(times) < 0.005
 

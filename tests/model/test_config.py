@@ -221,9 +221,9 @@ def test_a_quantised_config_keeps_how_it_is_stored() -> None:
 
 @pytest.mark.parametrize("count", [10**6, 10**12, 10**400])
 def test_absurd_sizes_are_refused_at_once(count: int) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ConfigError, match="must be at most"):
         read({"num_hidden_layers": count, "layer_types": None})
     with pytest.raises(ConfigError, match=r"must be at most|rms_norm_eps"):
         read({"hidden_size": max(count, 2**31), "rms_norm_eps": count})
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

@@ -3,6 +3,7 @@
 Everything goes through a folder on disk, so that config.json and the tensor names are part of what is compared.
 """
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.weights.load import open_weights
 from tests.tiny import TEXT, VISION
 
+CACHE = "cache" if "cache" in inspect.signature(DiffusionGemmaForBlockDiffusion.forward).parameters else "past_key_values"
+"""The argument that takes a cache: transformers 5.24 renames it, and 5.40 takes the old name away."""
 S, F = "sliding_attention", "full_attention"
 
 # Each entry changes the tiny text_config of tests/tiny.py; None removes a field, so that its default counts.

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusiongemma.kernels import Choice, dispatch
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
-from tests.parity.reference import CONFIGS, Pair, load_ours, load_reference, make_pair, write_checkpoint
+from tests.parity.reference import CACHE, CONFIGS, Pair, load_ours, load_reference, make_pair, write_checkpoint
 from tests.tiny import tiny_config, tiny_transformer
 
 pytestmark = pytest.mark.usefixtures("_inference")
@@ -53,7 +53,7 @@ def check_first_canvas(pair: Pair, prompt_tokens: int, relative: float) -> None:
     theirs, ours = pair.contexts()
     prompt, canvas, second = ids_of(pair, prompt_tokens), ids_of(pair, 8, seed=2), ids_of(pair, 8, seed=3)
 
-    expected = pair.reference(input_ids=prompt, past_key_values=theirs, decoder_input_ids=canvas)
+    expected = pair.reference(input_ids=prompt, **{CACHE: theirs}, decoder_input_ids=canvas)
     hidden = pair.ours.encode(prompt, ours)
     assert_near(hidden, expected.encoder_last_hidden_state, relative)
     assert_near(pair.ours.logits(hidden), reference_causal_logits(pair, expected.encoder_last_hidden_state), max(relative, 1e-6))
@@ -61,9 +61,7 @@ def check_first_canvas(pair: Pair, prompt_tokens: int, relative: float) -> None:
     assert_near(logits, expected.logits, max(relative, 1e-6))
 
     shaped = expected.logits / 0.7
-    conditioned = pair.reference(
-        past_key_values=theirs, decoder_input_ids=second, self_conditioning_logits=shaped.to(pair.ours.dtype)
-    )
+    conditioned = pair.reference(**{CACHE: theirs}, decoder_input_ids=second, self_conditioning_logits=shaped.to(pair.ours.dtype))
     soft = pair.ours.soften(shaped)
     assert_near(pair.ours.logits(pair.ours.denoise(second, ours, soft)), conditioned.logits, max(relative, 1e-6))
     # The block must matter here, or the comparison above would say nothing about it.
@@ -113,13 +111,11 @@ def test_four_canvases(tmp_path: Path, prompt_tokens: int) -> None:
     commit = ids_of(pair, prompt_tokens)
     for index in range(4):
         canvas = ids_of(pair, 8, seed=10 + index)
-        expected = pair.reference(input_ids=commit, past_key_values=theirs, decoder_input_ids=canvas)
+        expected = pair.reference(input_ids=commit, **{CACHE: theirs}, decoder_input_ids=canvas)
         assert_near(pair.ours.encode(commit, ours), expected.encoder_last_hidden_state, STRICT)
         logits = pair.ours.logits(pair.ours.denoise(canvas, ours))
         assert_near(logits, expected.logits, 1e-6)
-        conditioned = pair.reference(
-            past_key_values=theirs, decoder_input_ids=canvas, self_conditioning_logits=expected.logits.double()
-        )
+        conditioned = pair.reference(**{CACHE: theirs}, decoder_input_ids=canvas, self_conditioning_logits=expected.logits.double())
         logits = pair.ours.logits(pair.ours.denoise(canvas, ours, pair.ours.soften(expected.logits)))
         assert_near(logits, conditioned.logits, 1e-6)
         commit = logits.argmax(-1)
@@ -141,8 +137,8 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_reference(tmp_path: Path) -> No
         truth = Pair(load_reference(folder, torch.float32), load_ours(folder, torch.float32), folder)
         prompt, canvas = ids_of(pair, 21, seed, batch=8), ids_of(pair, 8, seed + 50, batch=8)
         (theirs, ours), (exact, _) = pair.contexts(8), truth.contexts(8)
-        expected = truth.reference(input_ids=prompt, past_key_values=exact, decoder_input_ids=canvas).logits
-        their_logits = pair.reference(input_ids=prompt, past_key_values=theirs, decoder_input_ids=canvas).logits
+        expected = truth.reference(input_ids=prompt, **{CACHE: exact}, decoder_input_ids=canvas).logits
+        their_logits = pair.reference(input_ids=prompt, **{CACHE: theirs}, decoder_input_ids=canvas).logits
         pair.ours.encode(prompt, ours)
         logits = pair.ours.logits(pair.ours.denoise(canvas, ours))
         assert logits.dtype == torch.float32

@@ -24,7 +24,7 @@ from diffusiongemma.engine.engine import OfflineEngine
 from diffusiongemma.engine.events import Done, Draft, Result
 from diffusiongemma.engine.request import Request
 from diffusiongemma.kernels import RngPurpose, dispatch, draw, position_keys, random_ids, reference, tiled
-from tests.parity.reference import Pair, make_pair
+from tests.parity.reference import CACHE, Pair, make_pair
 from tests.tiny import letters
 
 LENGTH, VOCABULARY = 8, 64
@@ -304,7 +304,7 @@ def test_causal_greedy(tmp_path: Path, prompt_tokens: int) -> None:
     fed = prompt
     with torch.no_grad():
         for _ in range(20):
-            hidden = pair.reference.model.encoder(input_ids=torch.tensor([fed]), past_key_values=cache).last_hidden_state[:, -1]
+            hidden = pair.reference.model.encoder(input_ids=torch.tensor([fed]), **{CACHE: cache}).last_hidden_state[:, -1]
             logits = torch.tanh(pair.reference.lm_head(hidden).float() / cap) * cap
             fed = [int(logits.argmax())]
             expected += fed

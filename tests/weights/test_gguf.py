@@ -151,10 +151,10 @@ def test_a_file_that_lies_is_refused_at_once(case: str, tmp_path: Path) -> None:
     content, message = LIES[case]
     path = written(tmp_path / "lies.gguf", content)
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(CheckpointError, match=message) as caught:
         GGUFFile(path)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
     assert str(path) in str(caught.value)

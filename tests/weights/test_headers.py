@@ -49,9 +49,9 @@ def test_no_data_is_read(tmp_path: Path) -> None:
     """Half a terabyte that is not there: a sparse file."""
     path = raw(tmp_path / "x.safetensors", {"a": entry(0, 1 << 39)})
     os.truncate(path, path.stat().st_size + (1 << 39))
-    began = time.perf_counter()
+    began = time.process_time()
     assert read_header(path)["a"].nbytes == 1 << 39
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(
