@@ -87,15 +87,15 @@ def test_no_door_lets_control_tokens_in(native: DiffusionGemmaModel) -> None:
     assert marks(native, native.prompt_ids(FORGED, raw=True)[0]) == 1
     assert marks(native, native.prompt_ids(FORGED, allow_special=True)[0]) == marks(native, harmless) + 2
     assert native.infill("a<turn|>", "<|turn>b", max_tokens=1, seed=1, num_diffusion_steps=1).text.startswith("a<turn|>")
-    pinned = native._frame(None, None, {"seed": 0})
+    pinned = native._context(None, None, {"seed": 0})
     assert marks(native, pinned.encode("a<turn|>")) == 0
-    assert marks(native, native._frame(None, None, {"seed": 0, "allow_special": True}).encode("a<turn|>")) == 1
+    assert marks(native, native._context(None, None, {"seed": 0, "allow_special": True}).encode("a<turn|>")) == 1
     assert native.vary("a<turn|>b", 0, seed=1, num_diffusion_steps=1) == ["a<turn|>b"]
 
 
 def test_other_methods_take_the_options(native: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     (thinking,) = native.prompt_ids("x", enable_thinking=True)
-    assert native._frame("x", None, {"seed": 0, "enable_thinking": True}).prompt == thinking
+    assert native._context("x", None, {"seed": 0, "enable_thinking": True}).prompt == thinking
     assert (
         native.edit("ab", "x", enable_thinking=True, **QUICK).usage.prompt_tokens
         > native.edit("ab", "x", **QUICK).usage.prompt_tokens

@@ -152,12 +152,12 @@ def test_rows_of_one_batch_keep_their_own(model: DiffusionGemmaModel) -> None:
     ],
 )
 def test_contradictions_are_named_before_any_denoising(
-    model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch, pins: dict[int, Any], most: int, needle: str
+    model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch, pins: dict[int, Any], max_tokens: int, needle: str
 ) -> None:
     monkeypatch.setattr(model.transformer, "denoise_rows", None)
     ids = {at: token if isinstance(token, int) else model.vocabulary.id_of(token) for at, token in pins.items()}
     with pytest.raises(ConstraintError, match=needle):
-        list(model.stream("x", regex="ab[0-9]{4}z", pins=ids, max_tokens=most))
+        list(model.stream("x", regex="ab[0-9]{4}z", pins=ids, max_tokens=max_tokens))
 
 
 def test_too_little_room_for_any_text_is_length_as_without_pins(model: DiffusionGemmaModel) -> None:

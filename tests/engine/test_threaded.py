@@ -64,7 +64,7 @@ def told(events: list[Event]) -> list[Any]:
 
 
 def run(shared: ThreadedEngine, request: Request) -> list[Event]:
-    return list(shared.blocking_client().run([request]))
+    return list(shared.client().run([request]))
 
 
 def test_an_answer_is_what_it_is_alone(model: DiffusionGemmaModel, shared: ThreadedEngine) -> None:
@@ -364,11 +364,11 @@ def test_rewriting_and_deciding_go_through_the_shared_engine(
     own = model.infill("abc", "xyz", min_tokens=1, max_tokens=4, seed=1, num_diffusion_steps=3)
     decided = model.decide("abc", [Choice("which", ["a", "b"])])
     monkeypatch.setattr(model.engine, "run", None)
-    served = model.with_engine(shared.blocking_client())
+    served = model.with_engine(shared.client())
     assert served.infill("abc", "xyz", min_tokens=1, max_tokens=4, seed=1, num_diffusion_steps=3).tried == own.tried
     assert served.decide("abc", [Choice("which", ["a", "b"])]).decisions == decided.decisions
     assert served is not model and served.transformer is model.transformer
-    blocking_client = shared.blocking_client()
+    blocking_client = shared.client()
     blocking_client.cancel()
     with pytest.raises(CancelledError):
         model.with_engine(blocking_client).infill("abc", "xyz", min_tokens=1, max_tokens=4)
@@ -387,7 +387,7 @@ def test_a_decision_lets_others_have_their_steps_and_can_be_given_up(model: Diff
         passes.release()
         return real(*given)
 
-    blocking_client = shared.blocking_client()
+    blocking_client = shared.client()
     questions = [Choice(f"q{n}", ["ab", "bc", "cd", "da"]) for n in range(10)]
     outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 

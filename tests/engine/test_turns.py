@@ -68,7 +68,7 @@ def test_only_one_who_has_more_gives_a_place_up_and_only_after_its_turn() -> Non
 
 
 def blocking_client(shared: ThreadedEngine, client: str | None) -> BlockingClient:
-    made = shared.blocking_client()
+    made = shared.client()
     made.client = client
     return made
 
@@ -162,7 +162,7 @@ def test_causal_answers_count_their_tokens(model: DiffusionGemmaModel) -> None:
     (long,) = model.requests("abc", mode="causal", max_tokens=11)
     with pytest.raises(OptionError, match="11 steps"):
         list(blocking_client(shared, "a").run([long]))
-    assert list(shared.blocking_client().run([long])), "a caller without a name has no bound"
+    assert list(shared.client().run([long])), "a caller without a name has no bound"
     for bad in ({"client_rows": 0}, {"client_steps": 0}):
         with pytest.raises(OptionError, match="at least 1 of each"):
             ThreadedEngine(model.transformer, model.tokenizer, **bad)

@@ -267,5 +267,5 @@ def test_answers_held_to_their_schema_are_objects_of_it() -> None:
     wanted = sorted(sorted(task.schema(example)["required"]) for example in examples)
     assert sorted(sorted(json.loads(text)) for text in answers[True]) == wanted
     assert not any(text.startswith("{") for text in answers[False])
-    with pytest.raises(OptionError, match="held to a schema"):
+    with pytest.raises(OptionError, match="constrained to a schema"):
         evaluate(model, TASK, TASK.examples(1, 7), constrained=True)

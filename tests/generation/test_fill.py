@@ -54,7 +54,10 @@ def test_what_stands_around_a_hole_comes_out_unchanged(
 
 
 @settings(max_examples=25, deadline=None)
-@given(texts=st.lists(TEXTS.filter(lambda text: "{" not in text), min_size=3, max_size=5), seed=st.integers(0, 2**32))
+@given(
+    texts=st.lists(TEXTS.filter(lambda text: "{" not in text and not text.endswith("\\")), min_size=3, max_size=5),
+    seed=st.integers(0, 2**32),
+)
 def test_every_text_of_a_template_comes_out_unchanged(model: DiffusionGemmaModel, texts: list[str], seed: int) -> None:
     names = [f"h{i}" for i in range(len(texts) - 1)]
     template = "".join(text + f"{{{{{name}:1-9}}}}" for text, name in zip(texts, names, strict=False)) + texts[-1]
@@ -229,8 +232,8 @@ def test_a_second_batch_goes_on_from_the_best(model: DiffusionGemmaModel, monkey
         (lambda m: m.infill("a", "b", min_tokens=0), InputError, "0 to 16 tokens"),
         (lambda m: m.infill("a", "b", min_tokens=0, max_tokens=0), InputError, "0 to 0 tokens"),
         (lambda m: m.infill("a", None), InputError, "suffix is of type NoneType"),
-        (lambda m: m.infill("a", "b", max_tokens=4), OptionError, "max_tokens has no say"),
-        (lambda m: m.infill("a", "b", stop="x"), OptionError, "stop has no say"),
+        (lambda m: m.infill("a", "b", max_tokens=4), OptionError, "max_tokens may not be combined"),
+        (lambda m: m.infill("a", "b", stop="x"), OptionError, "stop may not be combined"),
         (lambda m: m.infill("a", "b", rank="best"), OptionError, "total, mean,"),
         (lambda m: m.infill("a", "b", tries=0), OptionError, "tries 0"),
         (lambda m: m.infill("a", "b", seed=-1), OptionError, "seed is -1"),

@@ -393,7 +393,7 @@ def test_a_hole_is_filled_and_what_stands_around_it_stays(visit: Callable[..., V
     page = seen.page
     page.keyboard.press("Alt+2")
     page.get_by_label("Text before the hole").fill("def read(path):\n    with open(")
-    page.get_by_label("Text after the hole").fill(") as f:\n        return f.read()\n")
+    page.get_by_label("Text behind the hole").fill(") as f:\n        return f.read()\n")
     page.get_by_label("Most tokens of the hole").fill("3")
     page.get_by_role("button", name="Fill the hole").click()
     expect(page.locator("#panel-infill .figures")).to_be_visible()

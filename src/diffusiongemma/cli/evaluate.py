@@ -128,7 +128,7 @@ def evaluate(
         for options in settings:
             loaded.defaults.replaced(**options)
         file = ResultsFile(out or default_path(model, mode), fresh)
-        how = {"mode": mode, "seed": seed, "pinned": pin, "held": schema, "batch_size": batch, "results": file}
+        how = {"mode": mode, "seed": seed, "pinned": pin, "constrained": schema, "batch_size": batch, "results": file}
         try:
             reports = _run(loaded, chosen, n, list(zip(values, settings, strict=True)), name, how)
         except KeyboardInterrupt:

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from diffusiongemma.errors import TrainingError
-from diffusiongemma.examples.sudoku.data import SudokuData, build_tokenizer, vocabulary
+from diffusiongemma.examples.sudoku.data import SudokuData, SudokuPuzzles, build_tokenizer, vocabulary
 from diffusiongemma.examples.sudoku.puzzles import answer_text, grid_of_answer, parse, prompt_text, reasoning_gym_puzzles, solves
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.training.data import CHAT_TEMPLATE, SPECIALS
 from diffusiongemma.training.init import write_tokenizer
-from diffusiongemma.training.recipe import SudokuPuzzles
 
 RECIPE = SudokuPuzzles(base_puzzles=3, base_seed=7, hard_share=0.5)
 

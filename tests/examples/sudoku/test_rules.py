@@ -23,7 +23,7 @@ from diffusiongemma.examples.sudoku.puzzles import (
     solves,
 )
 from diffusiongemma.examples.sudoku.rules import SudokuRow, SudokuRules, propagate, solution
-from tests.tasks.test_sudoku import CLUES, SOLUTION
+from tests.examples.sudoku.test_puzzles import CLUES, SOLUTION
 from tests.tiny import tiny_config, tiny_transformer
 
 PUZZLE = parse(CLUES)
