@@ -328,10 +328,9 @@ class Engine:
         hidden = torch.stack([row.hidden_LD for row in rows if row.hidden_LD is not None])
         vocab_size = self.model.config.text.vocab_size
         temperature_, keys = temperature(canvas.step_B, each), canvas.keys(RngPurpose.DRAW)
-        statistics = self.model.canvas_head(
-            hidden, temperature_, keys, canvas.noisy_ids_BL, soft=params.self_conditioning, soft_top_k=params.soft_top_k
-        )
-        finite_B, certain_BL, soft = statistics.entropy_BL.isfinite().all(-1), canvas.pinned_BL, statistics.soft_BLD
+        soft = {params.soft_top_k: None} if params.self_conditioning else {}
+        statistics = self.model.canvas_head(hidden, temperature_, keys, canvas.noisy_ids_BL, soft=soft)
+        finite_B, certain_BL, soft_BLD = statistics.entropy_BL.isfinite().all(-1), canvas.pinned_BL, statistics.soft_BLD
         if any(row.constraint is not None for row in rows):
             statistics, constrained_BL, broken_B = apply_constraints(
                 statistics, canvas, [row.constraint for row in rows], partial(self.model.best_of, hidden)
@@ -341,8 +340,8 @@ class Engine:
             certain_BL = certain_BL | constrained_BL
         else:
             canvas = step(canvas, statistics, each, vocab_size)
-        if soft is not None and any(row.constraint is not None or row.request.pins is not None for row in rows):
-            soft = torch.where(certain_BL[..., None], self.model.embed(canvas.noisy_ids_BL), soft)
+        if soft_BLD is not None and any(row.constraint is not None or row.request.pins is not None for row in rows):
+            soft_BLD = torch.where(certain_BL[..., None], self.model.embed(canvas.noisy_ids_BL), soft_BLD)
         canvas = replace(canvas, done_B=canvas.done_B | ~finite_B)
         done = canvas.done_B.tolist()
         finals = committed(canvas, each).tolist() if any(done) else []
@@ -354,7 +353,7 @@ class Engine:
         for at, row in enumerate(rows):
             if not done[at]:
                 row.canvas = canvas if len(rows) == 1 else canvas.select([at])
-                row.soft_1LD = None if soft is None else soft[at : at + 1]
+                row.soft_1LD = None if soft_BLD is None else soft_BLD[at : at + 1]
                 continue
             if row.failed is not None:
                 continue
