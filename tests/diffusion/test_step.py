@@ -1,14 +1,16 @@
 """One step of the sampler, against loops that say the same thing slowly."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusiongemma.diffusion import (
+    BatchParams,
     Canvas,
     SamplingParams,
     accept,
@@ -33,16 +35,22 @@ def logits(rows: int = 3, seed: int = 0, sharp: float = 3.0) -> Tensor:
     return sharp * torch.randn(rows, LENGTH, VOCABULARY, generator=torch.Generator().manual_seed(seed))
 
 
-def step(state: Canvas, logits_BLV: Tensor, params: SamplingParams, stop_ids: tuple[int, ...] = ()) -> Canvas:
+def batch(*params: SamplingParams, rows: int = 1, stop_ids: tuple[int, ...] = ()) -> BatchParams:
+    each = [*params] * rows
+    return BatchParams.of(each, torch.device("cpu"), [stop_ids] * len(each))
+
+
+def step(state: Canvas, logits_BLV: Tensor, params: SamplingParams | BatchParams, stop_ids: tuple[int, ...] = ()) -> Canvas:
     """A step from logits, through the plain statistics."""
-    shaped = logits_BLV / temperature(state.step_B, params)[:, None, None]
-    return step_of(state, statistics(shaped, state.keys(RngPurpose.DRAW), None), params, VOCABULARY, stop_ids)
+    each = params if isinstance(params, BatchParams) else batch(params, rows=len(state.step_B), stop_ids=stop_ids)
+    shaped = logits_BLV / temperature(state.step_B, each)[:, None, None]
+    return step_of(state, statistics(shaped, state.keys(RngPurpose.DRAW), None), each, VOCABULARY)
 
 
 @given(entropies, st.floats(0.01, 4))
 def test_acceptance_is_the_naive_loop(values: list[float], bound: float) -> None:
     row = torch.tensor(values, dtype=torch.float64)
-    got = accept(row[None], torch.ones(1, len(values), dtype=torch.bool), bound)[0]
+    got = accept(row[None], torch.ones(1, len(values), dtype=torch.bool), torch.tensor([bound], dtype=torch.float64))[0]
     before = 0.0
     expected = set()
     for i in sorted(range(len(values)), key=lambda i: (values[i], i)):
@@ -60,8 +68,8 @@ def test_acceptance_is_the_naive_loop(values: list[float], bound: float) -> None
 def test_pinned_positions_are_neither_accepted_nor_counted() -> None:
     uncertain = torch.tensor([[9.0, 0.05, 0.06, 0.2]])
     opened = torch.tensor([[False, True, True, True]])
-    assert accept(uncertain, opened, 0.1).tolist() == [[False, True, True, False]]
-    assert accept(torch.tensor([[0.0, 2.0, 3.0, 2.5]]), opened, 0.1).tolist() == [[False, True, False, False]]
+    assert accept(uncertain, opened, torch.tensor([0.1])).tolist() == [[False, True, True, False]]
+    assert accept(torch.tensor([[0.0, 2.0, 3.0, 2.5]]), opened, torch.tensor([0.1])).tolist() == [[False, True, False, False]]
 
 
 def test_entropy_is_torchs() -> None:
@@ -71,13 +79,13 @@ def test_entropy_is_torchs() -> None:
 
 def test_temperature_falls_from_t_max_and_ends_above_t_min() -> None:
     params = SamplingParams(num_diffusion_steps=4, t_min=0.4, t_max=0.8)
-    assert temperature(torch.arange(4), params).tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5])
+    assert temperature(torch.arange(4), batch(params, rows=4)).tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5])
 
 
 def test_the_cosine_schedule_has_the_same_ends_and_middle() -> None:
     params = SamplingParams(num_diffusion_steps=4, t_min=0.4, t_max=0.8, schedule="cosine")
     expected = [0.8, 0.4 + 0.2 * (1 + 2**-0.5), 0.6, 0.4 + 0.2 * (1 - 2**-0.5)]
-    assert temperature(torch.arange(4), params).tolist() == pytest.approx(expected)
+    assert temperature(torch.arange(4), batch(params, rows=4)).tolist() == pytest.approx(expected)
 
 
 def test_a_step_keeps_what_it_accepts_and_renoises_the_rest() -> None:
@@ -164,13 +172,13 @@ def test_the_answers_stop_rule_does_not_look_behind_the_stop_token() -> None:
     pins = torch.full((1, LENGTH), -1)
     pins[0, 7] = 5
     assert not done_after_two(short, short, "answer", pins)
-    assert relevant(short.argmax(-1), pins >= 0, (0,)).all()
+    assert relevant(short.argmax(-1), pins >= 0, torch.tensor([[0]])).all()
 
 
 def test_commit_rules_take_the_best_the_sampled_or_both() -> None:
     state = step(canvas(), logits(sharp=1.0), SamplingParams(entropy_bound=3.0))
-    best, sampled = (committed(state, SamplingParams(commit=rule)) for rule in ("best", "canvas"))  # type: ignore[arg-type]
-    both = committed(state, SamplingParams(commit="accepted"))
+    best, sampled = (committed(state, batch(SamplingParams(commit=rule), rows=3)) for rule in ("best", "canvas"))  # type: ignore[arg-type]
+    both = committed(state, batch(SamplingParams(commit="accepted"), rows=3))
     assert torch.equal(best, state.argmax_ids_BL) and torch.equal(sampled, state.noisy_ids_BL)
     assert torch.equal(both[state.accepted_BL], state.noisy_ids_BL[state.accepted_BL])
     assert torch.equal(both[~state.accepted_BL], state.argmax_ids_BL[~state.accepted_BL])
@@ -193,3 +201,65 @@ def test_a_fully_pinned_canvas_stops_at_once() -> None:
     for _ in range(2):
         state = step(state, logits(1), SamplingParams())
     assert state.done_B.all() and torch.isfinite(state.entropy_BL).all()
+
+
+_each = st.builds(
+    SamplingParams,
+    num_diffusion_steps=st.integers(1, 5),
+    entropy_bound=st.floats(0.01, 3),
+    t_min=st.floats(0.01, 0.4),
+    t_max=st.floats(0.4, 2.0),
+    schedule=st.sampled_from(["linear", "cosine"]),
+    stability=st.integers(0, 3),
+    confidence=st.floats(0.01, 3),
+    early_stop=st.booleans(),
+    stop_rule=st.sampled_from(["canvas", "answer"]),
+    commit=st.sampled_from(["best", "canvas", "accepted"]),
+    canvas_length=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)
+_rows = st.tuples(
+    _each, st.lists(st.integers(0, VOCABULARY - 1), max_size=2), st.lists(st.integers(-1, VOCABULARY - 1), max_size=20)
+)
+
+
+@given(st.lists(_rows, min_size=2, max_size=5), st.integers(0, 99))
+def test_a_row_is_what_it_is_alone_beside_rows_with_other_parameters_and_lengths(
+    rows: list[tuple[SamplingParams, list[int], list[int]]], seed: int
+) -> None:
+    def begun(row: tuple[SamplingParams, list[int], list[int]]) -> Canvas:
+        params, _, pins = row
+        length = params.canvas_length or 1
+        pinned = torch.tensor([(pins + [-1] * length)[:length]])
+        return new_canvas(torch.tensor([params.seed]), torch.tensor([0]), length, VOCABULARY, params.stability, pinned)
+
+    def ran(chosen: list[tuple[SamplingParams, list[int], list[int]]]) -> list[list[object]]:
+        state = Canvas.cat([begun(row) for row in chosen])
+        params = BatchParams.of([row[0] for row in chosen], torch.device("cpu"), [row[1] for row in chosen])
+        seen: list[list[object]] = [[] for _ in chosen]
+        for at in range(5):
+            each = [logits_of(row[0], seed + at) for row in chosen]
+            state = step(state, torch.stack([F.pad(one, (0, 0, 0, state.length - len(one))) for one in each]), params)
+            given_BL, heat_B = committed(state, params), temperature(state.step_B, params)
+            for row, (one, _, _) in enumerate(chosen):
+                kept = slice(one.canvas_length)
+                states = (state.noisy_ids_BL, state.argmax_ids_BL, state.entropy_BL, state.accepted_BL, given_BL)
+                seen[row] += [value[row, kept].tolist() for value in states]
+                seen[row] += [state.done_B[row].item(), state.step_B[row].item(), heat_B[row].item()]
+        return seen
+
+    def logits_of(params: SamplingParams, at: int) -> Tensor:
+        drawn = torch.Generator().manual_seed(at // (1 + params.seed % 3) + params.seed)
+        return 8 * torch.randn(params.canvas_length or 1, VOCABULARY, generator=drawn)
+
+    together = ran(rows)
+    assert together == [ran([row])[0] for row in rows]
+
+
+def test_rows_leave_and_join_a_batch_as_they_were() -> None:
+    short, long = (new_canvas(torch.tensor([3]), torch.tensor([0]), length, VOCABULARY, length % 4) for length in (6, 15))
+    both = Canvas.cat([short, long])
+    for at, (one, length, stability) in enumerate(((short, 6, 2), (long, 15, 3))):
+        alone = both.select([at], length, stability)
+        for field in fields(Canvas):
+            assert torch.equal(getattr(alone, field.name), getattr(one, field.name)), field.name

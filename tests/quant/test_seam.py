@@ -46,7 +46,7 @@ def test_every_pass(num_experts: int, bias: bool) -> None:
         soft = model.soften(model.logits(hidden)[:, :8])
         denoised = model.denoise(IDS[:, :8], cache, soft)
         keys = position_keys(torch.arange(2), torch.arange(2), torch.arange(2), RngPurpose.DRAW, 8)
-        result = model.canvas_head(denoised, torch.tensor([0.8, 0.4]), keys, IDS[:, :8], soft=True)
+        result = model.canvas_head(denoised, torch.tensor([0.8, 0.4]), keys, IDS[:, :8], soft={None: None})
         few = torch.zeros(64, dtype=torch.bool)
         few[[3, 17]] = True
         best = [model.best_of(denoised, 1, 2, allowed) for allowed in (few, torch.ones(64, dtype=torch.bool))]

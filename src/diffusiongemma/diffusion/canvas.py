@@ -4,10 +4,11 @@ Shapes: B rows, L canvas, D hidden, S stability history.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusiongemma.kernels import RngPurpose, position_keys, random_ids
 
@@ -18,17 +19,21 @@ __all__ = ["Canvas", "new_canvas"]
 class Canvas:
     """Frozen: a step makes a new one.
 
+    Rows may have canvases of different lengths, and steps of history; L and S are the longest. What is after a shorter canvas is
+    filler: never open, asked of nothing.
+
     Attributes:
         noisy_ids_BL: int64, what the model reads next.
         argmax_ids_BL: int64, the last step's most probable tokens; what is committed.
         entropy_BL: float32, nats, of the last step's shaped distribution; 0 where pinned.
         accepted_BL: bool, drawn and kept at the last step (pinned counts as accepted).
         pinned_BL: bool, fixed from outside: never re-noised, always ``noisy_ids_BL`` and ``argmax_ids_BL``.
-        history_SBL: int64, ``argmax_ids_BL`` of the last ``stability`` steps, -1 where there was none.
+        history_SBL: int64, ``argmax_ids_BL`` of the last ``stability`` steps, the newest last, -1 where there was none.
         step_B: int64, steps done.
         done_B: bool, the row stopped: nothing of it changes any more.
         seed_B: int64, the row's seed.
         index_B: int64, which canvas of its generation this is.
+        length_B: int64, positions of the row's canvas.
     """
 
     noisy_ids_BL: Tensor
@@ -41,31 +46,69 @@ class Canvas:
     done_B: Tensor
     seed_B: Tensor
     index_B: Tensor
+    length_B: Tensor
 
     @property
     def length(self) -> int:
-        """Positions of a row."""
+        """Positions of the longest row."""
         return self.noisy_ids_BL.shape[1]
 
-    def select(self, rows: Sequence[int]) -> "Canvas":
-        """Some of the rows, in the order given."""
-        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "history_SBL"}
-        return Canvas(**picked, history_SBL=self.history_SBL[:, rows])
+    @property
+    def real(self) -> Tensor:
+        """``[B, L]`` bool, positions of the row's canvas: all that is not filler."""
+        return torch.arange(self.length, device=self.length_B.device) < self.length_B[:, None]
+
+    @property
+    def open(self) -> Tensor:
+        """``[B, L]`` bool, positions that the model fills."""
+        return self.real & ~self.pinned_BL
+
+    @property
+    def age(self) -> Tensor:
+        """``[S]`` int64, by how many steps each entry of the history is older than the newest."""
+        return torch.arange(self.history_SBL.shape[0] - 1, -1, -1, device=self.length_B.device)
+
+    def select(self, rows: Sequence[int], length: int | None = None, stability: int | None = None) -> "Canvas":
+        """Some of the rows, in the order given.
+
+        Args:
+            rows: indices.
+            length: positions of the longest of them; None: as many as there are.
+            stability: most steps of history that one of them needs; None: as many as there are.
+        """
+        index = torch.tensor(rows, device=self.length_B.device)
+        picked = {f.name: getattr(self, f.name).index_select(_row_dim(f.name), index) for f in fields(self)}
+        if length is not None:
+            picked |= {name: value[..., :length] for name, value in picked.items() if name.endswith("BL")}
+        if stability is not None:
+            picked["history_SBL"] = picked["history_SBL"][len(self.history_SBL) - stability :]
+        return Canvas(**picked)
 
     @staticmethod
     def cat(canvases: Sequence["Canvas"]) -> "Canvas":
-        """Rows of canvases of one length, one after the other."""
+        """Rows of canvases, one after the other."""
         if len(canvases) == 1:
             return canvases[0]
-        joined = {
-            f.name: torch.cat([getattr(canvas, f.name) for canvas in canvases], dim=int(f.name == "history_SBL"))
-            for f in fields(Canvas)
-        }
-        return Canvas(**joined)
+        length, steps = (max(sizes) for sizes in zip(*((one.length, len(one.history_SBL)) for one in canvases), strict=True))
+        whole = [one._widened(length, steps) for one in canvases]
+        return Canvas(**{f.name: torch.cat([getattr(one, f.name) for one in whole], _row_dim(f.name)) for f in fields(Canvas)})
+
+    def _widened(self, length: int, steps: int) -> "Canvas":
+        """The same rows with more filler, and room for more steps of history."""
+        more, older = length - self.length, steps - len(self.history_SBL)
+        if not more and not older:
+            return self
+        wider = {f.name: F.pad(getattr(self, f.name), (0, more)) for f in fields(self) if f.name.endswith("BL")}
+        wider["history_SBL"] = F.pad(self.history_SBL, (0, more, 0, 0, older, 0), value=-1)
+        return replace(self, **wider)
 
     def keys(self, stream: RngPurpose) -> Tensor:
         """Keys ``[B, L]`` of this step's random numbers for one use."""
         return position_keys(self.seed_B, self.index_B, self.step_B, stream, self.length)
+
+
+def _row_dim(field: str) -> int:
+    return int(field == "history_SBL")
 
 
 def new_canvas(
@@ -107,4 +150,5 @@ def new_canvas(
         done_B=torch.zeros_like(seed_B, dtype=torch.bool),
         seed_B=seed_B,
         index_B=index_B,
+        length_B=torch.full_like(seed_B, length),
     )

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from diffusiongemma.diffusion import COLDEST, Canvas, committed, new_canvas, step, temperature
+from diffusiongemma.diffusion import COLDEST, BatchParams, Canvas, committed, new_canvas, step, temperature
 from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.constraint import GuardedState, apply_constraints
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, Failed, TokenLogprob
@@ -322,29 +322,29 @@ class Engine:
 
     def _advance(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Event]]:
         """Step canvases of one length and one set of sampling parameters; commit those that stopped."""
-        params, stop_ids = rows[0].request.params, rows[0].request.stop_ids
+        params = rows[0].request.params
+        each = BatchParams.of([row.request.params for row in rows], self.model.device, [row.request.stop_ids for row in rows])
         canvas = Canvas.cat([row.canvas for row in rows if row.canvas is not None])
         hidden = torch.stack([row.hidden_LD for row in rows if row.hidden_LD is not None])
         vocab_size = self.model.config.text.vocab_size
-        temperature_, keys = temperature(canvas.step_B, params), canvas.keys(RngPurpose.DRAW)
-        statistics = self.model.canvas_head(
-            hidden, temperature_, keys, canvas.noisy_ids_BL, soft=params.self_conditioning, soft_top_k=params.soft_top_k
-        )
-        finite_B, certain_BL, soft = statistics.entropy_BL.isfinite().all(-1), canvas.pinned_BL, statistics.soft_BLD
+        temperature_, keys = temperature(canvas.step_B, each), canvas.keys(RngPurpose.DRAW)
+        soft = {params.soft_top_k: None} if params.self_conditioning else {}
+        statistics = self.model.canvas_head(hidden, temperature_, keys, canvas.noisy_ids_BL, soft=soft)
+        finite_B, certain_BL, soft_BLD = statistics.entropy_BL.isfinite().all(-1), canvas.pinned_BL, statistics.soft_BLD
         if any(row.constraint is not None for row in rows):
             statistics, constrained_BL, broken_B = apply_constraints(
                 statistics, canvas, [row.constraint for row in rows], partial(self.model.best_of, hidden)
             )
-            canvas = step(canvas, statistics, params, vocab_size, stop_ids)
-            canvas = replace(canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < params.num_diffusion_steps)))
+            canvas = step(canvas, statistics, each, vocab_size)
+            canvas = replace(canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < each.num_diffusion_steps_B)))
             certain_BL = certain_BL | constrained_BL
         else:
-            canvas = step(canvas, statistics, params, vocab_size, stop_ids)
-        if soft is not None and any(row.constraint is not None or row.request.pins is not None for row in rows):
-            soft = torch.where(certain_BL[..., None], self.model.embed(canvas.noisy_ids_BL), soft)
+            canvas = step(canvas, statistics, each, vocab_size)
+        if soft_BLD is not None and any(row.constraint is not None or row.request.pins is not None for row in rows):
+            soft_BLD = torch.where(certain_BL[..., None], self.model.embed(canvas.noisy_ids_BL), soft_BLD)
         canvas = replace(canvas, done_B=canvas.done_B | ~finite_B)
         done = canvas.done_B.tolist()
-        finals = committed(canvas, params).tolist() if any(done) else []
+        finals = committed(canvas, each).tolist() if any(done) else []
         steps = canvas.step_B.tolist() if any(done) else []
         for at, finite in enumerate(finite_B.tolist() if any(done) else []):
             if not finite:
@@ -353,7 +353,7 @@ class Engine:
         for at, row in enumerate(rows):
             if not done[at]:
                 row.canvas = canvas if len(rows) == 1 else canvas.select([at])
-                row.soft_1LD = None if soft is None else soft[at : at + 1]
+                row.soft_1LD = None if soft_BLD is None else soft_BLD[at : at + 1]
                 continue
             if row.failed is not None:
                 continue

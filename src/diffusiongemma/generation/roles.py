@@ -234,7 +234,7 @@ class _Sample:
     def _head(self, length: int) -> float:
         hidden = torch.randn(1, length, self._text.hidden_size, device=self._device).to(self._dtype)
         temperature_, keys = torch.ones(1, device=self._device), torch.zeros(1, length, dtype=torch.int64, device=self._device)
-        return self._best(lambda: self._model.canvas_head(hidden, temperature_, keys, keys, soft=True))
+        return self._best(lambda: self._model.canvas_head(hidden, temperature_, keys, keys, soft={None: None}))
 
     def _logits(self) -> float:
         hidden = torch.randn(1, self._text.hidden_size, device=self._device).to(self._dtype)

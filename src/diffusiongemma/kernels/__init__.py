@@ -16,8 +16,9 @@ from diffusiongemma.kernels.dispatch import (
     rms_norm,
     tile_rows,
 )
+from diffusiongemma.kernels.invariance import AS_THEY_COME, BATCH_INVARIANT, BatchInvariance
 from diffusiongemma.kernels.reference import (
-    BATCH_INVARIANT_ROWS,
+    SoftPositions,
     Statistics,
     by_expert,
     draw,
@@ -30,13 +31,16 @@ from diffusiongemma.kernels.rng import RngPurpose, position_keys, random_ids
 from diffusiongemma.kernels.table import PackedRows, Table, TableReader, plain_reader, table_rows, table_tile
 
 __all__ = [
-    "BATCH_INVARIANT_ROWS",
+    "AS_THEY_COME",
+    "BATCH_INVARIANT",
+    "BatchInvariance",
     "Choice",
     "Kernels",
     "KeysValues",
     "Mask",
     "PackedRows",
     "RngPurpose",
+    "SoftPositions",
     "Statistics",
     "Table",
     "TableReader",

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusiongemma.kernels import reference, tiled
-from diffusiongemma.kernels.reference import BATCH_INVARIANT_ROWS, Activation, Statistics
+from diffusiongemma.kernels.invariance import AS_THEY_COME, BatchInvariance
+from diffusiongemma.kernels.reference import Activation, SoftPositions, Statistics
 from diffusiongemma.kernels.table import Table
 
 __all__ = [
@@ -143,7 +144,7 @@ def canvas_head_choice(positions: int, vocab_size: int, kernels: Kernels = "auto
     """The implementation for the canvas head.
 
     Args:
-        positions: of one row: neighbours have no say.
+        positions: of a canvas; how many there are has no part in it.
         vocab_size: tokens.
         kernels: what was asked for.
     """
@@ -162,9 +163,12 @@ def canvas_head(
     keys_BL: Tensor,
     likely_BL: Tensor,
     *,
-    soft: bool,
-    soft_top_k: int | None = None,
+    soft: SoftPositions,
+    top: int = 0,
+    top_at_M: Tensor | None = None,
+    positions: int | None = None,
     kernels: Kernels = "auto",
+    invariance: BatchInvariance = AS_THEY_COME,
 ) -> Statistics:
     """Head product, soft cap, temperature, argmax, draw, entropy and soft embedding; see ``reference.canvas_head``.
 
@@ -175,36 +179,30 @@ def canvas_head(
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64, of the draw.
         likely_BL: ``[B, L]`` int64, tokens thought to be probable; they change the time, not the result.
-        soft: whether the soft embedding is wanted.
-        soft_top_k: how many of the most probable tokens it is made of; None: all.
+        soft: where the soft embedding is wanted, and of how many tokens.
+        top, top_at_M: see ``reference.canvas_head``.
+        positions: of a canvas, which the implementation and its tiles are chosen by; None: L.
         kernels: ``plain`` for the reference.
+        invariance: how the positions of all rows are filled up.
     """
     rows, length = keys_BL.shape
-    choice = canvas_head_choice(length, table_VD.shape[0], kernels)
+    positions = positions or length
     given = (hidden_BLD, temperature_B, keys_BL, likely_BL)
-    if batch_invariant := keys_BL.device.type == "cpu" and bool(keys_BL.numel() % BATCH_INVARIANT_ROWS):
-        given = _filled(*given)
+    if filled := bool(keys_BL.numel() % invariance.rows):
+        # Each position as a row of its own.
+        temperature_N = temperature_B.repeat_interleave(length)
+        flat = (hidden_BLD.flatten(0, 1)[:, None], temperature_N, keys_BL.reshape(-1, 1), likely_BL.reshape(-1, 1))
+        given = (invariance.fill(flat[0]), invariance.fill(flat[1]), invariance.fill(flat[2]), invariance.fill(flat[3]))
     hidden, temperature_, keys, likely = given
-    if choice.name == "plain":
-        statistics = reference.canvas_head(hidden, table_VD, cap, temperature_, keys, soft=soft, soft_top_k=soft_top_k)
+    if canvas_head_choice(positions, table_VD.shape[0], kernels).name == "plain":
+        result = reference.canvas_head(hidden, table_VD, cap, temperature_, keys, soft=soft, top=top, top_at_M=top_at_M)
     else:
-        compute, width = product_dtype(hidden.dtype, hidden.device), tiled.tile_width(length)
-        statistics = tiled.canvas_head(
-            hidden, table_VD, cap, temperature_, keys, likely, soft=soft, soft_top_k=soft_top_k, compute=compute, width=width
-        )
-    if not batch_invariant:
-        return statistics
-    best, drawn, entropy = (one[: rows * length].view(rows, length) for one in statistics[:3])
-    return Statistics(
-        best, drawn, entropy, None if statistics[3] is None else statistics[3][: rows * length].view(rows, length, -1)
-    )
-
-
-def _filled(hidden_BLD: Tensor, temperature_B: Tensor, keys_BL: Tensor, likely_BL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Each position as a row of its own, the last repeated up to a multiple of BATCH_INVARIANT_ROWS."""
-    count = keys_BL.numel()
-    place_N = torch.arange(count + -count % BATCH_INVARIANT_ROWS).clamp(max=count - 1)
-    temperature_N = temperature_B.repeat_interleave(keys_BL.shape[1])
-    flat = (hidden_BLD.flatten(0, 1), keys_BL.flatten(), likely_BL.flatten())
-    hidden_ND, keys_N, likely_N = (one[place_N].unsqueeze(1) for one in flat)
-    return hidden_ND, temperature_N[place_N], keys_N, likely_N
+        result = tiled.canvas_head(
+            hidden, table_VD, cap, temperature_, keys, likely, soft=soft, top=top, top_at_M=top_at_M,
+            compute=product_dtype(hidden.dtype, hidden.device), width=tiled.tile_width(positions), invariance=invariance,
+        )  # fmt: skip
+    if not filled:
+        return result
+    best, drawn, entropy = (one[: rows * length].view(rows, length) for one in result[:3])
+    soft_BLD = None if result.soft_BLD is None else result.soft_BLD[: rows * length].view(rows, length, -1)
+    return Statistics(best, drawn, entropy, soft_BLD, result.top_ids_MK)

@@ -4,7 +4,7 @@ Shapes: B batch, T tokens, S keys, D hidden, N heads, K key-value heads, H head 
 X tokens times chosen experts, L canvas, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,8 +16,8 @@ from diffusiongemma.kernels.table import Table, table_tile
 from diffusiongemma.kernels.top import mix_top
 
 __all__ = [
-    "BATCH_INVARIANT_ROWS",
     "GROUP",
+    "SoftPositions",
     "Statistics",
     "attention",
     "attention_lse",
@@ -31,17 +31,10 @@ __all__ = [
     "rms_norm",
     "rotate",
     "soft_cap",
+    "soft_joined",
     "statistics",
 ]
 
-BATCH_INVARIANT_ROWS = 16
-"""Where the rows of a pass are a multiple of it, a float32 CPU gives each row the same bits whatever the others are.
-
-Products change their order of sums below 16 rows (measured with MKL, 1 to 777 rows, inner sizes of 16 to 1024; with two threads
-and an inner size of 1024 even 64 rows are not enough), and functions such as tanh have another last bit in the numbers that are
-left over after the last whole vector (docs/lab-log.md). Shorter sequences are filled up, so that a result does not depend on its
-neighbours.
-"""
 GROUP = 64
 """Tokens that are drawn among at once (``draw``)."""
 Activation = Callable[[Tensor], Tensor]
@@ -152,6 +145,11 @@ def experts_grouped_mm(
     return torch.zeros_like(x_TD).index_add_(0, source, out.to(x_TD.dtype))
 
 
+SoftPositions = Mapping[int | None, Tensor | None]
+"""Of how many of the most probable tokens an expected embedding is made (None: all of them) -> ``[M]`` int64, the positions that
+have theirs made so, counted through all rows; None: every position. Empty: there is none at all."""
+
+
 def soft_cap(logits: Tensor, cap: float) -> Tensor:
     """``cap * tanh(logits / cap)`` in float32."""
     return torch.tanh(logits.float() / cap) * cap
@@ -164,13 +162,16 @@ class Statistics(NamedTuple):
         argmax_ids_BL: int64, the most probable token; the first of equals.
         drawn_BL: int64, a categorical draw.
         entropy_BL: float32, nats.
-        soft_BLD: the expected row of the table, in the hidden states' dtype; None where it was not asked for.
+        soft_BLD: the expected row of the table, in the hidden states' dtype, 0 at positions of which it was not asked for; None
+            where it was asked for nowhere.
+        top_ids_MK: int64, the most probable tokens of the positions asked for, best first; None where there are none.
     """
 
     argmax_ids_BL: Tensor
     drawn_BL: Tensor
     entropy_BL: Tensor
     soft_BLD: Tensor | None
+    top_ids_MK: Tensor | None = None
 
 
 def entropy(shaped_BLV: Tensor) -> Tensor:
@@ -218,8 +219,9 @@ def canvas_head(
     temperature_B: Tensor,
     keys_BL: Tensor,
     *,
-    soft: bool,
-    soft_top_k: int | None = None,
+    soft: SoftPositions,
+    top: int = 0,
+    top_at_M: Tensor | None = None,
 ) -> Statistics:
     """Head product, soft cap, temperature and statistics, with all logits in memory.
 
@@ -229,14 +231,38 @@ def canvas_head(
         cap: of the logits.
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64, of the draw.
-        soft: whether the soft embedding is wanted.
-        soft_top_k: how many of the most probable tokens it is made of; None: all.
+        soft: where the soft embedding is wanted, and of how many tokens.
+        top: K, how many of the most probable tokens are kept.
+        top_at_M: ``[M]`` int64, at which positions, counted through all rows; None: nowhere.
     """
     plain_VD = table_tile(table_VD, 0, table_VD.shape[0], hidden_BLD.dtype)
     logits_BLV = soft_cap(F.linear(hidden_BLD, plain_VD), cap)
     shaped_BLV = logits_BLV / temperature_B[:, None, None]
-    result = statistics(shaped_BLV, keys_BL, plain_VD if soft and soft_top_k is None else None)
-    if not soft or soft_top_k is None:
-        return result
-    z_NK, ids_NK = shaped_BLV.flatten(0, 1).topk(min(soft_top_k, shaped_BLV.shape[-1]), dim=1)
-    return result._replace(soft_BLD=mix_top(z_NK, ids_NK, plain_VD, hidden_BLD.dtype).view_as(hidden_BLD))
+    result = statistics(shaped_BLV, keys_BL, plain_VD if None in soft else None)
+    z_NV = shaped_BLV.flatten(0, 1)
+    mixed = [
+        (at_M, mix_top(*_top(z_NV, at_M, count), plain_VD, hidden_BLD.dtype)) for count, at_M in soft.items() if count is not None
+    ]
+    top_ids_MK = None if top_at_M is None else _top(z_NV, top_at_M, top)[1]
+    return result._replace(soft_BLD=soft_joined(result.soft_BLD, soft, mixed, hidden_BLD), top_ids_MK=top_ids_MK)
+
+
+def _top(z_NV: Tensor, at_M: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    z_NK, ids_NK = (z_NV if at_M is None else z_NV[at_M]).topk(min(count, z_NV.shape[1]), dim=1)
+    return z_NK, ids_NK
+
+
+def soft_joined(
+    full_BLD: Tensor | None, soft: SoftPositions, mixed: Sequence[tuple[Tensor | None, Tensor]], like_BLD: Tensor
+) -> Tensor | None:
+    """The expected embedding of all positions, from that of all tokens and those of the most probable ones."""
+    if not soft:
+        return None
+    if len(soft) == 1 and None in soft.values():
+        return full_BLD if full_BLD is not None else mixed[0][1].view_as(like_BLD)
+    soft_ND = torch.zeros_like(like_BLD).flatten(0, 1)
+    if full_BLD is not None and (at_M := soft[None]) is not None:
+        soft_ND[at_M] = full_BLD.flatten(0, 1)[at_M]
+    for at_M, rows_MD in mixed:
+        soft_ND[at_M] = rows_MD
+    return soft_ND.view_as(like_BLD)

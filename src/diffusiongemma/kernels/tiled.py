@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusiongemma.kernels.reference import BATCH_INVARIANT_ROWS, GROUP, Statistics
+from diffusiongemma.kernels.invariance import AS_THEY_COME, BatchInvariance
+from diffusiongemma.kernels.reference import GROUP, SoftPositions, Statistics, soft_joined
 from diffusiongemma.kernels.rng import gumbel_at
 from diffusiongemma.kernels.table import Table, TableReader, table_reader, table_rows
 from diffusiongemma.kernels.top import TopGroups, mix_top
@@ -20,7 +21,7 @@ __all__ = ["SoftProducts", "canvas_head"]
 
 TILE_NUMBERS = 1 << 20
 """Logits of a tile and canvas: 4 MiB of float32; smaller ones make more small calls, larger ones win nothing (docs/lab-log.md).
-The number of rows may not be combined with, so that a row's rounding does not depend on its neighbours."""
+The number of rows has no part in it, so that a row's rounding does not depend on its neighbours."""
 TILE_MIN, TILE_MAX = 256, 4096
 """Tokens of a tile: fewer make slow products, more would widen a bfloat16 table by too much at once."""
 _NOTHING = -1e30
@@ -60,10 +61,12 @@ def canvas_head(
     keys_BL: Tensor,
     likely_BL: Tensor,
     *,
-    soft: bool,
-    soft_top_k: int | None = None,
+    soft: SoftPositions,
+    top: int = 0,
+    top_at_M: Tensor | None = None,
     compute: torch.dtype,
     width: int | None = None,
+    invariance: BatchInvariance = AS_THEY_COME,
     counter: SoftProducts | None = None,
 ) -> Statistics:
     """As ``reference.canvas_head``, to rounding.
@@ -76,10 +79,11 @@ def canvas_head(
         keys_BL: ``[B, L]`` int64.
         likely_BL: ``[B, L]`` int64, tokens thought to be probable: the surer they are, the more of the soft products need not
             be made. Any tokens give the same result.
-        soft: whether the soft embedding is wanted.
-        soft_top_k: how many of the most probable tokens it is made of; None: all.
+        soft: where the soft embedding is wanted, and of how many tokens.
+        top, top_at_M: see ``reference.canvas_head``.
         compute: dtype of the products; results are rounded to the hidden states' dtype as the plain path's are.
         width: tokens of a tile; None: ``tile_width`` of a canvas.
+        invariance: how few rows of a product are filled up.
         counter: counts the soft products.
     """
     rows, length, _ = hidden_BLD.shape
@@ -90,10 +94,12 @@ def canvas_head(
     likely_N1 = _shaped((hidden_ND * guess_ND).sum(-1, keepdim=True).float(), cap, temperature_N1)
     # Everything is relative to the largest logit so far; a probable token is a good first guess of it.
     largest_N1, mass_N1, moment_N1 = likely_N1, torch.zeros_like(likely_N1), torch.zeros_like(likely_N1)
-    soft_ND = (
-        torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if soft and soft_top_k is None else None
-    )
-    top = TopGroups(soft_top_k) if soft and soft_top_k is not None else None
+    soft_ND = torch.zeros_like(hidden_ND, dtype=torch.promote_types(compute, torch.float32)) if None in soft else None
+    full_at_M = soft.get(None)
+    full_N = None if full_at_M is None else torch.zeros_like(keys_N1[:, 0], dtype=torch.bool).index_fill(0, full_at_M, True)
+    tops = [(at_M, TopGroups(count)) for count, at_M in soft.items() if count is not None]
+    best_few = None if top_at_M is None else TopGroups(top)
+    kept = tops if best_few is None else [*tops, (top_at_M, best_few)]
     best, drawn = _winner(likely_N1), _winner(likely_N1)
     reader = table_reader(table_VD, hidden_ND.to(compute))
     width = tile_width(length) if width is None else width
@@ -107,8 +113,9 @@ def canvas_head(
         groups_NGT = whole_NT.view(len(whole_NT), -1, GROUP)
         highest_NG = groups_NGT.amax(-1)
         best.update(highest_NG, groups_NGT, start // GROUP)
-        if top is not None:
-            top.update(highest_NG, groups_NGT, start // GROUP)
+        for at_M, groups in kept:
+            picked = (highest_NG, groups_NGT) if at_M is None else (highest_NG[at_M], groups_NGT[at_M])
+            groups.update(*picked, start // GROUP)
         # 2. Move what was gathered to the new largest logit; add the tile's mass and first moment.
         before_N1, largest_N1 = largest_N1, torch.maximum(largest_N1, highest_NG.amax(-1, keepdim=True))
         shift_N1 = before_N1 - largest_N1
@@ -127,17 +134,18 @@ def canvas_head(
         if soft_ND is not None:
             known_N1 = torch.maximum(mass_N1, (likely_N1 - largest_N1).exp())
             needed_N = (tile_mass_N1 > negligible * known_N1).squeeze(1)
-            _add_product(soft_ND.mul_(scale_N1), weight_NT[:, : z_NT.shape[1]], reader, (start, end), needed_N, counter)
+            needed_N = needed_N if full_N is None else needed_N & full_N
+            _add_product(soft_ND.mul_(scale_N1), weight_NT[:, : z_NT.shape[1]], reader, (start, end), needed_N, invariance, counter)
     shape = (rows, length)
     entropy_N1 = mass_N1.log() - moment_N1 / mass_N1
-    expected_ND = None if soft_ND is None else (soft_ND / mass_N1).to(dtype)
-    if top is not None:
-        expected_ND = mix_top(*top.tokens(table_VD.shape[0]), table_VD, dtype)
+    full_BLD = None if soft_ND is None else (soft_ND / mass_N1).to(dtype).view_as(hidden_BLD)
+    mixed = [(at_M, mix_top(*groups.tokens(table_VD.shape[0]), table_VD, dtype)) for at_M, groups in tops]
     return Statistics(
         _token(best).view(shape),
         _token(drawn, keys_N1).view(shape),
         entropy_N1.view(shape),
-        None if expected_ND is None else expected_ND.view(*shape, -1),
+        soft_joined(full_BLD, soft, mixed, hidden_BLD),
+        None if best_few is None else best_few.tokens(table_VD.shape[0])[1],
     )
 
 
@@ -165,7 +173,13 @@ def _token(winner: _Winner, keys_N1: Tensor | None = None) -> Tensor:
 
 
 def _add_product(
-    soft_ND: Tensor, weight_NT: Tensor, reader: TableReader, tile: tuple[int, int], needed_N: Tensor, counter: SoftProducts | None
+    soft_ND: Tensor,
+    weight_NT: Tensor,
+    reader: TableReader,
+    tile: tuple[int, int],
+    needed_N: Tensor,
+    invariance: BatchInvariance,
+    counter: SoftProducts | None,
 ) -> None:
     """Add ``weight @ tile`` to the rows that need it; off the CPU to all, since picking rows waits for the device."""
     if soft_ND.device.type != "cpu":
@@ -178,5 +192,4 @@ def _add_product(
     if 2 * len(rows) > len(needed_N):
         soft_ND += reader.mix(weight_NT, *tile).mul_(needed_N[:, None])
     elif len(rows):
-        filled = torch.cat((rows, rows[:1].expand(max(0, BATCH_INVARIANT_ROWS - len(rows)))))
-        soft_ND[rows] += reader.mix(weight_NT[filled], *tile)[: len(rows)]
+        soft_ND[rows] += reader.mix(weight_NT[invariance.fill(rows)], *tile)[: len(rows)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusiongemma import kernels
 from diffusiongemma.diffusion import CanvasWindow
-from diffusiongemma.kernels import Kernels, Statistics
+from diffusiongemma.kernels import BatchInvariance, Kernels, SoftPositions, Statistics
 from diffusiongemma.model.attention import AttentionContext, RaggedBatch, Role, Segment
 from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.config import ModelConfig, RopeConfig
@@ -46,8 +46,8 @@ class Transformer(nn.Module):
         kernels: ``plain`` takes the reference of the canvas head, to compare with.
 
     Attributes:
-        batch_invariant: whether short passes are filled up, so that on a CPU a row's float32 bits do not depend on its neighbours
-            (``kernels.BATCH_INVARIANT_ROWS``). Without it a causal token alone costs less.
+        batch_invariant: whether in float32 on a CPU a row has the same bits whatever its neighbours are
+            (``kernels.BatchInvariance``). Without it a causal token alone costs less.
         int8_products: whether weights and products are in int8 (``model.fast``): faster on a CPU, not exact.
         compute_dtype: of hidden states and of the cache, where it is not that of the weights; None: theirs.
     """
@@ -75,6 +75,12 @@ class Transformer(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of hidden states and of the cache."""
         return self.compute_dtype or self.norm.weight.dtype
+
+    @property
+    def invariance(self) -> BatchInvariance:
+        """How sequences are filled up."""
+        exact = self.batch_invariant and self.device.type == "cpu" and self.dtype == torch.float32
+        return kernels.BATCH_INVARIANT if exact else kernels.AS_THEY_COME
 
     def packed(self) -> Iterator[tuple[str, PackedWeight]]:
         """The packed weights, each with the name that its parameter would have."""
@@ -235,23 +241,25 @@ class Transformer(nn.Module):
         keys_BL: Tensor,
         likely_BL: Tensor,
         *,
-        soft: bool,
-        soft_top_k: int | None = None,
+        soft: SoftPositions,
+        top: int = 0,
+        top_at_M: Tensor | None = None,
     ) -> Statistics:
-        """The statistics of a canvas's distributions, with the expected embedding if it is asked for.
+        """The statistics of the distributions over canvases; a position's depend on nothing of the others.
 
         Args:
             hidden_BLD: ``[B, L, D]`` final hidden states of ``denoise``.
             temperature_B: ``[B]`` float32.
             keys_BL: ``[B, L]`` int64, keys of the draw (``Canvas.keys``).
             likely_BL: ``[B, L]`` int64, tokens thought to be probable: those now on the canvas, say.
-            soft: whether the next pass is conditioned on this one.
-            soft_top_k: how many of the most probable tokens the expected embedding is made of; None: all.
+            soft: where the expected embedding is wanted, and of how many tokens it is made.
+            top, top_at_M: see ``kernels.reference.canvas_head``.
         """
         cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.matrix("weight")
         statistics = kernels.canvas_head(
-            hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, soft_top_k=soft_top_k, kernels=self.kernels
-        )
+            hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, top=top, top_at_M=top_at_M,
+            positions=self.config.canvas_length, kernels=self.kernels, invariance=self.invariance,
+        )  # fmt: skip
         return statistics._replace(soft_BLD=None if statistics.soft_BLD is None else statistics.soft_BLD * self._embed_scale())
 
     def best_of(self, hidden_BLD: Tensor, row: int, at: int, allowed_V: Tensor) -> int:
@@ -285,11 +293,7 @@ class Transformer(nn.Module):
         return tables
 
     def _filled(self, x_1T: Tensor) -> Tensor:
-        """A sequence with its last entry repeated up to a multiple of ``kernels.BATCH_INVARIANT_ROWS``."""
-        missing = -x_1T.shape[1] % kernels.BATCH_INVARIANT_ROWS
-        if not missing or not self.batch_invariant or x_1T.device.type != "cpu":
-            return x_1T
-        return torch.cat((x_1T, x_1T[:, -1:].expand(1, missing, *x_1T.shape[2:])), dim=1)
+        return self.invariance.fill(x_1T, 1)
 
     def _embed_scale(self) -> float:
         return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype).item()
