@@ -58,9 +58,6 @@ def test_what_stands_around_a_hole_comes_out_unchanged(
     texts=st.lists(TEXTS.filter(lambda text: "{" not in text and not text.endswith("\\")), min_size=3, max_size=5),
     seed=st.integers(0, 2**32),
 )
-    texts=st.lists(TEXTS.filter(lambda text: "{" not in text and not text.endswith("\\")), min_size=3, max_size=5),
-    seed=st.integers(0, 2**32),
-)
 def test_every_text_of_a_template_comes_out_unchanged(model: DiffusionGemmaModel, texts: list[str], seed: int) -> None:
     names = [f"h{i}" for i in range(len(texts) - 1)]
     template = "".join(text + f"{{{{{name}:1-9}}}}" for text, name in zip(texts, names, strict=False)) + texts[-1]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from diffusiongemma.diffusion import Absorbing, Corrupted
 from diffusiongemma.errors import ConfigError, TrainingError
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.model.cache import KVCache
@@ -169,7 +170,7 @@ def test_sharing_the_prompts_pass_changes_nothing() -> None:
     """Window 8 and a prompt of 9: the canvas must see the window's last 7 tokens, as in generation."""
     model = tiny_transformer(tiny_config(), dtype=torch.float64, scale=0.2)
     prompt, answer, noisy = (torch.randint(0, 64, shape) for shape in ((3, 9), (3, 8), (6, 8)))
-    shared = [loss.item() for loss in losses(model, TrainBatch(prompt, answer), noisy, conditioned=1, causal=True)]
+    shared = [loss.item() for loss in losses(model, TrainBatch(prompt, answer), Corrupted(noisy), conditioned=1, causal=True)]
     assert shared == pytest.approx(separate_losses(model, list(prompt), answer, noisy, torch.ones(3, 8)), rel=1e-6)
 
 
@@ -181,10 +182,55 @@ def test_padding_before_a_prompt_changes_nothing(most: int) -> None:
     prompt, answer, noisy = (torch.randint(0, 64, shape) for shape in ((3, most), (3, 8), (6, 8)))
     weight = torch.rand(3, 8, dtype=torch.float64)
     batch = TrainBatch(prompt, answer, padding_P=padding, weight_PL=weight)
-    together = [loss.item() for loss in losses(model, batch, noisy, conditioned=1, causal=True)]
+    together = [loss.item() for loss in losses(model, batch, Corrupted(noisy), conditioned=1, causal=True)]
     alone = [row[pad:] for row, pad in zip(prompt, padding.tolist(), strict=True)]
     assert together == pytest.approx(separate_losses(model, alone, answer, noisy, weight), rel=1e-6)
     assert causal_loss(model, batch).item() == pytest.approx(together[1], rel=1e-9)
+
+
+def test_the_masked_loss_is_taken_at_masks_over_the_level_and_looks_through_what_is_clean() -> None:
+    """Against the sum written out, each canvas by itself as in generation; clean positions believe in their own token."""
+    model = tiny_transformer(tiny_config(), dtype=torch.float64, scale=0.2)
+    prompt, answer = torch.randint(0, 63, (2, 5)), torch.randint(0, 63, (2, 8))
+    clean, levels = answer.repeat_interleave(2, 0), torch.tensor([0.3, 0.5, 0.8, 1.0])
+    pinned = torch.zeros_like(clean, dtype=torch.bool)
+    corrupted = Absorbing(64, mask_token_id=63).corrupt(clean, levels, pinned, torch.Generator().manual_seed(1))
+    weight = torch.rand(2, 8, dtype=torch.float64)
+    total = 0.0
+    for row, canvas in enumerate(corrupted.noisy_BL):
+        cache = KVCache(model.config.text, 1, 64, model.dtype, model.device)
+        model.encode(prompt[row // 2][None], cache)
+        soft = None
+        if row % 2 == 0:
+            soft = model.soften(model.logits(model.denoise(canvas[None], cache)))
+            soft = torch.where((canvas != 63)[None, :, None], model.embed(canvas[None]), soft)
+        each = F.cross_entropy(model.logits(model.denoise(canvas[None], cache, soft))[0], clean[row], reduction="none")
+        total += ((each * weight[row // 2])[canvas == 63] / levels[row]).sum().item()
+    loss, _ = losses(model, TrainBatch(prompt, answer, weight_PL=weight), corrupted, conditioned=1, causal=False)
+    assert loss.item() == pytest.approx(total / (2 * weight.sum().item()), rel=1e-6)
+
+
+def test_a_recipes_process_decides_noise_vocabulary_and_checkpoint(tmp_path: Path) -> None:
+    recipe = Recipe(**{**small(steps=1).model_dump(), "process": "absorbing"})
+    run = TrainRun(recipe, tmp_path)
+    mask = run.model.config.text.vocab_size - 1
+    assert run.model.process == Absorbing(mask + 1, mask)
+    batch, corrupted = run._noisy_batch()
+    clean = batch.answer_PL.repeat_interleave(2, 0)
+    assert ((corrupted.noisy_BL == clean) | (corrupted.noisy_BL == mask)).all() and (corrupted.noisy_BL == mask).any()
+    model = DiffusionGemmaModel.from_pretrained(run.train())
+    assert model.config.process == {"name": "absorbing", "mask_token_id": mask}
+    assert model.transformer.process == run.model.process and model.tokenizer.encode("<mask>") == [mask]
+    with pytest.raises(TrainingError, match="another recipe"):
+        TrainRun(small(steps=1), tmp_path)
+
+
+def test_a_run_of_a_recipe_from_before_there_were_processes_goes_on(tmp_path: Path) -> None:
+    TrainRun(small(steps=1), tmp_path).train()
+    written = json.loads((tmp_path / "recipe.json").read_text())
+    del written["process"]
+    (tmp_path / "recipe.json").write_text(json.dumps(written))
+    assert TrainRun(small(steps=2), tmp_path).step == 1
 
 
 def test_a_prompts_own_tokens_count_as_much_as_asked() -> None:
@@ -201,7 +247,7 @@ def test_a_prompts_own_tokens_count_as_much_as_asked() -> None:
     expected = torch.cat(terms).sum() / torch.cat(weights_of).sum()
     batch = TrainBatch(prompt, answer, padding_P=padding, prompt_weight=0.3)
     assert causal_loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-6)
-    both = losses(model, batch, answer.repeat_interleave(2, 0), conditioned=0, causal=True)
+    both = losses(model, batch, Corrupted(answer.repeat_interleave(2, 0)), conditioned=0, causal=True)
     assert both[1].item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -18,8 +18,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainRun:
 def at(run: TrainRun, step: int) -> tuple[Tensor, Tensor]:
     """Clean and noisy canvases of a step."""
     run.step = step
-    batch, noisy = run._noisy_batch()
-    return batch.answer_PL.repeat_interleave(4, 0), noisy
+    batch, corrupted = run._noisy_batch()
+    return batch.answer_PL.repeat_interleave(4, 0), corrupted.noisy_BL
 
 
 def agreement(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:

@@ -6,19 +6,28 @@
 from diffusiongemma.diffusion.batch import BatchParams, PerRow
 from diffusiongemma.diffusion.canvas import Canvas, new_canvas
 from diffusiongemma.diffusion.params import COLDEST, CanvasWindow, CommitRule, SamplingParams
+from diffusiongemma.diffusion.process import Absorbing, Corrupted, NoiseProcess, Uniform, make_process, register_process
+from diffusiongemma.diffusion.schedule import noise_levels
 from diffusiongemma.diffusion.step import accept, committed, relevant, step, temperature
 
 __all__ = [
     "COLDEST",
+    "Absorbing",
     "BatchParams",
     "Canvas",
     "CanvasWindow",
     "CommitRule",
+    "Corrupted",
+    "NoiseProcess",
     "PerRow",
     "SamplingParams",
+    "Uniform",
     "accept",
     "committed",
+    "make_process",
     "new_canvas",
+    "noise_levels",
+    "register_process",
     "relevant",
     "step",
     "temperature",

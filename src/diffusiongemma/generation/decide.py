@@ -29,11 +29,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusiongemma.diffusion import CanvasWindow, SamplingParams
+from diffusiongemma.diffusion import CanvasWindow, NoiseProcess, SamplingParams
 from diffusiongemma.engine.prefill import prefill
 from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
-from diffusiongemma.kernels import RngPurpose, position_keys, random_ids
+from diffusiongemma.kernels import RngPurpose, position_keys
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
 
@@ -233,7 +233,7 @@ def _denoised(
     call: Call,
 ) -> None:
     """One pass; the log-probabilities of the factors that are read in it are added to those of their answers."""
-    tokens_RL = torch.stack([_noised(row, seed, model.config.text.vocab_size) for row in rows]).to(model.device)
+    tokens_RL = torch.stack([_noised(row, seed, model.process) for row in rows]).to(model.device)
     read = [(place, *factor) for place, row in enumerate(rows) for factor in row.sheet.canvases[row.canvas]]
     place_F, at_F, token_F, _ = torch.tensor(read, device=model.device).unbind(1)
     # Each place once, however many tokens are read there: its logits are as long as the vocabulary.
@@ -251,12 +251,11 @@ def _denoised(
         rows[place].log_A[answer] += log
 
 
-def _noised(row: _Row, seed: int, vocab_size: int) -> Tensor:
+def _noised(row: _Row, seed: int, process: NoiseProcess) -> Tensor:
     """The canvas with noise at its open positions ``[L]``: tokens that no answer of its question could have."""
-    given_1, length, barred = torch.zeros(1, dtype=torch.int64), len(row.canvas), row.sheet.barred
-    keys_1L = position_keys(given_1 + seed, given_1 + row.draw, given_1, RngPurpose.INITIAL, length)
-    ids_L = random_ids(keys_1L, vocab_size - len(barred))[0]
-    ids_L = ids_L + torch.searchsorted(barred - torch.arange(len(barred)), ids_L, right=True)
+    given_1 = torch.zeros(1, dtype=torch.int64)
+    keys_1L = position_keys(given_1 + seed, given_1 + row.draw, given_1, RngPurpose.INITIAL, len(row.canvas))
+    ids_L = process.prior(keys_1L, row.sheet.barred)[0]
     known_L = torch.tensor(row.canvas)
     return torch.where(known_L == OPEN, ids_L, known_L)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from diffusiongemma.diffusion.params import OWN_FIELD
 from diffusiongemma.errors import ConfigError
 from diffusiongemma.model.config_fields import (
     FULL,
@@ -149,6 +150,7 @@ class ModelConfig:
         eos_token_id: stop tokens named beside text_config; None where only text_config names them.
         vision: vision_config.
         quantization: quantization_config (mlx: quantization), how the weights are stored; None for plain weights.
+        process: of diffusion, as ``diffusion.make_process`` takes it; from the ``process`` of our own field.
         source: the content this was read from; ``to_dict`` gives its fields back.
     """
 
@@ -160,6 +162,7 @@ class ModelConfig:
     eos_token_id: tuple[int, ...] | None = None
     vision: Mapping[str, Any] | None = None
     quantization: Mapping[str, Any] | None = None
+    process: Mapping[str, Any] = field(default_factory=lambda: {"name": "uniform"})
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -179,7 +182,7 @@ class ModelConfig:
         """
         config = cls._read(data)
         own = {f.name for f in fields(TextConfig)} - {"layers", "rope"} | set(_TEXT_DEFAULTS)
-        if unknown := unknown_fields(data, {f.name for f in fields(cls)}, own):
+        if unknown := unknown_fields(data, {OWN_FIELD, *(f.name for f in fields(cls))} - {"process"}, own):
             log.warning("config.json: unknown, kept for saving and without effect: %s", ", ".join(unknown))
         if nulls := [name for name in sorted(_NOT_NULL) if name in data["text_config"] and data["text_config"][name] is None]:
             log.warning("config.json text_config: null, read as the default: %s", ", ".join(nulls))
@@ -203,6 +206,7 @@ class ModelConfig:
             vision=data.get("vision_config"),
             quantization=data.get("quantization_config") or data.get("quantization") or None,
             source=data,
+            process=_process_from_dict(data.get(OWN_FIELD)),
             **given,
         )
         want_size("config.json: canvas_length", config.canvas_length)
@@ -270,6 +274,7 @@ class ModelConfig:
                 "tie_word_embeddings": True,
             },
             **({"vision_config": dict(self.vision)} if self.vision is not None else {}),
+            **({OWN_FIELD: {"process": dict(self.process)}} if self.process["name"] != "uniform" else {}),
         }
 
 
@@ -302,6 +307,16 @@ _NOT_NULL = frozenset(
 
 def _tokens(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
+
+
+def _process_from_dict(own: Any) -> Mapping[str, Any]:
+    want_mapping(f"config.json {OWN_FIELD}", own := own or {})
+    refuse_unknown(own, {"process"}, f"config.json {OWN_FIELD}")
+    process = own.get("process") or {"name": "uniform"}
+    want_mapping(f"config.json {OWN_FIELD}.process", process)
+    if not isinstance(process.get("name"), str):
+        raise ConfigError(f"config.json {OWN_FIELD}.process has no name; it must be that of a diffusion process, 'uniform' say")
+    return process
 
 
 def _want_tied(where: str, data: Mapping[str, Any]) -> None:

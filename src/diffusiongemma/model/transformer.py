@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusiongemma import kernels
-from diffusiongemma.diffusion import CanvasWindow
+from diffusiongemma.diffusion import CanvasWindow, make_process
 from diffusiongemma.kernels import BatchInvariance, Kernels, SoftPositions, Statistics
 from diffusiongemma.model.attention import AttentionContext, RaggedBatch, Role, Segment
 from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
@@ -46,6 +46,7 @@ class Transformer(nn.Module):
         kernels: ``plain`` takes the reference of the canvas head, to compare with.
 
     Attributes:
+        process: of diffusion, which the weights were trained with.
         batch_invariant: whether in float32 on a CPU a row has the same bits whatever its neighbours are
             (``kernels.BatchInvariance``). Without it a causal token alone costs less.
         int8_products: whether weights and products are in int8 (``model.fast``): faster on a CPU, not exact.
@@ -55,6 +56,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, kernels: Kernels = "auto") -> None:
         super().__init__()
         self.config = config
+        self.process = make_process(config.process, config.text.vocab_size)
         self.kernels = kernels
         self.batch_invariant = True
         self.int8_products = False

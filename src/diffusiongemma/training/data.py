@@ -10,10 +10,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-__all__ = ["CHAT_TEMPLATE", "SPECIALS", "STOP_IDS", "TrainBatch", "TrainData"]
+__all__ = ["CHAT_TEMPLATE", "MASK", "SPECIALS", "STOP_IDS", "TrainBatch", "TrainData"]
 
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>")
 """The first token ids of every checkpoint we train."""
+MASK = "<mask>"
+"""The token of pure noise, where the diffusion process has one; it comes after all others."""
 STOP_IDS = (SPECIALS.index("<eos>"), SPECIALS.index("<turn|>"))
 CHAT_TEMPLATE = (
     "<bos>{% for message in messages %}<|turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"

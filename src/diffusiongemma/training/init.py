@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffusiongemma.model.expected import vision_shapes
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.training.data import MASK
 from diffusiongemma.weights.stream import write_json
 
 __all__ = ["blank_vision", "initialise", "write_tokenizer"]
@@ -66,6 +67,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str, specials:
             "eos_token": eos,
             "bos_token": bos,
             "unk_token": unk,
+            **({"mask_token": MASK} if tokenizer.token_to_id(MASK) is not None else {}),
             "clean_up_tokenization_spaces": False,
         },
     )

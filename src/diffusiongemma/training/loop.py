@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.diffusion import Corrupted, SamplingParams, noise_levels
 from diffusiongemma.errors import InputError, TrainingError
 from diffusiongemma.lines import LinesFile, json_line
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.training.corrupt import corrupt, noise_levels
-from diffusiongemma.training.data import CHAT_TEMPLATE, SPECIALS, STOP_IDS, TrainBatch, TrainData
+from diffusiongemma.training.data import CHAT_TEMPLATE, MASK, SPECIALS, STOP_IDS, TrainBatch, TrainData
 from diffusiongemma.training.init import blank_vision, initialise, write_tokenizer
 from diffusiongemma.training.loss import causal_loss, losses
 from diffusiongemma.training.plot import plot_losses
@@ -84,7 +84,8 @@ class TrainRun:
         self._log().close()  # who finds another run here learns it before the data is made
         self._claim()
         self._data = _data(recipe, folder, self.hooks.on_data)
-        config = recipe.config(self._data.tokenizer.get_vocab_size(), self._data.canvas_length, STOP_IDS)
+        process = _process(recipe, self._data.tokenizer)
+        config = recipe.config(self._data.tokenizer.get_vocab_size(), self._data.canvas_length, STOP_IDS, process)
         self.model = Transformer(config)
         start = torch.Generator().manual_seed(recipe.seed)
         initialise(self.model, start)
@@ -189,27 +190,26 @@ class TrainRun:
                 batch = self._data.batch(self.step, t.causal_prompts).to(device)
                 parts = {"causal": self._causal_loss(self.model, batch)}
             else:
-                batch, noisy = self._noisy_batch()
+                batch, corrupted = self._noisy_batch()
                 causal = t.causal_every > 0 and self.step % t.causal_every == 0
                 conditioned = round(t.canvases * t.self_conditioning)
-                denoising, next_token = self._losses(self.model, batch, noisy, conditioned, causal)
+                denoising, next_token = self._losses(self.model, batch, corrupted, conditioned, causal)
                 parts = {"denoising": denoising, "causal": next_token} if causal else {"denoising": denoising}
         total: Tensor = sum(parts.values(), torch.zeros((), device=device))
         torch.autograd.backward(total)
         return {name: loss.detach() for name, loss in parts.items()}
 
-    def _noisy_batch(self) -> tuple[TrainBatch, Tensor]:
-        t, device = self.recipe.train, self.model.device
+    def _noisy_batch(self) -> tuple[TrainBatch, Corrupted]:
+        t, device, process = self.recipe.train, self.model.device, self.model.process
         batch = self._data.batch(self.step, t.prompts)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
         clean = batch.answer_PL.repeat_interleave(t.canvases, 0)
-        levels = noise_levels(len(clean), generator, t.high_noise)
+        levels = noise_levels(len(clean), generator, process.min_level, t.high_noise)
         keep = torch.zeros_like(clean, dtype=torch.bool)
         if batch.pinned_PL is not None:
             every_other = torch.arange(len(clean)) % 2 == 0
             keep = batch.pinned_PL.repeat_interleave(t.canvases, 0) & every_other[:, None]
-        noisy = corrupt(clean, levels, self.model.config.text.vocab_size, keep, generator)
-        return batch.to(device), noisy.to(device)
+        return batch.to(device), process.corrupt(clean, levels, keep, generator).to(device)
 
     def _evaluate(self) -> dict[str, Any]:
         folder = self.export()
@@ -221,7 +221,7 @@ class TrainRun:
         path = self.folder / "recipe.json"
         if path.is_file():
             try:
-                there = _what_decides(json.loads(path.read_text("utf-8")))
+                there = _what_decides(Recipe(**json.loads(path.read_text("utf-8"))).model_dump(mode="json"))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise TrainingError(f"{path} cannot be read ({error}); remove it if the folder holds the run you mean") from error
             if there != _what_decides(asked):
@@ -295,6 +295,15 @@ def _what_decides(recipe: dict[str, Any]) -> dict[str, Any]:
 def _data(recipe: Recipe, folder: Path, progress: Callable[[int, int], None]) -> TrainData:
     kind: Callable[..., TrainData] = data_kinds()[recipe.data.kind]
     return kind(recipe.data, recipe.seed, folder, progress)
+
+
+def _process(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The recipe's process as config.json names it; a mask token that is not named is made, the last of the vocabulary."""
+    process = dict(recipe.process)
+    if process["name"] == "absorbing" and "mask_token_id" not in process:
+        tokenizer.add_special_tokens([MASK])
+        process["mask_token_id"] = tokenizer.token_to_id(MASK)
+    return process
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:

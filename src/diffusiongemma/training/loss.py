@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusiongemma.diffusion import Corrupted
 from diffusiongemma.model.attention import Role, SharedPrompt
 from diffusiongemma.model.masks import plain_denoise_masks, plain_encode_masks
 from diffusiongemma.model.transformer import Transformer
@@ -15,7 +16,7 @@ from diffusiongemma.training.data import TrainBatch
 __all__ = ["causal_loss", "losses"]
 
 
-def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned: int, causal: bool) -> tuple[Tensor, Tensor]:
+def losses(model: Transformer, batch: TrainBatch, corrupted: Corrupted, conditioned: int, causal: bool) -> tuple[Tensor, Tensor]:
     """Denoising and causal loss of a batch.
 
     One encoder pass serves the C canvases of a prompt, and the causal loss too: what stands after the prompt does not
@@ -25,14 +26,14 @@ def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned:
     Args:
         model: the stack.
         batch: prompts and clean canvases.
-        noisy_BL: ``[P * C, L]`` int64, canvases of one prompt side by side.
+        corrupted: the canvases ``[P * C, L]``, those of one prompt side by side.
         conditioned: how many of each prompt's C canvases get self-conditioning from a first pass without gradient.
         causal: whether to encode the answer too and take the causal loss.
 
     Returns:
         denoising loss and causal loss (zero without ``causal``): weighted mean cross-entropy in nats a token.
     """
-    prompts, prompt_length = batch.prompt_PT.shape
+    noisy_BL, prompts, prompt_length = corrupted.noisy_BL, *batch.prompt_PT.shape
     canvases = noisy_BL.shape[0] // prompts
     length = batch.answer_PL.shape[1]
 
@@ -53,14 +54,17 @@ def losses(model: Transformer, batch: TrainBatch, noisy_BL: Tensor, conditioned:
             seen = context.canvases(_canvas_masks(model, batch, conditioned))
             looked = model.stack(model.canvas_embeds(first, None), Role.DENOISE, tables, seen)
             believed = model.soften(model.logits(looked)).view(prompts, conditioned, length, -1)
+            if corrupted.kept_BL is not None:  # a position known to be clean is believed to be what it is, as in sampling
+                kept = corrupted.kept_BL.view(prompts, canvases, length, 1)[:, :conditioned]
+                believed = torch.where(kept, model.embed(first).view_as(believed), believed)
         soft = torch.cat((believed, soft[:, conditioned:]), dim=1)
 
-    # 3. The denoising loss: the clean token at every position, corrupted or not.
+    # 3. The denoising loss: the clean token, at the positions and with the weights of the process.
     embeds = model.canvas_embeds(noisy_BL, soft.flatten(0, 1))
     denoised = model.stack(embeds, Role.DENOISE, tables, context.canvases(_canvas_masks(model, batch, canvases)))
     target = batch.answer_PL.repeat_interleave(canvases, 0)
     weight = None if batch.weight_PL is None else batch.weight_PL.repeat_interleave(canvases, 0)
-    return _cross_entropy(model.logits(denoised), target, weight), next_token
+    return _cross_entropy(model.logits(denoised), target, weight, corrupted.weight_BL), next_token
 
 
 def causal_loss(model: Transformer, batch: TrainBatch) -> Tensor:
@@ -91,11 +95,13 @@ def _encode(model: Transformer, batch: TrainBatch, ids_PT: Tensor) -> tuple[Tens
     return model.stack(embeds, Role.ENCODE, model.rotary(positions, embeds.dtype), context), context
 
 
-def _cross_entropy(logits_BLV: Tensor, target_BL: Tensor, weight_BL: Tensor | None) -> Tensor:
-    if weight_BL is None:
+def _cross_entropy(logits_BLV: Tensor, target_BL: Tensor, weight_BL: Tensor | None, factor_BL: Tensor | None = None) -> Tensor:
+    """The mean over positions, weighted by the data; a process's factors, 1 on average, do not enter the sum of the weights."""
+    if weight_BL is None and factor_BL is None:
         return F.cross_entropy(logits_BLV.flatten(0, 1), target_BL.flatten())
     each = F.cross_entropy(logits_BLV.flatten(0, 1), target_BL.flatten(), reduction="none")
-    return (each * weight_BL.flatten()).sum() / weight_BL.sum()
+    weight = torch.ones_like(each) if weight_BL is None else weight_BL.flatten()
+    return (each * (weight if factor_BL is None else weight * factor_BL.flatten())).sum() / weight.sum()
 
 
 def _prompt_masks(model: Transformer, batch: TrainBatch, tokens: int) -> list[Tensor]:

@@ -1,11 +1,13 @@
 """A training recipe: one TOML file that says everything a run depends on."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from diffusiongemma.diffusion.params import OWN_FIELD
 from diffusiongemma.errors import ConfigError
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.plugins import plugins
@@ -101,6 +103,8 @@ class Recipe(_Part):
     seed: int = Field(1, ge=0)
     model: dict[str, Any]
     """``config.json`` without what the data decides (vocabulary, canvas length, special tokens)."""
+    process: dict[str, Any] = {"name": "uniform"}
+    """The diffusion process with its fields, or its name alone (``diffusion.process``); it goes into the checkpoint."""
     generation: dict[str, Any] = {}
     """Sampling defaults that go into the checkpoint."""
     data: Any
@@ -119,11 +123,22 @@ class Recipe(_Part):
             raise ValueError(f"kind is {kind!r}; allowed: {', '.join(kinds)}")
         return kinds[kind].Recipe(**data)
 
-    def config(self, vocab_size: int, canvas_length: int, stop_ids: tuple[int, ...]) -> ModelConfig:
-        """The model's configuration, with what the data decides filled in."""
+    @field_validator("process", mode="before")
+    @classmethod
+    def _named(cls, given: object) -> object:
+        return {"name": given} if isinstance(given, str) else given
+
+    def config(self, vocab_size: int, canvas_length: int, stop_ids: tuple[int, ...], process: Mapping[str, Any]) -> ModelConfig:
+        """The model's configuration, with what the data and the process decide filled in."""
         text = {**self.model["text_config"], "vocab_size": vocab_size, "eos_token_id": list(stop_ids)}
         return ModelConfig.from_dict(
-            {"model_type": "diffusion_gemma", **self.model, "text_config": text, "canvas_length": canvas_length}
+            {
+                "model_type": "diffusion_gemma",
+                **self.model,
+                "text_config": text,
+                "canvas_length": canvas_length,
+                OWN_FIELD: {"process": dict(process)},
+            }
         )
 
 
