@@ -104,7 +104,7 @@ def prompt(layers: int, length: int, denoising: int) -> dict[str, Any]:
     from tokenizers import Tokenizer as Words
     from tokenizers import models
 
-    from diffusiongemma.engine.engine import OfflineEngine
+    from diffusiongemma.engine.offline import OfflineEngine
     from diffusiongemma.engine.events import Commit
     from diffusiongemma.engine.request import Request
     from diffusiongemma.model.cache import KVCache, prefill_chunk

@@ -260,6 +260,6 @@ def test_rows_leave_and_join_a_batch_as_they_were() -> None:
     short, long = (new_canvas(torch.tensor([3]), torch.tensor([0]), length, VOCABULARY, length % 4) for length in (6, 15))
     both = Canvas.cat([short, long])
     for at, (one, length, stability) in enumerate(((short, 6, 2), (long, 15, 3))):
-        alone = both.select([at], length, stability)
+        alone = both.row(at, length, stability)
         for field in fields(Canvas):
             assert torch.equal(getattr(alone, field.name), getattr(one, field.name)), field.name

@@ -28,9 +28,9 @@ def masked(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> list[
     seen: list[bool] = []
     denoise = model.transformer.denoise_rows
 
-    def watched(canvases: Any, caches: Any, softs: Any, metadata: list[PassMetadata]) -> Any:
-        seen.extend(one.masks["sliding_attention"] is not None for one in metadata)
-        return denoise(canvases, caches, softs, metadata)
+    def watched(canvases: Any, softs: Any, metadata: list[PassMetadata]) -> Any:
+        seen.extend(one.segment.masks["sliding_attention"] is not None for one in metadata)
+        return denoise(canvases, softs, metadata)
 
     monkeypatch.setattr(model.transformer, "denoise_rows", watched)
     return seen

@@ -175,4 +175,4 @@ def test_the_best_of_few_tokens_is_the_best_of_all_logits(seed: int, count: int)
     allowed = torch.zeros(4096, dtype=torch.bool)
     allowed[torch.randperm(4096, generator=generator)[:count]] = True
     expected = transformer.logits(hidden[1, 2]).masked_fill(~allowed, -torch.inf)
-    assert expected[transformer.best_of(hidden, 1, 2, allowed)] == pytest.approx(float(expected.max()), abs=1e-4)
+    assert expected[transformer.best_of(hidden[1, 2], allowed)] == pytest.approx(float(expected.max()), abs=1e-4)

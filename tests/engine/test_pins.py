@@ -59,9 +59,9 @@ def test_every_pass_sees_the_pins_as_certain(model: DiffusionGemmaModel, monkeyp
     passes: list[tuple[torch.Tensor, torch.Tensor | None]] = []
     denoise = model.transformer.denoise_rows
 
-    def watched(canvases: Any, caches: Any, softs: Any, views: Any) -> list[torch.Tensor]:
+    def watched(canvases: Any, softs: Any, views: Any) -> list[torch.Tensor]:
         passes.append((canvases[0][0].clone(), None if softs[0] is None else softs[0][0].clone()))
-        return denoise(canvases, caches, softs, views)
+        return denoise(canvases, softs, views)
 
     monkeypatch.setattr(model.transformer, "denoise_rows", watched)
     model.generate("abc", pins=pins, max_tokens=MAX_VARIANTS, num_diffusion_steps=3, early_stop=False, seed=1)

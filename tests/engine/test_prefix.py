@@ -68,7 +68,7 @@ def prefill(model: Transformer, prompt: list[int], prefix: PrefixCache) -> tuple
     for start in range(result, len(prompt), BLOCK):
         (hidden,) = model.encode_rows([prompt[start : start + BLOCK]], [row])
         prefix.store(names, row)
-    return result, hidden[-1], model.denoise_rows([CANVAS], [row], [None], [model.canvas_metadata(row, 8)])[0]
+    return result, hidden[-1], model.denoise_rows([CANVAS], [None], [model.canvas_metadata(row, 8)])[0]
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 8, 9, 30])

@@ -15,7 +15,8 @@ from diffusiongemma import Choice
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, Result
 from diffusiongemma.engine.request import Request
-from diffusiongemma.engine.threaded import ThreadedEngine, default_kv_bytes
+from diffusiongemma.engine.scheduler import default_kv_bytes
+from diffusiongemma.engine.threaded import ThreadedEngine
 from diffusiongemma.errors import EngineError, InputError, OptionError, OverloadedError, PromptTooLongError
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.model import cache
@@ -94,7 +95,7 @@ def test_prefill_is_rationed(model: DiffusionGemmaModel, monkeypatch: pytest.Mon
     sizes: list[int] = []
     encode = model.transformer.encode_rows
     monkeypatch.setattr(model.transformer, "encode_rows", lambda ids, *rest: (sizes.append(len(ids)), encode(ids, *rest))[1])
-    engine = Engine(model.transformer, model.tokenizer, max_rows=16)
+    engine = Engine(model.transformer, model.tokenizer, max_rows=16, prefill_rows=4)
     for request in model.requests("abc", n=10, seed=1, num_diffusion_steps=20, early_stop=False, max_tokens=8):
         engine.add(request)
     while engine.busy:
@@ -213,7 +214,7 @@ def test_whatever_fails_the_engine_goes_on(
         if place == "taken in":
             broken.setattr(shared._engine, "add", _raises(error))
         elif place == "joining":
-            broken.setattr(shared._engine, "_batch_key", _raises(error))
+            broken.setattr(shared._engine.runner, "new_cache", _raises(error))
         elif place == "a step":
             broken.setattr(model.transformer, "denoise_rows", _raises(error))
         elif place == "an event":
@@ -231,15 +232,14 @@ def test_an_error_of_one_row_is_not_that_of_the_step(model: DiffusionGemmaModel,
     good = mixed(model)
     expected = [told(alone(model, request)) for request in good]
     (bad,) = model.requests("abc", seed=1, **SHORT)
-    join = shared._engine._join
+    opened = shared._engine._open
 
-    def joined(one: Any) -> Any:
-        row = join(one)
+    def open_broken(one: Any) -> None:
+        opened(one)
         if one.request is bad:
-            row.answer.add = _raises(PanicError("a panic"))  # type: ignore[method-assign]
-        return row
+            one.answer.add = _raises(PanicError("a panic"))
 
-    shared._engine._join = joined  # type: ignore[method-assign]
+    shared._engine._open = open_broken  # type: ignore[method-assign]
     with ThreadPoolExecutor(12) as callers:
         failing = [callers.submit(run, shared, bad) for _ in range(3)]
         assert list(callers.map(lambda request: told(run(shared, request)), good)) == expected

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from diffusiongemma.engine import turns
+from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Done
-from diffusiongemma.engine.threaded import BlockingClient, ThreadedEngine
+from diffusiongemma.engine.threaded import ThreadedEngine
 from diffusiongemma.engine.turns import TURN_SECONDS, displaced, first_in_turn
 from diffusiongemma.errors import OptionError, OverloadedError
 from diffusiongemma.generation import DiffusionGemmaModel

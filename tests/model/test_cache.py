@@ -100,7 +100,7 @@ def test_sliding_layers_keep_their_window_and_full_layers_all(model: Transformer
     assert sizes[0] == 4 * (a_full + a_sliding) and sizes[1] == 8 * (a_full + a_sliding)
     assert sizes[-1] == 56 * a_full + (WINDOW - 1 + 5) * a_sliding
     assert KVCache.bytes_of(model.config.text, 64, dtype, canvas=0, chunk=5) == 64 * a_full + 12 * a_sliding
-    model.denoise_rows([ids(1, 8)], [row], [None], [model.canvas_metadata(row, 8)])
+    model.denoise_rows([ids(1, 8)], [None], [model.canvas_metadata(row, 8)])
     assert row.bytes == 56 * a_full + (WINDOW - 1 + 8) * a_sliding, "a canvas takes no room in pages, and makes the window's larger"
     assert row.bytes <= KVCache.bytes_of(model.config.text, 64, dtype, canvas=8, chunk=5)
     few = RowCache(model.config.text, 6, model.dtype, model.device)
@@ -168,7 +168,7 @@ def test_metadata_made_once_serves_every_pass(model: Transformer) -> None:
     model.encode(ids(2, 12), ours, torch.tensor([12, 5]))
     for canvas in (ids(2, 8, seed=1), ids(2, 8, seed=2)):
         metadata = [model.canvas_metadata(row, 8) for row in ours.rows]
-        rows = model.denoise_rows(torch.split(canvas, 1), ours.rows, [None, None], metadata)
+        rows = model.denoise_rows(torch.split(canvas, 1), [None, None], metadata)
         assert torch.equal(torch.stack(rows), model.denoise(canvas, ours))
 
 
@@ -233,7 +233,7 @@ def test_forks_go_on_alone(model: Transformer, tokens: int) -> None:
     for fork, text in zip(forks, texts, strict=True):
         alone = cache_of(model)
         model.encode(torch.cat((prompt, text), dim=1), alone)
-        (forked,) = model.denoise_rows([canvas], [fork], [None], [model.canvas_metadata(fork, 8)])
+        (forked,) = model.denoise_rows([canvas], [None], [model.canvas_metadata(fork, 8)])
         assert torch.allclose(forked, model.denoise(canvas, alone)[0], atol=1e-10)
     untouched = cache_of(model)
     model.encode(prompt, untouched)

@@ -20,8 +20,8 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
 )
 
 from diffusiongemma.diffusion import SamplingParams
-from diffusiongemma.engine.engine import OfflineEngine
 from diffusiongemma.engine.events import Done, Draft, Result
+from diffusiongemma.engine.offline import OfflineEngine
 from diffusiongemma.engine.request import Request
 from diffusiongemma.kernels import RngPurpose, dispatch, draw, position_keys, random_ids, reference, tiled
 from tests.parity.reference import CACHE, Pair, make_pair

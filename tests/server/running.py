@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 
+from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.events import Commit, Done, Event, Result, Usage
 from diffusiongemma.engine.request import Request
-from diffusiongemma.engine.threaded import BlockingClient, EngineStats, ThreadedEngine
+from diffusiongemma.engine.threaded import EngineStats, ThreadedEngine
 from diffusiongemma.errors import OverloadedError
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.server.app import create_app

@@ -13,8 +13,8 @@ from diffusiongemma.bench.memory import peak_of
 from diffusiongemma.bench.recorder import Recorder, Sample, sample_of
 from diffusiongemma.bench.roofline import measure_rates
 from diffusiongemma.bench.settings import Case, SideSpec
-from diffusiongemma.engine.engine import OfflineEngine
 from diffusiongemma.engine.events import Commit, Draft
+from diffusiongemma.engine.offline import OfflineEngine
 from diffusiongemma.engine.request import Mode, Request
 from diffusiongemma.errors import BenchError
 from diffusiongemma.generation import DiffusionGemmaModel

@@ -77,7 +77,8 @@ def serve(
 
     The first SIGTERM or Ctrl-C finishes what is under way, within --drain-seconds; the second stops at once.
     """
-    from diffusiongemma.engine.threaded import ThreadedEngine, default_kv_bytes
+    from diffusiongemma.engine.scheduler import default_kv_bytes
+    from diffusiongemma.engine.threaded import ThreadedEngine
     from diffusiongemma.server.endpoint import ModelEndpoint, public_name
 
     with common.reporting(False):

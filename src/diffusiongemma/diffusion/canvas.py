@@ -68,21 +68,22 @@ class Canvas:
         """``[S]`` int64, by how many steps each entry of the history is older than the newest."""
         return torch.arange(self.history_SBL.shape[0] - 1, -1, -1, device=self.length_B.device)
 
-    def select(self, rows: Sequence[int], length: int | None = None, stability: int | None = None) -> "Canvas":
-        """Some of the rows, in the order given.
+    def select(self, rows: Sequence[int]) -> "Canvas":
+        """Some of the rows, in the order given."""
+        index = torch.tensor(rows, device=self.length_B.device)
+        return Canvas(**{f.name: getattr(self, f.name).index_select(_row_dim(f.name), index) for f in fields(self)})
+
+    def row(self, at: int, length: int, stability: int) -> "Canvas":
+        """One of the rows, without filler, as a view.
 
         Args:
-            rows: indices.
-            length: positions of the longest of them; None: as many as there are.
-            stability: most steps of history that one of them needs; None: as many as there are.
+            at: which.
+            length: positions of its canvas.
+            stability: steps of history it needs.
         """
-        index = torch.tensor(rows, device=self.length_B.device)
-        picked = {f.name: getattr(self, f.name).index_select(_row_dim(f.name), index) for f in fields(self)}
-        if length is not None:
-            picked |= {name: value[..., :length] for name, value in picked.items() if name.endswith("BL")}
-        if stability is not None:
-            picked["history_SBL"] = picked["history_SBL"][len(self.history_SBL) - stability :]
-        return Canvas(**picked)
+        picked = {f.name: getattr(self, f.name).narrow(_row_dim(f.name), at, 1) for f in fields(self)}
+        picked = {name: value[..., :length] if name.endswith("BL") else value for name, value in picked.items()}
+        return Canvas(**picked | {"history_SBL": picked["history_SBL"][len(self.history_SBL) - stability :]})
 
     @staticmethod
     def cat(canvases: Sequence["Canvas"]) -> "Canvas":

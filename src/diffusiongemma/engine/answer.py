@@ -27,6 +27,9 @@ class Answer:
         prompt_tokens: for the usage.
         pinned: tokens up to and with the last pin.
         opening: what of the prompt belongs to the answer: see ``Markup.opening``.
+
+    Attributes:
+        began: when its request got a place, on ``time.perf_counter``'s clock.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Answer:
         self._stop_ids = frozenset(stop_ids)
         self._prompt_tokens = prompt_tokens
         self._pinned = pinned
-        self._began = time.perf_counter()
+        self.began: float | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._calls: list[ToolCall] = []
@@ -107,7 +110,7 @@ class Answer:
 
     def result(self) -> Result:
         """The finished answer."""
-        assert self.finish is not None
+        assert self.finish is not None and self.began is not None
         tokens, steps = len(self.ids), sum(canvas.steps for canvas in self.canvases)
         return Result(
             text="".join(self._text),
@@ -121,7 +124,7 @@ class Answer:
                 commit_passes=self.commit_passes,
                 tokens_per_forward=tokens / (steps or max(self.commit_passes, 1)),
                 tokens_per_forward_with_commits=tokens / max(steps + self.commit_passes, 1),
-                seconds=time.perf_counter() - self._began,
+                seconds=time.perf_counter() - self.began,
                 thinking_tokens=self._parts.thinking_tokens,
             ),
             canvases=self.canvases,

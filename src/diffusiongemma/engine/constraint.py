@@ -8,17 +8,27 @@ Shapes: B rows, L canvas, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from diffusiongemma.constraints import AnyCursor, ReplyCursor
+from diffusiongemma.constraints import AnyCursor, Grammar, ReplyCursor, ReplyGrammar
 from diffusiongemma.diffusion import Canvas
 from diffusiongemma.kernels import Statistics
 
-__all__ = ["BestOf", "ConstraintState", "GrammarState", "GuardedState", "Rules", "apply_constraints", "first_uncertain", "read_on"]
+__all__ = [
+    "BestOf",
+    "ConstraintState",
+    "GrammarState",
+    "GuardedState",
+    "Reading",
+    "Rules",
+    "applied",
+    "confined",
+    "first_uncertain",
+    "read_on",
+]
 
 T = TypeVar("T")
 Place = AnyCursor | ReplyCursor
@@ -73,6 +83,27 @@ class Rules(Protocol):
         """
 
 
+class Reading(NamedTuple):
+    """What a constraint makes of a canvas; see ``ConstraintState.read``.
+
+    Attributes:
+        tokens: the canvas as it should be.
+        positions: that are constrained.
+        complete: whether the row may stop with it.
+    """
+
+    tokens: list[int]
+    positions: list[int]
+    complete: bool
+
+
+def confined(grammar: Grammar | ReplyGrammar | Rules | None) -> bool:
+    """Whether a constraint is asked in a process of its own, which may take its time (decision 0009)."""
+    if isinstance(grammar, ReplyGrammar):
+        return any(one is not None and one.confined for one in (grammar.body, grammar.calls))
+    return isinstance(grammar, Grammar) and grammar.confined
+
+
 class GuardedState:
     """A constraint whose failure ends one request and not the step of all: from then on its answer is free.
 
@@ -96,10 +127,9 @@ class GuardedState:
         """See ``ConstraintState``."""
         return self._tried(lambda: self._state.forced_tokens(length), [-1] * length)
 
-    def read(self, tokens: Sequence[int], entropy: Sequence[float], best_of: BestOf) -> tuple[list[int], list[int], bool]:
+    def read(self, tokens: Sequence[int], entropy: Sequence[float], best_of: BestOf) -> Reading:
         """See ``ConstraintState``."""
-        free: tuple[list[int], list[int], bool] = (list(tokens), [], True)
-        return self._tried(lambda: self._state.read(tokens, entropy, best_of), free)
+        return self._tried(lambda: Reading(*self._state.read(tokens, entropy, best_of)), Reading(list(tokens), [], True))
 
     def commit(self, tokens: Sequence[int], best_of: BestOf) -> list[int]:
         """See ``ConstraintState``."""
@@ -253,32 +283,27 @@ class _Reader:
         return self.best_of(self.at, self.cursor.allowed())
 
 
-def apply_constraints(
-    statistics: Statistics, canvas: Canvas, rows: Sequence[ConstraintState | None], best_of: Callable[[int, int, Tensor], int]
-) -> tuple[Statistics, Tensor, Tensor]:
-    """Let grammars and rules are applied between the statistics and the step.
+def applied(statistics: Statistics, canvas: Canvas, readings: Sequence[Reading | None]) -> tuple[Statistics, Tensor, Tensor]:
+    """Put what constraints make of canvases into the statistics, between the pass and the step.
 
     Args:
         statistics: of the model's distributions.
         canvas: the state they were computed from.
-        rows: the place of each in what it is constrained to; None: a row that is free.
-        best_of: the most probable of the allowed tokens ``[V]`` bool, of (row, position).
+        readings: of each row; None: it is free.
 
     Returns:
         The statistics, certain at constrained positions; these positions ``[B, L]`` bool; rows ``[B]`` bool that were not read
         to their end and must not stop.
     """
-    best = torch.where(canvas.pinned_BL, canvas.noisy_ids_BL, statistics.argmax_ids_BL).tolist()
-    entropy = statistics.entropy_BL.masked_fill(canvas.pinned_BL, 0.0).tolist()
-    constraint = torch.zeros(canvas.noisy_ids_BL.shape, dtype=torch.bool)
-    broken = torch.zeros(len(rows), dtype=torch.bool)
-    for place, row in enumerate(rows):
-        if row is not None:
-            best[place], positions, complete = row.read(best[place], entropy[place], partial(best_of, place))
-            constraint[place, positions] = True
-            broken[place] = not complete
+    repaired = torch.zeros(canvas.noisy_ids_BL.shape, dtype=torch.int64)
+    constrained = torch.zeros(repaired.shape, dtype=torch.bool)
+    for row, reading in enumerate(readings):
+        if reading is not None:
+            constrained[row, reading.positions] = True
+            repaired[row, : len(reading.tokens)] = torch.tensor(reading.tokens)
+    broken = torch.tensor([reading is not None and not reading.complete for reading in readings])
     device = canvas.noisy_ids_BL.device
-    repaired_BL, constrained_BL = torch.tensor(best, device=device), constraint.to(device)
+    repaired_BL, constrained_BL = repaired.to(device), constrained.to(device)
     certain = statistics._replace(
         argmax_ids_BL=torch.where(constrained_BL, repaired_BL, statistics.argmax_ids_BL),
         drawn_BL=torch.where(constrained_BL, repaired_BL, statistics.drawn_BL),

@@ -1,22 +1,42 @@
 """One prompt and all that is asked of its answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from diffusiongemma.constraints import Grammar, ReplyGrammar
 from diffusiongemma.diffusion import SamplingParams
-from diffusiongemma.engine.constraint import Rules
+from diffusiongemma.engine.constraint import ConstraintState, Rules
 from diffusiongemma.engine.pinned import constraint_state
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
+from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
 
-__all__ = ["MAX_LOGPROBS", "Mode", "Request", "canvas_length", "check", "max_steps"]
+__all__ = ["MAX_LOGPROBS", "Checked", "Mode", "Request", "canvas_length", "check", "max_steps", "unit_of"]
 
 Mode = Literal["diffusion", "causal"]
 MAX_LOGPROBS = 20
 """Most alternatives a token that can be asked for (as in OpenAI's API)."""
+
+
+@dataclass(eq=False)
+class Checked:
+    """What is known of a request that can run.
+
+    Attributes:
+        config: of the model that it was checked for.
+        slots: tokens that its cache must hold.
+    """
+
+    config: ModelConfig
+    slots: int
+    _state: ConstraintState | None = None
+
+    def take_state(self, request: "Request", row: int = 0) -> ConstraintState | None:
+        """The place at the beginning of its constraint: the one that the check made, and a new one whenever it runs again."""
+        state, self._state = self._state, None
+        return _state(request, row) if state is None else state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +56,7 @@ class Request:
             log-probabilities at all.
         client: who asks: on a shared engine clients take turns (``engine.turns``), and each has bounds; None: a caller without
             bounds.
+        checked: what ``check`` came to; a request that differs in anything but its client is another one, and not checked.
     """
 
     prompt: list[int]
@@ -48,6 +69,18 @@ class Request:
     drafts: bool = False
     logprobs: int | None = None
     client: str | None = None
+    checked: Checked | None = field(default=None, init=False, compare=False, repr=False)
+
+    def of_client(self, client: str | None) -> "Request":
+        """The same request, asked by somebody."""
+        other = replace(self, client=client)
+        object.__setattr__(other, "checked", self.checked)
+        return other
+
+
+def unit_of(model: Transformer, request: Request) -> int:
+    """Tokens of an answer that are committed at a time: a canvas's, or one in the causal mode."""
+    return canvas_length(model, request.params) if request.mode == "diffusion" else 1
 
 
 def canvas_length(model: Transformer, params: SamplingParams) -> int:
@@ -65,13 +98,12 @@ def canvas_length(model: Transformer, params: SamplingParams) -> int:
 def max_steps(model: Transformer, request: Request) -> int:
     """Passes that a request takes at most: denoising steps of all its canvases, or tokens of a causal answer."""
     params = request.params
-    if request.mode == "causal":
-        return params.max_tokens
-    return -(-params.max_tokens // canvas_length(model, params)) * params.num_diffusion_steps
+    steps = 1 if request.mode == "causal" else params.num_diffusion_steps
+    return -(-params.max_tokens // unit_of(model, request)) * steps
 
 
-def check(model: Transformer, request: Request, row: int = 0) -> int:
-    """Check a request against the model; returns the cache slots it needs.
+def check(model: Transformer, request: Request, row: int = 0) -> Checked:
+    """Check a request against the model, once: it keeps what comes of it, its constraint at the beginning of a text included.
 
     Args:
         model: the stack.
@@ -84,9 +116,11 @@ def check(model: Transformer, request: Request, row: int = 0) -> int:
         PromptTooLongError: prompt and answer exceed the model's positions.
         OptionError: a canvas longer than the checkpoint's, or logprobs outside what is allowed.
     """
+    if request.checked is not None and request.checked.config is model.config:
+        return request.checked
     config, params, ids = model.config, request.params, request.prompt
-    length = canvas_length(model, params)  # checked in the causal mode too, where it means nothing
-    unit = length if request.mode == "diffusion" else 1
+    canvas_length(model, params)  # checked in the causal mode too, where it means nothing
+    unit = unit_of(model, request)
     room = -(-params.max_tokens // unit) * unit
     if not ids:
         raise InputError(f"prompt {row} is empty; give it at least one token")
@@ -108,9 +142,13 @@ def check(model: Transformer, request: Request, row: int = 0) -> int:
         raise InputError(f"an answer cannot be constrained to a grammar and have {what}; leave one of the two out")
     for what, given in (("pins", request.pins), ("init_tokens", request.init_tokens)):
         _check_fixed(what, given or [], row, params.max_tokens, config.text.vocab_size)
-    if request.pins is not None or not isinstance(request.grammar, Grammar | ReplyGrammar | None):
-        constraint_state(request.grammar, params.max_tokens, request.stop_ids, request.pins, row)  # do they contradict each other?
-    return len(ids) + room
+    checked = Checked(config, len(ids) + room, _state(request, row))
+    object.__setattr__(request, "checked", checked)
+    return checked
+
+
+def _state(request: Request, row: int) -> ConstraintState | None:
+    return constraint_state(request.grammar, request.params.max_tokens, request.stop_ids, request.pins, row)
 
 
 def _check_fixed(what: str, given: Sequence[int], row: int, most: int, vocab_size: int) -> None:

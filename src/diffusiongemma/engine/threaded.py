@@ -5,34 +5,36 @@ steps and in them.
 """
 
 import logging
-import os
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
+from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Done, Event, Failed
 from diffusiongemma.engine.prefix import default_prefix_bytes
-from diffusiongemma.engine.request import Request, max_steps
-from diffusiongemma.errors import EngineError, InputError, OptionError, OverloadedError, as_error
+from diffusiongemma.engine.request import Request, check, max_steps
+from diffusiongemma.engine.scheduler import default_kv_bytes
+from diffusiongemma.errors import EngineError, InputError, OptionError, OverloadedError, PromptTooLongError, as_error
 from diffusiongemma.model.cache import RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["BlockingClient", "EngineStats", "RequestHandle", "ThreadedEngine", "default_kv_bytes"]
+__all__ = ["EngineStats", "RequestHandle", "ThreadedEngine"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 OnEnd = Callable[[BaseException | None], None]
 USUAL_SECONDS = 1.0
 """What a request is taken to last before the first has ended."""
+PREFILL_ROWS = 4
+"""Prompts that are encoded, a chunk each, in one step: the others wait for no more than that."""
 CLIENT_STEPS = 1 << 19
 """Steps a client may ask for at a time, unless told otherwise: 16 default answers of ``nano`` are 3,072, a single one may take
 100,000 steps a canvas."""
@@ -78,13 +80,13 @@ class RequestHandle:
     def __init__(
         self,
         shared: "ThreadedEngine",
-        requests: Sequence[tuple[Request, int]],
+        requests: Sequence[Request],
         steps: int,
         on_event: Callable[[Event], None],
         on_end: OnEnd,
     ) -> None:
         self.requests, self.on_event, self._on_end = list(requests), on_event, on_end
-        self.client, self.steps = requests[0][0].client, steps
+        self.client, self.steps = requests[0].client, steps
         self.left = len(self.requests)
         self.ended = False
         self.began = time.perf_counter()
@@ -142,7 +144,9 @@ class ThreadedEngine:
         self._client_rows, self._client_steps = client_rows or max(max_batch, max_waiting), client_steps
         if prefix_bytes is None:
             prefix_bytes = default_prefix_bytes(model.config.text, model.dtype, prefill_chunk(model.device), self._max_bytes)
-        self._engine = Engine(model, tokenizer, max_rows=max_batch, kv_bytes=self._max_bytes, prefix_bytes=prefix_bytes)
+        self._engine = Engine(
+            model, tokenizer, max_rows=max_batch, kv_bytes=self._max_bytes, prefix_bytes=prefix_bytes, prefill_rows=PREFILL_ROWS
+        )
         self._changed = threading.Condition()
         self._incoming: deque[RequestHandle] = deque()
         self._cancelled: list[RequestHandle] = []
@@ -173,14 +177,15 @@ class ThreadedEngine:
         most = self._bound if client is None else min(self._bound, self._client_rows)
         if not 1 <= len(requests) <= most:
             raise InputError(f"there are {len(requests)} rows to run; this server takes 1 to {most} at a time")
-        checked = [(request, self._engine.check(request, number)) for number, request in enumerate(requests)]
+        for number, request in enumerate(requests):
+            self._check(request, number)
         steps = sum(max_steps(self._engine.model, request) for request in requests)
         if client is not None and steps > self._client_steps:
             raise OptionError(
                 f"num_diffusion_steps, max_tokens and the number of answers allow {steps:,} steps together; this server gives a "
                 f"client {self._client_steps:,}. Lower one of them"
             )
-        handle = RequestHandle(self, checked, steps, on_event, on_end)
+        handle = RequestHandle(self, requests, steps, on_event, on_end)
         with self._changed:
             if self._failure is not None:
                 raise EngineError(self._failure)
@@ -191,6 +196,15 @@ class ThreadedEngine:
             self._incoming.append(handle)
             self._changed.notify()
         return handle
+
+    def _check(self, request: Request, number: int) -> None:
+        slots = check(self._engine.model, request, number).slots
+        needed = self._engine.cache_bytes(request, slots)
+        if needed > self._max_bytes:
+            raise PromptTooLongError(
+                f"prompt and answer are {slots} tokens, whose cache takes {needed >> 20} MiB; this server gives all requests "
+                f"together {self._max_bytes >> 20} MiB. Shorten the prompt or lower max_tokens"
+            )
 
     def _admit(self, handle: RequestHandle) -> None:
         """With the lock held: refuse what is too much now."""
@@ -317,8 +331,8 @@ class ThreadedEngine:
         while self._incoming:
             handle = self._incoming.popleft()
             try:
-                for number, (request, slots) in enumerate(handle.requests):
-                    self._engine.add(request, handle, number, slots)
+                for number, request in enumerate(handle.requests):
+                    self._engine.add(request, handle, number)
             except BaseException as error:
                 log.exception("a request could not be taken in")
                 self._engine.cancel(handle)
@@ -373,63 +387,9 @@ class ThreadedEngine:
                 self._cancelled.append(handle)
                 self._changed.notify_all()
 
-    def client(self) -> "BlockingClient":
+    def blocking_client(self) -> BlockingClient:
         """An executor for one caller that waits for its events, as ``DiffusionGemmaModel.served`` takes it."""
         return BlockingClient(self)
-
-
-class BlockingClient:
-    """Runs requests on a shared engine and waits for them; ``cancel`` may be called from any thread.
-
-    Attributes:
-        client: whose requests they are; see ``Request``.
-    """
-
-    def __init__(self, shared: ThreadedEngine) -> None:
-        self.client: str | None = None
-        self._shared = shared
-        self._handle: RequestHandle | None = None
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """End what runs and all that would follow with ``CancelledError``."""
-        self._cancelled.set()
-        if self._handle is not None:
-            self._handle.cancel()
-
-    def run(self, requests: Sequence[Request]) -> Iterator[Event]:
-        """Events of requests, ``row`` being their index.
-
-        Raises:
-            CancelledError: ``cancel`` was called, or the engine was stopped.
-            InputError, OptionError, OverloadedError: see ``ThreadedEngine.submit``.
-        """
-        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-        if self.client is not None:
-            requests = [replace(request, client=self.client) for request in requests]
-        handle = self._handle = self._shared.submit(requests, events.put, events.put)
-        try:
-            if self._cancelled.is_set():
-                raise CancelledError
-            while (event := events.get()) is not None:
-                if isinstance(event, BaseException):
-                    raise event
-                yield event
-        finally:
-            handle.cancel()
-
-    def call(self, work: Callable[[], T]) -> T:
-        """Do something with the model between two steps of the engine."""
-        if self._cancelled.is_set():
-            raise CancelledError
-        return self._shared.call(work).result()
-
-
-def default_kv_bytes(device: torch.device) -> int:
-    """Memory for caches where nobody says: half of what is free on a GPU, a quarter of all there is beside a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def _told(listener: Callable[[T], None], what: T) -> None:

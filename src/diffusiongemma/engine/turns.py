@@ -6,48 +6,27 @@ had a place for ``TURN_SECONDS`` gives it up to one that has fewer, and gets it 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from diffusiongemma.engine.request import Request
-from diffusiongemma.engine.row import Row
+from diffusiongemma.engine.sequence import SequenceState
 
-__all__ = ["TURN_SECONDS", "Waiting", "displaced", "first_in_turn"]
+__all__ = ["TURN_SECONDS", "displaced", "first_in_turn"]
 
 TURN_SECONDS = 1.0
 """Most answers of a small model are shorter than that: only long ones are interrupted, and only where others wait."""
 
 
-@dataclass(frozen=True, eq=False)
-class Waiting:
-    """A request that has no row yet.
-
-    Attributes:
-        key: whose it is; requests of one key were handed in together.
-        number: the row number in its events.
-        request: what was asked.
-        slots: of the cache, that it needs.
-        kv_bytes: memory of them.
-    """
-
-    key: object
-    number: int
-    request: Request
-    slots: int
-    kv_bytes: int
-
-
 class _Places:
     """How many places each client, and each request of it, has."""
 
-    def __init__(self, placed: Sequence[Row]) -> None:
+    def __init__(self, placed: Sequence[SequenceState]) -> None:
         self._clients = Counter(row.request.client for row in placed)
         self._keys = Counter(row.key for row in placed)
 
-    def of(self, one: Row | Waiting) -> tuple[int, int]:
+    def of(self, one: SequenceState) -> tuple[int, int]:
         return self._clients[one.request.client], self._keys[one.key]
 
 
-def first_in_turn(line: Iterable[Row | Waiting], placed: Sequence[Row]) -> Row | Waiting | None:
+def first_in_turn(line: Iterable[SequenceState], placed: Sequence[SequenceState]) -> SequenceState | None:
     """Who gets the next place.
 
     Args:
@@ -58,18 +37,18 @@ def first_in_turn(line: Iterable[Row | Waiting], placed: Sequence[Row]) -> Row |
     return min(line, key=places.of, default=None)
 
 
-def displaced(one: Row | Waiting, placed: Sequence[Row], now: float) -> Row | None:
+def displaced(one: SequenceState, placed: Sequence[SequenceState], now: float) -> SequenceState | None:
     """The row that gives its place to one that waits; None: nobody has to.
 
     Args:
         one: who waits.
         placed: rows that have a place.
-        now: seconds, on the clock of ``Row.placed``.
+        now: seconds, on the clock of ``SequenceState.placed``.
     """
     places = _Places(placed)
     clients, rows = places.of(one)
 
-    def has_more(row: Row) -> bool:
+    def has_more(row: SequenceState) -> bool:
         theirs, its = places.of(row)
         return its > rows if row.request.client == one.request.client else theirs > clients
 

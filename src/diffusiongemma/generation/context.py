@@ -1,6 +1,6 @@
 """What a text stands in while parts of it are written, and the one way to write them: rows of pins through an engine."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -19,7 +19,7 @@ OnEvent = Callable[[Event], None]
 class Executor(Protocol):
     """Where requests are run: an engine of one's own, or one that many share."""
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Event]:
+    def run(self, requests: Iterable[Request]) -> Iterator[Event]:
         """Events of requests; ``row`` is their index."""
 
     def call(self, work: Callable[[], T]) -> T:

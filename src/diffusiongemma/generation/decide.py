@@ -297,4 +297,4 @@ def check_alternatives(model: Transformer, one: Alternatives, row: int = 0, seed
         raise InputError("an answer is the beginning of another, and this checkpoint has no stop token to tell them apart by")
     if len({token for answer in one.answers for token in answer}) == vocab_size:
         raise InputError(f"the answers use all {vocab_size} tokens there are; nothing is left for noise. Give fewer options")
-    return check(model, Request(prompt=list(one.prompt), params=SamplingParams(max_tokens=length, seed=seed)), row)
+    return check(model, Request(prompt=list(one.prompt), params=SamplingParams(max_tokens=length, seed=seed)), row).slots

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusiongemma.constraints import Vocabulary
 from diffusiongemma.diffusion import CanvasWindow, SamplingParams
 from diffusiongemma.diffusion.params import OWN_FIELD
-from diffusiongemma.engine.engine import OfflineEngine
+from diffusiongemma.engine.offline import OfflineEngine
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.generation.context import Executor
 from diffusiongemma.generation.machine import give_back, keep_freed

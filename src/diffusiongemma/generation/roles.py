@@ -19,8 +19,8 @@ from tokenizers import models
 
 from diffusiongemma import quant
 from diffusiongemma.diffusion import SamplingParams
-from diffusiongemma.engine.engine import OfflineEngine
 from diffusiongemma.engine.events import Commit, Draft, Result
+from diffusiongemma.engine.offline import OfflineEngine
 from diffusiongemma.engine.request import Mode, Request
 from diffusiongemma.generation.machine import synchroniser
 from diffusiongemma.generation.resident import Resident

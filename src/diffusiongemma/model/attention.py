@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from diffusiongemma import kernels
+from diffusiongemma.diffusion import CanvasWindow
 from diffusiongemma.kernels import KeysValues
 from diffusiongemma.model.cache import RowCache
-from diffusiongemma.model.masks import Masks
+from diffusiongemma.model.config import TextConfig
+from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 
-__all__ = ["AttentionContext", "PromptCanvases", "RaggedBatch", "Role", "Segment", "SharedPrompt"]
+__all__ = ["AttentionBackend", "AttentionContext", "PromptCanvases", "RaggedBatch", "Role", "RowLoop", "Segment", "SharedPrompt"]
 
 
 class Role(Enum):
@@ -35,7 +37,7 @@ class AttentionContext(ABC):
 
 
 class Segment(NamedTuple):
-    """One row of a pass.
+    """One row's part in a pass.
 
     Attributes:
         cache: the row's own; several canvases of one pass may share it.
@@ -48,10 +50,50 @@ class Segment(NamedTuple):
     masks: Masks
 
 
+class AttentionBackend(ABC):
+    """How attention of rows that each have a cache is computed."""
+
+    @abstractmethod
+    def encoding(self, cache: RowCache, tokens: int) -> Segment:
+        """A row that gains tokens."""
+
+    @abstractmethod
+    def denoising(self, cache: RowCache, tokens: int, window: CanvasWindow) -> Segment:
+        """A canvas after a row's context; it is the same for all passes over that canvas."""
+
+    @abstractmethod
+    def prepare(self, segments: Sequence[Segment]) -> AttentionContext:
+        """What all layers of one pass over these segments share."""
+
+
+class RowLoop(AttentionBackend):
+    """Each row's attention by a call of its own: plain, and with the same shapes whatever a row's neighbours are.
+
+    Args:
+        config: layer types and window.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        self._config = config
+
+    def encoding(self, cache: RowCache, tokens: int) -> Segment:
+        """See ``AttentionBackend``."""
+        device = cache.device
+        return Segment(cache, tokens, encode_masks(self._config, cache.length, tokens, device, joined=cache.joined(tokens)))
+
+    def denoising(self, cache: RowCache, tokens: int, window: CanvasWindow) -> Segment:
+        """See ``AttentionBackend``."""
+        return Segment(cache, tokens, denoise_masks(self._config, cache.length, tokens, cache.device, window))
+
+    def prepare(self, segments: Sequence[Segment]) -> AttentionContext:
+        """See ``AttentionBackend``."""
+        return RaggedBatch(self._config.layer_types, segments)
+
+
 class RaggedBatch(AttentionContext):
     """Rows laid one after another in one sequence ``[1, T]``: only attention looks at each apart, with its own cache.
 
-    Nothing is padded to the longest row, and what a row computes has the same shapes whatever its neighbours are.
+    Nothing is padded to the longest row.
 
     Args:
         layer_types: of the layers.

@@ -17,7 +17,7 @@ from diffusiongemma.errors import InputError
 from diffusiongemma.kernels import KeysValues
 from diffusiongemma.model.config import LayerConfig, TextConfig
 
-__all__ = ["PAGE", "KVCache", "RowCache", "prefill_chunk"]
+__all__ = ["BLOCK", "PAGE", "KVCache", "RowCache", "prefill_chunk"]
 
 CHUNK, CHUNK_CPU = 1024, 128
 PAGE = 4096
@@ -222,10 +222,11 @@ class RowCache:
     Attributes:
         length: tokens it holds.
         max_length: tokens it may hold.
+        device: of the memory.
     """
 
     def __init__(self, config: TextConfig, max_length: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.length, self.max_length = 0, max_length
+        self.length, self.max_length, self.device = 0, max_length, device
         self._config = config
         self._layers: list[_LayerCache] = [
             _Window(layer, max_length, dtype, device, reach=config.sliding_window - 1, room=prefill_chunk(device))

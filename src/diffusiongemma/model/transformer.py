@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from diffusiongemma import kernels
 from diffusiongemma.diffusion import CanvasWindow, make_process
 from diffusiongemma.kernels import BatchInvariance, Kernels, SoftPositions, Statistics
-from diffusiongemma.model.attention import AttentionContext, RaggedBatch, Role, Segment
+from diffusiongemma.model.attention import AttentionBackend, AttentionContext, Role, RowLoop, Segment
 from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.config import ModelConfig, RopeConfig
 from diffusiongemma.model.layers import Embedding, Layer, RMSNorm, SelfConditioning
-from diffusiongemma.model.masks import Masks, denoise_masks, encode_masks
 from diffusiongemma.model.packable import Packable
 from diffusiongemma.quant import PackedWeight
 
@@ -31,11 +30,11 @@ class PassMetadata(NamedTuple):
 
     Attributes:
         tables: where its tokens stand.
-        masks: what they see.
+        segment: what they attend to.
     """
 
     tables: Tables
-    masks: Masks
+    segment: Segment
 
 
 class Transformer(nn.Module):
@@ -49,6 +48,7 @@ class Transformer(nn.Module):
         process: of diffusion, which the weights were trained with.
         batch_invariant: whether in float32 on a CPU a row has the same bits whatever its neighbours are
             (``kernels.BatchInvariance``). Without it a causal token alone costs less.
+        attention: how rows attend to their caches.
         int8_products: whether weights and products are in int8 (``model.fast``): faster on a CPU, not exact.
         compute_dtype: of hidden states and of the cache, where it is not that of the weights; None: theirs.
     """
@@ -59,6 +59,7 @@ class Transformer(nn.Module):
         self.process = make_process(config.process, config.text.vocab_size)
         self.kernels = kernels
         self.batch_invariant = True
+        self.attention: AttentionBackend = RowLoop(config.text)
         self.int8_products = False
         self.compute_dtype: torch.dtype | None = None
         text = config.text
@@ -137,11 +138,8 @@ class Transformer(nn.Module):
         return self._encode([torch.tensor(row, device=self.device) for row in ids], caches)
 
     def _encode(self, ids: Sequence[Tensor], caches: Sequence[RowCache]) -> list[Tensor]:
-        config, segments, positions = self.config.text, [], list[int]()
-        for new, cache in zip(map(len, ids), caches, strict=True):
-            masks = encode_masks(config, cache.length, new, self.device, joined=cache.joined(new))
-            segments.append(Segment(cache, new, masks))
-            positions += range(cache.length, cache.length + new)
+        segments = [self.attention.encoding(cache, len(new)) for new, cache in zip(ids, caches, strict=True)]
+        positions = [at for cache, new, _ in segments for at in range(cache.length, cache.length + new)]
         tables = self.rotary(self._filled(torch.tensor([positions], device=self.device)), self.dtype)
         hidden = self._ragged(self.embed(self._filled(_joined(ids, 0)[None])), Role.ENCODE, tables, segments)
         for segment in segments:
@@ -165,28 +163,22 @@ class Transformer(nn.Module):
         canvases = torch.split(canvas_BL, 1)
         softs: Sequence[Tensor | None] = [None] * len(canvases) if soft_BLD is None else torch.split(soft_BLD, 1)
         metadata = {row: self.canvas_metadata(row, canvas_BL.shape[1], canvas_window) for row in set(cache.rows)}
-        return torch.stack(self.denoise_rows(canvases, cache.rows, softs, [metadata[row] for row in cache.rows]))
+        return torch.stack(self.denoise_rows(canvases, softs, [metadata[row] for row in cache.rows]))
 
     def canvas_metadata(self, cache: RowCache, length: int, canvas_window: CanvasWindow = "shared") -> PassMetadata:
         """What all passes over one canvas of a length share."""
         positions = torch.arange(cache.length, cache.length + length, device=self.device)[None]
-        masks = denoise_masks(self.config.text, cache.length, length, self.device, canvas_window)
-        return PassMetadata(self.rotary(positions, self.dtype), masks)
+        return PassMetadata(self.rotary(positions, self.dtype), self.attention.denoising(cache, length, canvas_window))
 
     def denoise_rows(
-        self,
-        canvases: Sequence[Tensor],
-        caches: Sequence[RowCache],
-        softs: Sequence[Tensor | None],
-        metadata: Sequence[PassMetadata],
+        self, canvases: Sequence[Tensor], softs: Sequence[Tensor | None], metadata: Sequence[PassMetadata]
     ) -> list[Tensor]:
         """``denoise`` for canvases of any lengths in one pass.
 
         Args:
             canvases: ``[1, L]`` int64 token ids of each row.
-            caches: of each row; several rows may stand after the same context.
             softs: ``[1, L, D]`` of each row, None at its first step.
-            metadata: of each row's cache and canvas (``canvas_metadata``).
+            metadata: of each row's cache and canvas (``canvas_metadata``); several rows may stand after the same context.
 
         Returns:
             ``[L, D]`` final hidden states of each row.
@@ -204,13 +196,10 @@ class Transformer(nn.Module):
             )
             for kind in metadata[0].tables
         }
-        lengths = [canvas.shape[1] for canvas in canvases]
-        masks = [each.masks for each in metadata]
-        segments = [Segment(*row) for row in zip(caches, lengths, masks, strict=True)]
-        return self._ragged(self.canvas_embeds(ids, soft), Role.DENOISE, tables, segments)
+        return self._ragged(self.canvas_embeds(ids, soft), Role.DENOISE, tables, [each.segment for each in metadata])
 
     def _ragged(self, x_1TD: Tensor, role: Role, tables: Tables, segments: Sequence[Segment]) -> list[Tensor]:
-        hidden = self.stack(x_1TD, role, tables, RaggedBatch(self.config.text.layer_types, segments))[0]
+        hidden = self.stack(x_1TD, role, tables, self.attention.prepare(segments))[0]
         lengths = [segment.tokens for segment in segments]
         return list(torch.split(hidden[: sum(lengths)], lengths))
 
@@ -264,16 +253,14 @@ class Transformer(nn.Module):
         )  # fmt: skip
         return statistics._replace(soft_BLD=None if statistics.soft_BLD is None else statistics.soft_BLD * self._embed_scale())
 
-    def best_of(self, hidden_BLD: Tensor, row: int, at: int, allowed_V: Tensor) -> int:
+    def best_of(self, hidden_D: Tensor, allowed_V: Tensor) -> int:
         """The most probable of the allowed tokens at one position; few of them cost few rows of the head.
 
         Args:
-            hidden_BLD: ``[B, L, D]`` final hidden states.
-            row: which row.
-            at: which position.
+            hidden_D: ``[D]`` final hidden state.
             allowed_V: ``[V]`` bool, one at least.
         """
-        hidden_D, ids = hidden_BLD[row, at], allowed_V.nonzero().squeeze(1).to(hidden_BLD.device)
+        ids = allowed_V.nonzero().squeeze(1).to(hidden_D.device)
         few = 8 * len(ids) < self.embed_tokens.num_embeddings
         scores = self.embed_tokens.rows(ids, hidden_D.dtype) @ hidden_D if few else self.embed_tokens.head(hidden_D)[ids]
         return int(ids[scores.argmax()])

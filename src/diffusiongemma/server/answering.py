@@ -7,9 +7,8 @@ from typing import Any, Protocol
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
-from diffusiongemma.constraints import Gone
 from diffusiongemma.engine.events import Commit, Done, Result, TokenLogprob
-from diffusiongemma.engine.request import Request, check
+from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.server.answers import Canvases, usage
 from diffusiongemma.server.bridge import EventBridge, Returned, unless_gone
@@ -110,16 +109,7 @@ async def prepared(
     """
     if not _constraints(body):
         return await endpoint.prepare(work, *args)
-    return await unless_gone(http, endpoint.compile(_checked, endpoint, work, *args))
-
-
-def _checked(endpoint: ModelEndpoint, work: Callable[..., list[Request]], *args: Any, gone: Gone) -> list[Request]:
-    """Requests of which it is known that pins and grammar can both be kept: finding that out takes up to seconds too."""
-    requests = work(*args, gone=gone)
-    for row, request in enumerate(requests):
-        if request.pins is not None and not gone():
-            check(endpoint.model.transformer, request, row)
-    return requests
+    return await unless_gone(http, endpoint.compile(work, *args))
 
 
 def _constraints(body: Answering) -> list[str]:

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 from fastapi import Request as HttpRequest
 
+from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.events import Draft, Event
 from diffusiongemma.engine.request import Request
-from diffusiongemma.engine.threaded import BlockingClient, ThreadedEngine
+from diffusiongemma.engine.threaded import ThreadedEngine
 from diffusiongemma.errors import as_error
 from diffusiongemma.server.endpoint import Places
 from diffusiongemma.server.errors import ApiError
@@ -63,7 +64,7 @@ class EventBridge:
             InputError, OptionError, OverloadedError: see ``ThreadedEngine.submit``.
         """
         bridge = cls()
-        requests = requests if client is None else [replace(request, client=client) for request in requests]
+        requests = requests if client is None else [request.of_client(client) for request in requests]
         handle = engine.submit(requests, bridge._put, lambda error: bridge._put(_End(error)))
         bridge._cancel = handle.cancel
         return bridge
@@ -81,7 +82,7 @@ class EventBridge:
         Raises:
             OverloadedError: there is no place.
         """
-        bridge, executor = cls(), engine.client()
+        bridge, executor = cls(), engine.blocking_client()
         executor.client = client
         places.take(client)
 

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
+from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.events import Event
-from diffusiongemma.engine.threaded import BlockingClient
 from diffusiongemma.server.bridge import EventBridge, Returned, unless_gone
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer

@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
+from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.events import Event, Result
-from diffusiongemma.engine.threaded import BlockingClient
 from diffusiongemma.generation.fill import Filled
 from diffusiongemma.server.answering import check_stream
 from diffusiongemma.server.answers import Canvases, head, usage

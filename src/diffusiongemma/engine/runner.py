@@ -1,0 +1,294 @@
+"""How a batch is computed: the passes of the model and the pure functions of ``diffusion`` on its canvases. It decides nothing.
+
+Sequences lie one after another in a pass and in the canvas head, whatever their settings and lengths; only their canvases are
+filled up to the longest, for ``diffusion.step``.
+
+Shapes: B sequences, L canvas (the longest), N positions of all canvases, T tokens, D hidden, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from diffusiongemma.diffusion import COLDEST, BatchParams, Canvas, committed, new_canvas, step, temperature
+from diffusiongemma.engine.constraint import BestOf, Reading, applied
+from diffusiongemma.engine.sequence import SequenceState, canvas_slice
+from diffusiongemma.kernels import RngPurpose, SoftPositions, Statistics, draw, position_keys
+from diffusiongemma.model.cache import RowCache
+from diffusiongemma.model.transformer import Transformer
+
+__all__ = ["CanvasBatch", "ModelRunner", "Stepped"]
+
+CANDIDATES = 8
+"""Most probable tokens of each position of a constrained canvas that the head's own pass keeps: where one of them is allowed, a
+token is replaced without another product. Where none is, few are allowed, and few rows of the table are read."""
+
+
+@dataclass(frozen=True)
+class CanvasBatch:
+    """Canvases after a pass.
+
+    Attributes:
+        sequences: that stand on them.
+        canvas: ``[B, L]``, before the step.
+        params: of the sequences.
+        hidden: ``[L, D]`` final hidden states of each, as long as its own canvas.
+        statistics: ``[B, L]``, of the distributions; without the soft embeddings.
+        softs: ``[1, L, D]`` of each, None where the next pass is not told.
+        candidates: of the constrained ones the most probable tokens of each position.
+    """
+
+    sequences: list[SequenceState]
+    canvas: Canvas
+    params: BatchParams
+    hidden: list[Tensor]
+    statistics: Statistics
+    softs: list[Tensor | None]
+    candidates: dict[int, list[list[int]]]
+
+    def row(self, at: int) -> "CanvasBatch":
+        """One of the canvases."""
+        one = self.sequences[at]
+        here = slice(at, at + 1), slice(one.unit)
+        statistics = _each(self.statistics, lambda value: value[here])
+        candidates = {0: self.candidates[at]} if at in self.candidates else {}
+        return CanvasBatch(
+            [one], _own(self.canvas, at, one), _params([one]), [self.hidden[at]], statistics, [self.softs[at]], candidates
+        )
+
+    def without(self, rows: Sequence[int]) -> "CanvasBatch | None":
+        """The others; None: there are none."""
+        kept = [at for at in range(len(self.sequences)) if at not in rows]
+        if not rows or not kept:
+            return self if kept else None
+        index = torch.tensor(kept, device=self.canvas.length_B.device)
+        sequences = [self.sequences[at] for at in kept]
+        return CanvasBatch(
+            sequences,
+            self.canvas.select(kept),
+            _params(sequences),
+            [self.hidden[at] for at in kept],
+            _each(self.statistics, lambda value: value[index]),
+            [self.softs[at] for at in kept],
+            {kept.index(at): candidates for at, candidates in self.candidates.items() if at in kept},
+        )
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step came to.
+
+    Attributes:
+        canvas: ``[B, L]``, after it.
+        done: whether each canvas is.
+        finite: whether the model computed numbers.
+        steps: taken by each.
+        finals: tokens of each canvas that is done, as many as it has.
+    """
+
+    canvas: Canvas
+    done: list[bool]
+    finite: list[bool]
+    steps: list[int]
+    finals: list[list[int]]
+
+
+class ModelRunner:
+    """Computes batches on a model.
+
+    Args:
+        model: the stack.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+
+    def new_cache(self, sequence: SequenceState) -> RowCache:
+        """An empty cache for a sequence."""
+        return RowCache(self.model.config.text, sequence.max_length, self.model.dtype, self.model.device)
+
+    def encode(self, batch: Sequence[tuple[SequenceState, list[int]]]) -> list[Tensor]:
+        """One encoder pass; the tokens of each sequence go into its cache. Returns their final hidden states ``[T, D]``."""
+        hidden = self.model.encode_rows([tokens for _, tokens in batch], [_cache(one) for one, _ in batch])
+        for (one, _), hidden_TD in zip(batch, hidden, strict=True):
+            one.last_1D = hidden_TD[-1:]
+        return hidden
+
+    def next_tokens(self, sequences: Sequence[SequenceState]) -> tuple[list[int], list[bool], Tensor]:
+        """The next token of causal sequences: the most probable at temperature 0, else a draw.
+
+        Returns:
+            The tokens, whether all logits are finite, and the states ``[B, D]`` that predict them.
+        """
+        hidden_BD = torch.cat([cast(Tensor, one.last_1D) for one in sequences])
+        logits_BV = self.model.logits(hidden_BD)
+        chosen_B, finite_B = logits_BV.argmax(-1), logits_BV.isfinite().all(-1).tolist()
+        temperature_B = torch.tensor([one.request.params.temperature for one in sequences], device=logits_BV.device)
+        if bool((temperature_B > 0).any()):
+            seeds = torch.tensor([one.request.params.seed for one in sequences], device=logits_BV.device)
+            index = torch.tensor([len(one.answer.ids) for one in sequences], device=logits_BV.device)
+            keys = position_keys(seeds, index, torch.zeros_like(seeds), RngPurpose.DRAW, 1)
+            drawn_B = draw(logits_BV / temperature_B.clamp(min=COLDEST)[:, None], keys[:, 0])
+            chosen_B = torch.where(temperature_B > 0, drawn_B, chosen_B)
+        return chosen_B.tolist(), finite_B, hidden_BD
+
+    def begin(self, one: SequenceState, pins: Sequence[int] | None) -> None:
+        """A sequence's next canvas: noise, but for what is pinned and what there is to start from.
+
+        Args:
+            one: the sequence.
+            pins: of the canvas, -1 where open; None: none.
+        """
+        device, request = self.model.device, one.request
+        init_tokens = canvas_slice(request.init_tokens, one.index, one.unit)
+        one.canvas = new_canvas(
+            torch.tensor([request.params.seed], device=device),
+            torch.tensor([one.index], device=device),
+            one.unit,
+            self.model.config.text.vocab_size,
+            request.params.stability,
+            *(None if given is None else torch.tensor([given], device=device) for given in (pins, init_tokens)),
+        )
+        one.soft_1LD = None
+        self.resume(one)
+
+    def resume(self, one: SequenceState) -> None:
+        """Prepare the passes over a canvas after the context that is in the sequence's cache."""
+        one.metadata = self.model.canvas_metadata(_cache(one), one.unit, one.request.params.canvas_window)
+
+    def denoise(self, sequences: list[SequenceState]) -> CanvasBatch:
+        """One denoiser pass over the canvases of all sequences, and one call of the canvas head."""
+        canvases = [one.canvas for one in sequences if one.canvas is not None]
+        metadata = [one.metadata for one in sequences if one.metadata is not None]
+        hidden = self.model.denoise_rows([each.noisy_ids_BL for each in canvases], [one.soft_1LD for one in sequences], metadata)
+        canvas, params, lengths = Canvas.cat(canvases), _params(sequences), [one.unit for one in sequences]
+        places = _Places(lengths, canvas.length, self.model.device)
+        constrained = [at for at, one in enumerate(sequences) if one.constraint is not None]
+        statistics = self.model.canvas_head(
+            torch.cat(hidden)[:, None],
+            places.flat(temperature(canvas.step_B, params)[:, None].expand(-1, canvas.length)),
+            places.flat(canvas.keys(RngPurpose.DRAW))[:, None],
+            places.flat(canvas.noisy_ids_BL)[:, None],
+            soft=_soft_positions(sequences, places),
+            top=CANDIDATES,
+            top_at_M=places.of(constrained) if constrained else None,
+        )
+        softs = (
+            [None] * len(sequences) if statistics.soft_BLD is None else torch.split(statistics.soft_BLD.transpose(0, 1), lengths, 1)
+        )
+        kept = [] if statistics.top_ids_MK is None else torch.split(statistics.top_ids_MK, [lengths[at] for at in constrained])
+        return CanvasBatch(
+            sequences,
+            canvas,
+            params,
+            hidden,
+            _each(statistics, lambda value: places.padded(value[:, 0])),
+            [soft if one.request.params.self_conditioning else None for one, soft in zip(sequences, softs, strict=True)],
+            {at: ids_LK.tolist() for at, ids_LK in zip(constrained, kept, strict=True)},
+        )
+
+    def best_of(self, batch: CanvasBatch, row: int) -> BestOf:
+        """What chooses the most probable of the allowed tokens at a position of a constrained canvas."""
+        return partial(self._best_of, batch.hidden[row], batch.candidates[row])
+
+    def _best_of(self, hidden_LD: Tensor, candidates: list[list[int]], at: int, allowed_V: Tensor) -> int:
+        size = len(allowed_V)
+        known = (token for token in candidates[at] if token < size and allowed_V[token])
+        token = next(known, None)
+        return self.model.best_of(hidden_LD[at], allowed_V) if token is None else token
+
+    def step(self, batch: CanvasBatch, readings: Sequence[Reading | None]) -> Stepped:
+        """Step the canvases; those of sequences that go on are theirs.
+
+        Args:
+            batch: after the pass.
+            readings: what each constraint makes of its canvas; None: the sequence is free.
+        """
+        canvas, statistics, certain_BL = batch.canvas, batch.statistics, batch.canvas.pinned_BL
+        finite_B = statistics.entropy_BL.isfinite().all(-1)
+        broken_B = torch.zeros_like(finite_B)
+        if any(reading is not None for reading in readings):
+            statistics, constrained_BL, broken_B = applied(statistics, canvas, readings)
+            certain_BL = certain_BL | constrained_BL
+        canvas = step(canvas, statistics, batch.params, self.model.config.text.vocab_size)
+        canvas = replace(
+            canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < batch.params.num_diffusion_steps_B)) | ~finite_B
+        )
+        done = canvas.done_B.tolist()
+        for at, one in enumerate(batch.sequences):
+            one.canvas, soft = (None, None) if done[at] else (_own(canvas, at, one), batch.softs[at])
+            if one.canvas is not None and soft is not None and (one.constraint is not None or one.request.pins is not None):
+                certain = certain_BL[at : at + 1, : one.unit, None]
+                soft = torch.where(certain, self.model.embed(one.canvas.noisy_ids_BL), soft)
+            one.soft_1LD = soft
+        if not any(done):
+            return Stepped(canvas, done, [True] * len(done), [], [])
+        finals = zip(committed(canvas, batch.params).tolist(), batch.sequences, strict=True)
+        return Stepped(canvas, done, finite_B.tolist(), canvas.step_B.tolist(), [final[: one.unit] for final, one in finals])
+
+
+class _Places:
+    """Where the positions of canvases are, one after another ``[N]`` and side by side ``[B, L]``.
+
+    Args:
+        lengths: of the canvases.
+        longest: L.
+        device: of the tensors.
+    """
+
+    def __init__(self, lengths: Sequence[int], longest: int, device: torch.device) -> None:
+        self._shape, self._lengths = (len(lengths), longest), lengths
+        self._index_N: Tensor | None = None
+        if min(lengths) < longest:
+            ranges = (torch.arange(row * longest, row * longest + length) for row, length in enumerate(lengths))
+            self._index_N = torch.cat(list(ranges)).to(device)
+        self._device = device
+
+    def flat(self, x_BL: Tensor) -> Tensor:
+        """``[B, L]`` to ``[N]``."""
+        flat = x_BL.reshape(-1)
+        return flat if self._index_N is None else flat[self._index_N]
+
+    def padded(self, x_N: Tensor) -> Tensor:
+        """``[N]`` to ``[B, L]``, 0 in the filler."""
+        if self._index_N is None:
+            return x_N.view(self._shape)
+        return x_N.new_zeros(self._shape[0] * self._shape[1]).index_copy_(0, self._index_N, x_N).view(self._shape)
+
+    def of(self, rows: Sequence[int]) -> Tensor:
+        """The positions ``[M]`` of some of the canvases among the N."""
+        begins = [sum(self._lengths[:row]) for row in rows]
+        ranges = [torch.arange(begin, begin + self._lengths[row]) for begin, row in zip(begins, rows, strict=True)]
+        return torch.cat(ranges).to(self._device)
+
+
+def _soft_positions(sequences: Sequence[SequenceState], places: _Places) -> SoftPositions:
+    """Of how many tokens the soft embedding of each position is made."""
+    rows: dict[int | None, list[int]] = {}
+    for at, one in enumerate(sequences):
+        if one.request.params.self_conditioning:
+            rows.setdefault(one.request.params.soft_top_k, []).append(at)
+    return {count: None if len(mine) == len(sequences) else places.of(mine) for count, mine in rows.items()}
+
+
+def _each(statistics: Statistics, change: Callable[[Tensor], Tensor]) -> Statistics:
+    return Statistics(change(statistics.argmax_ids_BL), change(statistics.drawn_BL), change(statistics.entropy_BL), None)
+
+
+def _params(sequences: Sequence[SequenceState]) -> BatchParams:
+    params = [one.request.params for one in sequences]
+    return BatchParams.of(params, _cache(sequences[0]).device, [one.request.stop_ids for one in sequences])
+
+
+def _own(canvas: Canvas, at: int, one: SequenceState) -> Canvas:
+    """A sequence's own canvas, of a batch."""
+    return canvas.row(at, one.unit, one.request.params.stability)
+
+
+def _cache(one: SequenceState) -> RowCache:
+    assert one.cache is not None
+    return one.cache
