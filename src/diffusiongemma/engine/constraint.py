@@ -268,8 +268,8 @@ def apply_constraints(
         The statistics, certain at constrained positions; these positions ``[B, L]`` bool; rows ``[B]`` bool that were not read
         to their end and must not stop.
     """
-    best = torch.where(canvas.pinned_BL, canvas.noisy_ids_BL, statistics.argmax_ids_BL).tolist()
-    entropy = statistics.entropy_BL.masked_fill(canvas.pinned_BL, 0.0).tolist()
+    best = torch.where(canvas.kept_BL, canvas.noisy_ids_BL, statistics.argmax_ids_BL).tolist()
+    entropy = statistics.entropy_BL.masked_fill(canvas.kept_BL, 0.0).tolist()
     constraint = torch.zeros(canvas.noisy_ids_BL.shape, dtype=torch.bool)
     broken = torch.zeros(len(rows), dtype=torch.bool)
     for place, row in enumerate(rows):

@@ -303,7 +303,7 @@ class Engine:
             torch.tensor([request.params.seed], device=device),
             torch.tensor([row.index], device=device),
             length,
-            self.model.config.text.vocab_size,
+            self.model.process,
             request.params.stability,
             *(None if given is None else torch.tensor([given], device=device) for given in (pins, init_tokens)),
         )
@@ -326,22 +326,24 @@ class Engine:
         each = BatchParams.of([row.request.params for row in rows], self.model.device, [row.request.stop_ids for row in rows])
         canvas = Canvas.cat([row.canvas for row in rows if row.canvas is not None])
         hidden = torch.stack([row.hidden_LD for row in rows if row.hidden_LD is not None])
-        vocab_size = self.model.config.text.vocab_size
         temperature_, keys = temperature(canvas.step_B, each), canvas.keys(RngPurpose.DRAW)
         statistics = self.model.canvas_head(
             hidden, temperature_, keys, canvas.noisy_ids_BL, soft=params.self_conditioning, soft_top_k=params.soft_top_k
         )
-        finite_B, certain_BL, soft = statistics.entropy_BL.isfinite().all(-1), canvas.pinned_BL, statistics.soft_BLD
+        finite_B, certain_BL, soft = statistics.entropy_BL.isfinite().all(-1), canvas.kept_BL, statistics.soft_BLD
         if any(row.constraint is not None for row in rows):
             statistics, constrained_BL, broken_B = apply_constraints(
                 statistics, canvas, [row.constraint for row in rows], partial(self.model.best_of, hidden)
             )
-            canvas = step(canvas, statistics, each, vocab_size)
+            # A grammar's token takes the place of one that the process kept.
+            canvas = replace(canvas, kept_BL=canvas.kept_BL & (canvas.pinned_BL | ~constrained_BL))
+            canvas = step(canvas, statistics, each, self.model.process)
             canvas = replace(canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < each.num_diffusion_steps_B)))
             certain_BL = certain_BL | constrained_BL
         else:
-            canvas = step(canvas, statistics, each, vocab_size)
-        if soft is not None and any(row.constraint is not None or row.request.pins is not None for row in rows):
+            canvas = step(canvas, statistics, each, self.model.process)
+        certain = self.model.process.keeps or any(row.constraint is not None or row.request.pins is not None for row in rows)
+        if soft is not None and certain:
             soft = torch.where(certain_BL[..., None], self.model.embed(canvas.noisy_ids_BL), soft)
         canvas = replace(canvas, done_B=canvas.done_B | ~finite_B)
         done = canvas.done_B.tolist()
