@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusiongemma.diffusion import (
+    Absorbing,
     BatchParams,
     Canvas,
+    NoiseProcess,
     SamplingParams,
+    Uniform,
     accept,
     committed,
     new_canvas,
@@ -23,12 +26,13 @@ from diffusiongemma.diffusion import step as step_of
 from diffusiongemma.kernels import RngPurpose, entropy, statistics
 
 LENGTH, VOCABULARY = 8, 11
+UNIFORM, ABSORBING = Uniform(VOCABULARY), Absorbing(VOCABULARY, mask_token_id=10)
 entropies = st.lists(st.floats(0, 3, width=32), min_size=1, max_size=12)
 
 
-def canvas(rows: int = 3, pins: Tensor | None = None, stability: int = 1) -> Canvas:
+def canvas(rows: int = 3, pins: Tensor | None = None, stability: int = 1, process: NoiseProcess = UNIFORM) -> Canvas:
     seeds = torch.arange(rows) + 5
-    return new_canvas(seeds, torch.zeros_like(seeds), LENGTH, VOCABULARY, stability, pins)
+    return new_canvas(seeds, torch.zeros_like(seeds), LENGTH, process, stability, pins)
 
 
 def logits(rows: int = 3, seed: int = 0, sharp: float = 3.0) -> Tensor:
@@ -40,11 +44,17 @@ def batch(*params: SamplingParams, rows: int = 1, stop_ids: tuple[int, ...] = ()
     return BatchParams.of(each, torch.device("cpu"), [stop_ids] * len(each))
 
 
-def step(state: Canvas, logits_BLV: Tensor, params: SamplingParams | BatchParams, stop_ids: tuple[int, ...] = ()) -> Canvas:
+def step(
+    state: Canvas,
+    logits_BLV: Tensor,
+    params: SamplingParams | BatchParams,
+    stop_ids: tuple[int, ...] = (),
+    process: NoiseProcess = UNIFORM,
+) -> Canvas:
     """A step from logits, through the plain statistics."""
     each = params if isinstance(params, BatchParams) else batch(params, rows=len(state.step_B), stop_ids=stop_ids)
     shaped = logits_BLV / temperature(state.step_B, each)[:, None, None]
-    return step_of(state, statistics(shaped, state.keys(RngPurpose.DRAW), None), each, VOCABULARY)
+    return step_of(state, statistics(shaped, state.keys(RngPurpose.DRAW), None), each, process)
 
 
 @given(entropies, st.floats(0.01, 4))
@@ -105,12 +115,45 @@ def test_a_step_keeps_what_it_accepts_and_renoises_the_rest() -> None:
 def test_pins_never_change(seed: int, steps: int, sharp: float) -> None:
     pins = torch.full((1, LENGTH), -1)
     pins[0, 2], pins[0, 5] = 3, 0
-    state = new_canvas(torch.tensor([seed]), torch.tensor([0]), LENGTH, VOCABULARY, 1, pins)
+    state = new_canvas(torch.tensor([seed]), torch.tensor([0]), LENGTH, UNIFORM, 1, pins)
     for i in range(steps):
         state = step(state, logits(1, seed=i, sharp=sharp), SamplingParams(num_diffusion_steps=steps))
         for tokens in (state.noisy_ids_BL, state.argmax_ids_BL):
             assert tokens[0, 2] == 3 and tokens[0, 5] == 0
         assert state.entropy_BL[0, 2] == 0 and state.accepted_BL[0, 2]
+
+
+def test_what_an_absorbing_step_keeps_stays_and_is_committed_and_the_rest_is_masked() -> None:
+    pins = torch.full((3, LENGTH), -1)
+    pins[:, 4] = 6
+    state, seen = canvas(3, pins, process=ABSORBING), []
+    assert (state.noisy_ids_BL == torch.where(pins >= 0, pins, 10)).all() and torch.equal(state.open, pins < 0)
+    params = SamplingParams(entropy_bound=0.5, confidence=1e-6)
+    while not state.done_B.all():
+        before, state = state, step(state, logits(seed=len(seen), sharp=2.0), params, process=ABSORBING)
+        seen.append(state)
+        assert torch.equal(state.noisy_ids_BL[before.kept_BL], before.noisy_ids_BL[before.kept_BL])
+        stepped = before.kept_BL & ~before.done_B[:, None]
+        assert (state.kept_BL | ~before.kept_BL).all() and (state.entropy_BL[stepped] == 0).all()
+        assert torch.equal(state.noisy_ids_BL == 10, ~state.kept_BL), "what is not kept is masked; a mask that is drawn is not kept"
+        assert torch.equal(state.argmax_ids_BL[state.kept_BL], state.noisy_ids_BL[state.kept_BL]), (
+            "a draw that is kept is the answer"
+        )
+    # It stops as soon as nothing is left to decide: before the last step, though no two steps had the same probable canvas.
+    assert 2 < len(seen) < params.num_diffusion_steps and state.kept_BL.all()
+    assert torch.equal(committed(state, batch(params, rows=3)), state.noisy_ids_BL)
+
+
+def test_an_absorbing_canvas_stops_where_the_answer_ends_or_its_rest_is_sure() -> None:
+    state = canvas(1, process=ABSORBING)
+    answer = answering(3, 4)
+    for _ in range(2):
+        state = step(state, answer, SamplingParams(stop_rule="answer"), stop_ids=(0,), process=ABSORBING)
+    assert state.done_B.all() and not state.kept_BL.all() and state.kept_BL[0, :4].all()
+    sure, waits = logits(1, sharp=60.0), canvas(1, process=ABSORBING)
+    for _ in range(2):
+        waits = step(waits, sure, SamplingParams(entropy_bound=1e-9, confidence=0.5, t_min=1, t_max=1), process=ABSORBING)
+    assert waits.done_B.all() and not waits.kept_BL.all() and torch.equal(waits.argmax_ids_BL, sure.argmax(-1))
 
 
 def test_rows_that_are_done_never_change() -> None:
@@ -231,7 +274,7 @@ def test_a_row_is_what_it_is_alone_beside_rows_with_other_parameters_and_lengths
         params, _, pins = row
         length = params.canvas_length or 1
         pinned = torch.tensor([(pins + [-1] * length)[:length]])
-        return new_canvas(torch.tensor([params.seed]), torch.tensor([0]), length, VOCABULARY, params.stability, pinned)
+        return new_canvas(torch.tensor([params.seed]), torch.tensor([0]), length, UNIFORM, params.stability, pinned)
 
     def ran(chosen: list[tuple[SamplingParams, list[int], list[int]]]) -> list[list[object]]:
         state = Canvas.cat([begun(row) for row in chosen])
@@ -257,7 +300,7 @@ def test_a_row_is_what_it_is_alone_beside_rows_with_other_parameters_and_lengths
 
 
 def test_rows_leave_and_join_a_batch_as_they_were() -> None:
-    short, long = (new_canvas(torch.tensor([3]), torch.tensor([0]), length, VOCABULARY, length % 4) for length in (6, 15))
+    short, long = (new_canvas(torch.tensor([3]), torch.tensor([0]), length, UNIFORM, length % 4) for length in (6, 15))
     both = Canvas.cat([short, long])
     for at, (one, length, stability) in enumerate(((short, 6, 2), (long, 15, 3))):
         alone = both.row(at, length, stability)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusiongemma.kernels import RngPurpose, position_keys, random_ids
+from diffusiongemma.diffusion.process import NoiseProcess
+from diffusiongemma.kernels import RngPurpose, position_keys
 
 __all__ = ["Canvas", "new_canvas"]
 
@@ -25,9 +26,10 @@ class Canvas:
     Attributes:
         noisy_ids_BL: int64, what the model reads next.
         argmax_ids_BL: int64, the last step's most probable tokens; what is committed.
-        entropy_BL: float32, nats, of the last step's shaped distribution; 0 where pinned.
-        accepted_BL: bool, drawn and kept at the last step (pinned counts as accepted).
+        entropy_BL: float32, nats, of the last step's shaped distribution; 0 where kept.
+        accepted_BL: bool, drawn and accepted at the last step, or kept before it.
         pinned_BL: bool, fixed from outside: never re-noised, always ``noisy_ids_BL`` and ``argmax_ids_BL``.
+        kept_BL: bool, pinned, or accepted by a process that keeps what it accepts: as it is until the canvas is done.
         history_SBL: int64, ``argmax_ids_BL`` of the last ``stability`` steps, the newest last, -1 where there was none.
         step_B: int64, steps done.
         done_B: bool, the row stopped: nothing of it changes any more.
@@ -41,6 +43,7 @@ class Canvas:
     entropy_BL: Tensor
     accepted_BL: Tensor
     pinned_BL: Tensor
+    kept_BL: Tensor
     history_SBL: Tensor
     step_B: Tensor
     done_B: Tensor
@@ -61,7 +64,7 @@ class Canvas:
     @property
     def open(self) -> Tensor:
         """``[B, L]`` bool, positions that the model fills."""
-        return self.real & ~self.pinned_BL
+        return self.real & ~self.kept_BL
 
     @property
     def age(self) -> Tensor:
@@ -116,7 +119,7 @@ def new_canvas(
     seed_B: Tensor,
     index_B: Tensor,
     length: int,
-    vocab_size: int,
+    process: NoiseProcess,
     stability: int,
     pins_BL: Tensor | None = None,
     start_BL: Tensor | None = None,
@@ -127,14 +130,15 @@ def new_canvas(
         seed_B: ``[B]`` int64.
         index_B: ``[B]`` int64, which canvas of its generation each row begins.
         length: positions.
-        vocab_size: noise comes from ``[0, vocab_size)``.
+        process: whose noise it is.
         stability: steps of history the stop test needs.
         pins_BL: ``[B, L]`` int64, a token id where a position is pinned, -1 elsewhere.
         start_BL: ``[B, L]`` int64, a token id where a position begins with one instead of noise, -1 elsewhere. It is open as
-            any other: the first step keeps it where the model is sure of it.
+            any other: the first step keeps it where the model is sure of it. Not for a process that keeps what it accepts, to which
+            a token of a text is clean.
     """
     step_B = torch.zeros_like(seed_B)
-    tokens = random_ids(position_keys(seed_B, index_B, step_B, RngPurpose.INITIAL, length), vocab_size)
+    tokens = process.prior(position_keys(seed_B, index_B, step_B, RngPurpose.INITIAL, length))
     if start_BL is not None:
         tokens = torch.where(start_BL >= 0, start_BL, tokens)
     pinned = torch.zeros_like(tokens, dtype=torch.bool) if pins_BL is None else pins_BL >= 0
@@ -146,6 +150,7 @@ def new_canvas(
         entropy_BL=torch.zeros(tokens.shape, device=tokens.device),
         accepted_BL=pinned,
         pinned_BL=pinned,
+        kept_BL=pinned,
         history_SBL=tokens.new_full((stability, *tokens.shape), -1),
         step_B=step_B,
         done_B=torch.zeros_like(seed_B, dtype=torch.bool),

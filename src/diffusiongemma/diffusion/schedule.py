@@ -1,12 +1,30 @@
-"""How noise changes over time: the levels that training draws.
+"""How things change over time: the temperature of sampling, and the noise levels that training draws.
 
-Source: google-deepmind/gemma ``gemma/diffusion`` fine-tuning adapter (linear schedule).
+Sources: transformers 5.23 ``generation_diffusion_gemma.py`` (temperature); google-deepmind/gemma ``gemma/diffusion`` fine-tuning
+adapter (noise levels, linear).
+Shapes: B rows.
 """
 
 import torch
 from torch import Tensor
 
-__all__ = ["noise_levels"]
+from diffusiongemma.diffusion.batch import BatchParams
+from diffusiongemma.diffusion.params import COLDEST, Schedule
+
+__all__ = ["noise_levels", "temperature"]
+
+
+def temperature(step_B: Tensor, params: BatchParams) -> Tensor:
+    """Temperature ``[B]`` float32 with ``step_B`` steps done: from ``t_max`` down towards ``t_min``, at least ``COLDEST``."""
+    remaining_B = (params.num_diffusion_steps_B - step_B) / params.num_diffusion_steps_B
+
+    def fraction(schedule: Schedule) -> Tensor:
+        if schedule == "linear":
+            return remaining_B
+        # In float64: the last bit of a float32 cosine depends on how many rows there are.
+        return ((1 - torch.cos(torch.pi * remaining_B.double())) / 2).float()
+
+    return (params.t_min_B + params.t_span_B * params.schedule.pick(fraction)).clamp(min=COLDEST)
 
 
 def noise_levels(count: int, generator: torch.Generator, least: float, high: float = 0.0) -> Tensor:

@@ -134,6 +134,11 @@ def check(model: Transformer, request: Request, row: int = 0) -> Checked:
             f"{unit}: {len(ids) + room} positions; the model has {config.text.max_position_embeddings}. "
             "Shorten the prompt or lower max_tokens"
         )
+    if request.init_tokens is not None and model.process.keeps:
+        raise InputError(
+            f"this checkpoint's diffusion process ({config.process['name']}) keeps every token of a text as it is, so that a text "
+            "cannot be edited; generate anew, or fill spans of it"
+        )
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise OptionError(f"logprobs is {request.logprobs}; alternatives a token may be 0 to {MAX_LOGPROBS}")
     words = isinstance(request.grammar, ReplyGrammar) and request.grammar.body is None  # in which a stop string ends the reply

@@ -149,7 +149,7 @@ class ModelRunner:
             torch.tensor([request.params.seed], device=device),
             torch.tensor([one.index], device=device),
             one.unit,
-            self.model.config.text.vocab_size,
+            self.model.process,
             request.params.stability,
             *(None if given is None else torch.tensor([given], device=device) for given in (pins, init_tokens)),
         )
@@ -208,22 +208,24 @@ class ModelRunner:
             batch: after the pass.
             readings: what each constraint makes of its canvas; None: the sequence is free.
         """
-        canvas, statistics, certain_BL = batch.canvas, batch.statistics, batch.canvas.pinned_BL
+        canvas, statistics, certain_BL, process = batch.canvas, batch.statistics, batch.canvas.kept_BL, self.model.process
         finite_B = statistics.entropy_BL.isfinite().all(-1)
         broken_B = torch.zeros_like(finite_B)
         if any(reading is not None for reading in readings):
             statistics, constrained_BL, broken_B = applied(statistics, canvas, readings)
+            # A grammar's token takes the place of one that the process kept.
+            canvas = replace(canvas, kept_BL=canvas.kept_BL & (canvas.pinned_BL | ~constrained_BL))
             certain_BL = certain_BL | constrained_BL
-        canvas = step(canvas, statistics, batch.params, self.model.config.text.vocab_size)
-        canvas = replace(
-            canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < batch.params.num_diffusion_steps_B)) | ~finite_B
-        )
+        canvas = step(canvas, statistics, batch.params, process)
+        goes_on_B = broken_B & (canvas.step_B < batch.params.num_diffusion_steps_B)
+        canvas = replace(canvas, done_B=canvas.done_B & ~goes_on_B | ~finite_B)
         done = canvas.done_B.tolist()
         for at, one in enumerate(batch.sequences):
             one.canvas, soft = (None, None) if done[at] else (_own(canvas, at, one), batch.softs[at])
-            if one.canvas is not None and soft is not None and (one.constraint is not None or one.request.pins is not None):
-                certain = certain_BL[at : at + 1, : one.unit, None]
-                soft = torch.where(certain, self.model.embed(one.canvas.noisy_ids_BL), soft)
+            certain = process.keeps or one.constraint is not None or one.request.pins is not None
+            if one.canvas is not None and soft is not None and certain:
+                certain_1L1 = certain_BL[at : at + 1, : one.unit, None]
+                soft = torch.where(certain_1L1, self.model.embed(one.canvas.noisy_ids_BL), soft)
             one.soft_1LD = soft
         if not any(done):
             return Stepped(canvas, done, [True] * len(done), [], [])
