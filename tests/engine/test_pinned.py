@@ -141,7 +141,7 @@ def test_rows_of_one_batch_keep_their_own(model: DiffusionGemmaModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pins", "most", "needle"),
+    ("pins", "max_tokens", "needle"),
     [
         ({0: b"z"}, 20, "row 0 pins token .* b'z' at position 0, and no text of the regex"),
         ({0: b"a", 7: b"b"}, 20, "b'b' at position 7.* with the pins before it; a beginning that was: b'a'"),
