@@ -113,7 +113,7 @@ def test_a_request_is_checked_once_and_its_constraint_made_once(
     token = stopping.tokenizer.encode("b")[0]
     requests = stopping.requests("x", n=3, regex="[a-c]{2,9}", pins={2: token}, seed=1, **SHORT)
     shared = ThreadedEngine(stopping.transformer, stopping.tokenizer)
-    assert list(shared.blocking_client().run([request.of_client("somebody") for request in requests]))
+    assert list(shared.client().run([request.of_client("somebody") for request in requests]))
     shared.stop()
     assert len(made) == 3 and len(searched) == 1
 

@@ -208,19 +208,17 @@ class ModelRunner:
             batch: after the pass.
             readings: what each constraint makes of its canvas; None: the sequence is free.
         """
-        canvas, statistics, process = batch.canvas, batch.statistics, self.model.process
-        certain_BL = canvas.kept_BL
+        canvas, statistics, certain_BL, process = batch.canvas, batch.statistics, batch.canvas.kept_BL, self.model.process
         finite_B = statistics.entropy_BL.isfinite().all(-1)
         broken_B = torch.zeros_like(finite_B)
         if any(reading is not None for reading in readings):
             statistics, constrained_BL, broken_B = applied(statistics, canvas, readings)
-            certain_BL = certain_BL | constrained_BL
             # A grammar's token takes the place of one that the process kept.
             canvas = replace(canvas, kept_BL=canvas.kept_BL & (canvas.pinned_BL | ~constrained_BL))
+            certain_BL = certain_BL | constrained_BL
         canvas = step(canvas, statistics, batch.params, process)
-        canvas = replace(
-            canvas, done_B=canvas.done_B & ~(broken_B & (canvas.step_B < batch.params.num_diffusion_steps_B)) | ~finite_B
-        )
+        goes_on_B = broken_B & (canvas.step_B < batch.params.num_diffusion_steps_B)
+        canvas = replace(canvas, done_B=canvas.done_B & ~goes_on_B | ~finite_B)
         done = canvas.done_B.tolist()
         for at, one in enumerate(batch.sequences):
             one.canvas, soft = (None, None) if done[at] else (_own(canvas, at, one), batch.softs[at])

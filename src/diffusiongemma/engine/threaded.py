@@ -15,13 +15,14 @@ from typing import TypeVar
 
 import torch
 
+from diffusiongemma.engine.admission import CLIENT_STEPS, Admission
 from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Done, Event, Failed
 from diffusiongemma.engine.prefix import default_prefix_bytes
-from diffusiongemma.engine.request import Request, check, max_steps
+from diffusiongemma.engine.request import Request
 from diffusiongemma.engine.scheduler import default_kv_bytes
-from diffusiongemma.errors import EngineError, InputError, OptionError, OverloadedError, PromptTooLongError, as_error
+from diffusiongemma.errors import EngineError, OptionError, OverloadedError, as_error
 from diffusiongemma.model.cache import RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.text.tokenizer import Tokenizer
@@ -31,13 +32,8 @@ __all__ = ["EngineStats", "RequestHandle", "ThreadedEngine"]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 OnEnd = Callable[[BaseException | None], None]
-USUAL_SECONDS = 1.0
-"""What a request is taken to last before the first has ended."""
 PREFILL_ROWS = 4
 """Prompts that are encoded, a chunk each, in one step: the others wait for no more than that."""
-CLIENT_STEPS = 1 << 19
-"""Steps a client may ask for at a time, unless told otherwise: 16 default answers of ``nano`` are 3,072, a single one may take
-100,000 steps a canvas."""
 
 
 @dataclass(frozen=True)
@@ -132,16 +128,13 @@ class ThreadedEngine:
         client_rows: int | None = None,
         client_steps: int = CLIENT_STEPS,
     ) -> None:
-        if min(client_steps, 1 if client_rows is None else client_rows) < 1:
-            raise OptionError(f"client_rows is {client_rows} and client_steps {client_steps}; at least 1 of each is needed")
         if max_batch < 1 or max_waiting < 0 or (prefix_bytes or 0) < 0 or (kv_bytes is not None and kv_bytes < 1):
             raise OptionError(
                 f"max_batch is {max_batch}, max_waiting {max_waiting}, kv_bytes {kv_bytes}, prefix_bytes {prefix_bytes}; "
                 "at least 1, 0, 1 and 0 are needed"
             )
         self._max_bytes = kv_bytes or default_kv_bytes(model.device)
-        self._max_batch, self._bound = max_batch, max_batch + max_waiting
-        self._client_rows, self._client_steps = client_rows or max(max_batch, max_waiting), client_steps
+        self._admission = Admission(max_batch, max_waiting, self._max_bytes, client_rows, client_steps)
         if prefix_bytes is None:
             prefix_bytes = default_prefix_bytes(model.config.text, model.dtype, prefill_chunk(model.device), self._max_bytes)
         self._engine = Engine(
@@ -154,7 +147,7 @@ class ThreadedEngine:
         self._live: dict[RequestHandle, None] = {}
         self._draining = self._stopped = False
         self._failure: str | None = None
-        self._busy_seconds, self._usual_seconds = 0.0, USUAL_SECONDS
+        self._busy_seconds = 0.0
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -173,56 +166,18 @@ class ThreadedEngine:
             OverloadedError: too many requests wait, or too many of this client, or the engine is draining.
             EngineError: the engine cannot go on.
         """
-        client = requests[0].client if requests else None
-        most = self._bound if client is None else min(self._bound, self._client_rows)
-        if not 1 <= len(requests) <= most:
-            raise InputError(f"there are {len(requests)} rows to run; this server takes 1 to {most} at a time")
-        for number, request in enumerate(requests):
-            self._check(request, number)
-        steps = sum(max_steps(self._engine.model, request) for request in requests)
-        if client is not None and steps > self._client_steps:
-            raise OptionError(
-                f"num_diffusion_steps, max_tokens and the number of answers allow {steps:,} steps together; this server gives a "
-                f"client {self._client_steps:,}. Lower one of them"
-            )
+        steps = self._admission.checked(self._engine, requests)
         handle = RequestHandle(self, requests, steps, on_event, on_end)
         with self._changed:
             if self._failure is not None:
                 raise EngineError(self._failure)
             if self._draining:
                 raise OverloadedError("the server is shutting down; ask another one", retry_after=None)
-            self._admit(handle)
+            self._admission.admit(handle, self._live)
             self._live[handle] = None
             self._incoming.append(handle)
             self._changed.notify()
         return handle
-
-    def _check(self, request: Request, number: int) -> None:
-        slots = check(self._engine.model, request, number).slots
-        needed = self._engine.cache_bytes(request, slots)
-        if needed > self._max_bytes:
-            raise PromptTooLongError(
-                f"prompt and answer are {slots} tokens, whose cache takes {needed >> 20} MiB; this server gives all requests "
-                f"together {self._max_bytes >> 20} MiB. Shorten the prompt or lower max_tokens"
-            )
-
-    def _admit(self, handle: RequestHandle) -> None:
-        """With the lock held: refuse what is too much now."""
-        there, rows = sum(constraint.left for constraint in self._live), handle.left
-        own = [constraint for constraint in self._live if constraint.client == handle.client]
-        own_rows, own_steps = sum(constraint.left for constraint in own), sum(constraint.steps for constraint in own)
-        wait = self._usual_seconds * max(1.0, (there - self._max_batch) / self._max_batch)
-        later = f"try again in {wait:.0f} seconds"
-        if there + rows > self._bound:
-            raise OverloadedError(f"{there} requests run or wait, of at most {self._bound}; {later}", retry_after=wait)
-        if handle.client is None:
-            return
-        if own_rows + rows > self._client_rows:
-            said = f"{own_rows} requests of this client run or wait, of at most {self._client_rows}; {later}"
-            raise OverloadedError(said, retry_after=wait)
-        if own_steps + handle.steps > self._client_steps:
-            said = f"requests of this client may take {own_steps:,} steps, of at most {self._client_steps:,}; {later}"
-            raise OverloadedError(said, retry_after=wait)
 
     def call(self, work: Callable[[], T]) -> "Future[T]":
         """Run something that uses the model between two steps.
@@ -275,8 +230,8 @@ class ThreadedEngine:
             running=running,
             kv_bytes=engine.kv_bytes,
             max_kv_bytes=self._max_bytes,
-            max_rows=self._max_batch,
-            client_steps=self._client_steps,
+            max_rows=self._admission.max_batch,
+            client_steps=self._admission.client_steps,
             prefix_bytes=engine.prefix.bytes,
             prefix_tokens_reused=engine.prefix.reused,
             seconds_busy=self._busy_seconds,
@@ -355,8 +310,7 @@ class ThreadedEngine:
         if isinstance(event, Done):
             handle.left -= 1
             if not handle.left:
-                took = time.perf_counter() - handle.began
-                self._usual_seconds += 0.1 * (took - self._usual_seconds)
+                self._admission.took(time.perf_counter() - handle.began)
                 with self._changed:
                     self._end(handle, None)
 
@@ -387,7 +341,7 @@ class ThreadedEngine:
                 self._cancelled.append(handle)
                 self._changed.notify_all()
 
-    def blocking_client(self) -> BlockingClient:
+    def client(self) -> BlockingClient:
         """An executor for one caller that waits for its events, as ``DiffusionGemmaModel.served`` takes it."""
         return BlockingClient(self)
 

@@ -114,7 +114,14 @@ class Roles:
             return "diffusion"
         if self.rates is None:
             quantize = "int8" if model.int8_products else None
-            self.rates = measure_roles(model.config, weights_of(model), model.dtype, model.device, quantize=quantize)
+            self.rates = measure_roles(
+                model.config,
+                weights_of(model),
+                model.dtype,
+                model.device,
+                quantize=quantize,
+                batch_invariant=model.batch_invariant,
+            )
         return self.rates.faster(self._steps / self._canvases, self._tokens / self._canvases)
 
 
@@ -144,7 +151,7 @@ def measure_roles(
         device: None: the CPU.
         quantize: as for ``from_pretrained``.
         context: tokens before the canvas; fewer where the model has no room.
-        batch_invariant: ``Transformer.batch_invariant`` of the causal role.
+        batch_invariant: see ``Transformer``.
     """
     place = device or torch.device("cpu")
     context = max(1, min(context, config.text.max_position_embeddings - 2 * config.canvas_length))
@@ -182,7 +189,7 @@ class _Sample:
         )
         self._model = assemble(made, weights, dtype, device, keep=keeps)
         self._model.int8_products = quantize == "int8"
-        self._batch_invariant = batch_invariant
+        self._model.batch_invariant = batch_invariant
         words = Tokenizer(Backend(models.WordLevel({"<unk>": 0}, unk_token="<unk>")), None, _NOWHERE)
         self._engine = OfflineEngine(self._model, words)
         self._wait = synchroniser(device)
@@ -204,9 +211,7 @@ class _Sample:
         length = self._whole.canvas_length
         steps = self._gaps("diffusion", context, length, _STEPS + 1, Draft)
         commit = self._best(lambda: self._model.encode_rows([[0] * length], [self._model_cache(length)]))
-        self._model.batch_invariant = self._batch_invariant
         tokens = self._gaps("causal", context, _TOKENS + 2, 1, Commit)
-        self._model.batch_invariant = True
         return median(steps), commit, median(tokens[1:])
 
     def _gaps(self, mode: Mode, context: int, tokens: int, steps: int, told: type[Draft] | type[Commit]) -> list[float]:

@@ -82,7 +82,7 @@ class EventBridge:
         Raises:
             OverloadedError: there is no place.
         """
-        bridge, executor = cls(), engine.blocking_client()
+        bridge, executor = cls(), engine.client()
         executor.client = client
         places.take(client)
 
