@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from tools.measure_infill import CASES, _spoilt, edits, infills, variants
 
 from diffusiongemma.evals.infill import CASES, _spoilt, edits, infills, variants
 from diffusiongemma.tasks.base import EVAL_SEED
