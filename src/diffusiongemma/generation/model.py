@@ -1,6 +1,5 @@
 """DiffusionGemmaModel: prompts in, answers and decisions out."""
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from diffusiongemma.constraints import Gone, Vocabulary
 from diffusiongemma.diffusion import CanvasWindow, SamplingParams
-from diffusiongemma.engine.offline import OfflineEngine
 from diffusiongemma.engine.events import Done, Event, Result
+from diffusiongemma.engine.offline import OfflineEngine
 from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.generation.checkpoint import Checkpoint
@@ -38,8 +37,6 @@ from diffusiongemma.text.tokenizer import Tokenizer
 
 __all__ = ["DiffusionGemmaModel"]
 
-AT_ONCE = 32
-"""Requests of a run that the engine is given at a time."""
 OnResult = Callable[[int, Result], object]
 Prompts = list[str] | tuple[str, ...]
 
@@ -372,12 +369,7 @@ class DiffusionGemmaModel:
         """Results with their requests' numbers, as they finish."""
         texts = ((prompt, None) if isinstance(prompt, str) else (None, prompt) for prompt in prompts)
         requests = plan.requests(self.checkpoint.prompt_ids(prompt, messages, plan.written)[0] for prompt, messages in texts)
-        first = 0
-        while some := list(itertools.islice(requests, AT_ONCE)):
-            for event in self._watched(self.engine.run(some)):
-                if isinstance(event, Done):
-                    yield first + event.row, event.result
-            first += len(some)
+        return ((event.row, event.result) for event in self._watched(self.engine.run(requests)) if isinstance(event, Done))
 
     def stream(
         self,

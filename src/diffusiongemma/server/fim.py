@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
-from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.events import Event, Result
 from diffusiongemma.generation.fill import Filled
 from diffusiongemma.server.answering import check_stream
