@@ -46,7 +46,7 @@ def evaluate(
         mode: the role that answers.
         seed: of the sampler; example i draws from seed + i.
         pinned: hold what is known of an answer fixed on the canvas; for tasks that are a ``PinnedTask``, diffusion only.
-        held: hold each answer to its example's JSON schema; for tasks that are a ``SchemaTask``, diffusion only.
+        constrained: hold each answer to its example's JSON schema; for tasks that are a ``SchemaTask``, diffusion only.
         batch_size: examples at a time; None: 50, or fewer where their logits would be large. In float32 on a CPU results
             depend on it by rounding only.
         results: where outcomes are kept; examples that an earlier run finished there under the same settings are not run again.

@@ -6,6 +6,7 @@ the head that it lacks take by the same rates. All of it is one row alone, in th
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -99,6 +100,7 @@ class Roles:
 
     def __init__(self) -> None:
         self.rates: RoleRates | None = None
+        self._measuring = threading.Lock()
         self._canvases = self._steps = self._tokens = 0
 
     def saw(self, result: Result) -> None:
@@ -112,16 +114,16 @@ class Roles:
         """The role; diffusion as long as no canvas has been seen."""
         if not self._canvases:
             return "diffusion"
-        if self.rates is None:
-            quantize = "int8" if model.int8_products else None
-            self.rates = measure_roles(
-                model.config,
-                weights_of(model),
-                model.dtype,
-                model.device,
-                quantize=quantize,
-                batch_invariant=model.batch_invariant,
-            )
+        with self._measuring:
+            if self.rates is None:
+                self.rates = measure_roles(
+                    model.config,
+                    weights_of(model),
+                    model.dtype,
+                    model.device,
+                    quantize="int8" if model.int8_products else None,
+                    batch_invariant=model.batch_invariant,
+                )
         return self.rates.faster(self._steps / self._canvases, self._tokens / self._canvases)
 
 
