@@ -198,7 +198,7 @@ class _Sample:
 
     def _weight(
         self, name: str, shape: tuple[int, ...], kinds: dict[str, Resident], layers: int, quantize: str | None, keeps: bool
-    ) -> quant.Weight:
+    ) -> quant.StoredWeight:
         # The sample's last layer is the checkpoint's last: a full one.
         last = self._whole.text.num_hidden_layers - 1
         like = kinds[name.replace(f"layers.{layers - 1}.", f"layers.{last}.") if name.startswith("layers.") else name]
@@ -265,9 +265,7 @@ class _Sample:
     def _apply(self, layer: Layer, tokens: int, chosen: int, used: int) -> None:
         x_TD = torch.ones(tokens, self._text.hidden_size, device=self._device, dtype=self._dtype)
         index_TX = (torch.arange(tokens * chosen, device=self._device) % used).view(tokens, chosen)
-        temperature_TX = torch.ones(tokens, chosen, device=self._device)
-        gate_up, down = (layer.experts.matrix(name) for name in ("gate_up_proj", "down_proj"))
-        quant.experts(x_TD, index_TX, temperature_TX, gate_up, down, torch.nn.functional.gelu)
+        layer.experts(x_TD, quant.Routing(index_TX, torch.ones(tokens, chosen, device=self._device)))
 
     @torch.inference_mode()
     def _best(self, work: Callable[[], object]) -> float:

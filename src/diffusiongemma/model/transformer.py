@@ -246,7 +246,7 @@ class Transformer(nn.Module):
             soft: where the expected embedding is wanted, and of how many tokens it is made.
             top, top_at_M: see ``kernels.reference.canvas_head``.
         """
-        cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.matrix("weight")
+        cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.matrix("weight").table
         statistics = kernels.canvas_head(
             hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, top=top, top_at_M=top_at_M,
             positions=self.config.canvas_length, kernels=self.kernels, invariance=self.invariance,
