@@ -4,13 +4,24 @@ from diffusiongemma.errors import OptionError
 from diffusiongemma.tasks.base import Task
 from diffusiongemma.tasks.human_eval import HumanEvalInfill
 from diffusiongemma.tasks.json_extract import JsonExtract
+from diffusiongemma.tasks.people import EXTRACT_PEOPLE, OUT_OF_SCOPE_PEOPLE
 from diffusiongemma.tasks.python_code import InfillPython
 from diffusiongemma.tasks.reasoning import REASONING_TASKS
 from diffusiongemma.tasks.sudoku import SudokuTask
+from diffusiongemma.tasks.useful import USEFUL_TASKS
 
 __all__ = ["TASKS", "task_named"]
 
-_ALL: tuple[Task, ...] = (SudokuTask(), *REASONING_TASKS, JsonExtract(), InfillPython(), HumanEvalInfill())
+_ALL: tuple[Task, ...] = (
+    SudokuTask(),
+    *REASONING_TASKS,
+    JsonExtract(),
+    *USEFUL_TASKS,
+    EXTRACT_PEOPLE,
+    OUT_OF_SCOPE_PEOPLE,
+    InfillPython(),
+    HumanEvalInfill(),
+)
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 """Every task, in the order they are listed in."""
 
