@@ -1,4 +1,4 @@
-"""The generators behind nano: their answers are right by a check that shares no code with them, and what people wrote stays unseen."""
+"""The generators behind nano: answers right by a check that shares no code with them; what people wrote stays unseen."""
 
 import csv
 import datetime

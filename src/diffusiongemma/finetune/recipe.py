@@ -21,8 +21,10 @@ class SudokuPuzzles(_Part):
     """Sudoku grids (``finetune.sudoku``)."""
 
     kind: Literal["sudoku"] = "sudoku"
+    base: Literal["reasoning-gym", "own"] = "reasoning-gym"
+    """Whose puzzles: reasoning-gym's with ``min_clues`` clues, or our own with as few clues as go (``finetune.sudoku_puzzles``)."""
     base_puzzles: int = Field(6000, ge=1)
-    """Unique-solution puzzles taken from reasoning-gym; symmetries make the rest."""
+    """Unique-solution puzzles; symmetries and clues given back make the rest."""
     base_seed: int = Field(1, ge=0)
     min_clues: int = Field(31, ge=17, le=81)
     max_clues: int = Field(51, ge=17, le=81)
@@ -92,6 +94,13 @@ class TrainRecipe(_Part):
     """Share of the canvases that get self-conditioning."""
     high_noise: float = Field(0.0, ge=0, le=1)
     """Share of the canvases whose noise level is drawn from (0.5, 1)."""
+    init: str = ""
+    """A checkpoint to start from, by built-in name or path; empty: random weights. Tokens are matched by their text."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Of the products on a CPU (weights, gradients and optimisers stay in float32); CUDA always takes bfloat16."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is what the checkpoint gets; 0: the weights themselves.
+    After n updates the decay is at most (1 + n) / (10 + n), so that a run's begin is forgotten."""
     checkpoint_every: int = Field(200, ge=1)
 
 

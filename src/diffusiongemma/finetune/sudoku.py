@@ -12,13 +12,16 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from diffusiongemma.errors import TrainingError
-from diffusiongemma.finetune.data import SPECIALS, TrainBatch
+from diffusiongemma.finetune.data import CHAT_TEMPLATE, SPECIALS, TrainBatch
 from diffusiongemma.finetune.recipe import SudokuPuzzles
+from diffusiongemma.finetune.sudoku_puzzles import base_puzzles
 from diffusiongemma.tasks.sudoku import ANSWER_LENGTH, CLUE_BANDS, INSTRUCTION, ROWS, reasoning_gym_puzzles
 
 __all__ = ["SudokuData", "build_tokenizer", "vocabulary"]
 
 _WORDS = ("user", "model", "system", "\n", *INSTRUCTION.split())
+_CHUNK = 500
+"""Own puzzles that are made at once."""
 _DIGITS = tuple("123456789")
 _CELLS = tuple(f"{row}{column}={value}" for row in ROWS for column in range(1, 10) for value in "?123456789")
 
@@ -47,6 +50,8 @@ class SudokuData:
         folder: where the base puzzles are kept between runs.
         progress: called with (done, of) while base puzzles are made.
     """
+
+    chat_template = CHAT_TEMPLATE
 
     def __init__(self, recipe: SudokuPuzzles, seed: int, folder: Path, progress: Callable[[int, int], None]) -> None:
         self._recipe = recipe
@@ -117,7 +122,8 @@ def _line_order(rng: np.random.Generator) -> np.ndarray:
 
 def _base_puzzles(recipe: SudokuPuzzles, folder: Path, progress: Callable[[int, int], None]) -> np.ndarray:
     """Base puzzles ``[N, 2, 81]`` uint8 (clues with 0 for empty, solution), from the folder or made now."""
-    path = folder / f"puzzles-{recipe.base_seed}-{recipe.base_puzzles}-{recipe.min_clues}.npy"
+    own = "own-" if recipe.base == "own" else ""
+    path = folder / f"puzzles-{own}{recipe.base_seed}-{recipe.base_puzzles}-{recipe.min_clues}.npy"
     if path.is_file():
         try:
             base: np.ndarray = np.load(path)
@@ -126,14 +132,27 @@ def _base_puzzles(recipe: SudokuPuzzles, folder: Path, progress: Callable[[int, 
         if base.shape != (recipe.base_puzzles, 2, 81):
             raise TrainingError(f"{path} has shape {base.shape}; remove it, and it is made again")
         return base
+    base = _own_puzzles(recipe, progress) if own else _reasoning_gym_puzzles(recipe, progress)
+    part = path.with_suffix(".part.npy")
+    np.save(part, base)
+    part.replace(path)
+    return base
+
+
+def _own_puzzles(recipe: SudokuPuzzles, progress: Callable[[int, int], None]) -> np.ndarray:
+    found: list[np.ndarray] = []
+    for begin in range(0, recipe.base_puzzles, _CHUNK):
+        count = min(_CHUNK, recipe.base_puzzles - begin)
+        found.append(base_puzzles(count, recipe.base_seed * 1_000_003 + begin // _CHUNK, recipe.min_clues))
+        progress(begin + count, recipe.base_puzzles)
+    return np.concatenate(found)
+
+
+def _reasoning_gym_puzzles(recipe: SudokuPuzzles, progress: Callable[[int, int], None]) -> np.ndarray:
     empty = 81 - recipe.min_clues
     pairs = []
     for puzzle in reasoning_gym_puzzles(recipe.base_puzzles, recipe.base_seed, (empty, empty)):
         assert puzzle.solution is not None
         pairs.append([[int(c) for c in text.replace(".", "0")] for text in (puzzle.clues, puzzle.solution)])
         progress(len(pairs), recipe.base_puzzles)
-    base = np.array(pairs, dtype=np.uint8)
-    part = path.with_suffix(".part.npy")
-    np.save(part, base)
-    part.replace(path)
-    return base
+    return np.array(pairs, dtype=np.uint8)
