@@ -54,6 +54,8 @@ class TextMixture:
 
     chat_template = TOOL_TEMPLATE
 
+    Recipe = TextData
+
     def __init__(self, recipe: TextData, seed: int, folder: Path, progress: Progress) -> None:
         if seed >= FIRST_EVAL_SEED:
             raise TrainingError(f"the recipe's seed is {seed}; seeds from {FIRST_EVAL_SEED} are for evaluation, take one below")
