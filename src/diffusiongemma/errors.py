@@ -14,8 +14,9 @@
     ├── EngineError          numbers that are not finite, a native library that failed, an engine that cannot go on
     └── OverloadedError      a shared engine that has too much to do, or shuts down
 
-Every message says what was given, what is allowed, and how to mend it. ``InputError`` and ``OptionError`` are
-also ``ValueError``; ``CheckpointError`` is also ``OSError``: a caller who does not know this tree still catches them.
+Every message says what was given, what is allowed, and how to mend it; ``error.param`` names the argument where it is about one.
+``InputError`` and ``OptionError`` are also ``ValueError``;
+``CheckpointError`` is also ``OSError``: a caller who does not know this tree still catches them.
 """
 
 __all__ = [
@@ -35,7 +36,13 @@ __all__ = [
 
 
 class DiffusionGemmaError(Exception):
-    """The root of every error this package raises on purpose."""
+    """The root of every error this package raises on purpose.
+
+    Attributes:
+        param: the option or argument that it is about; None: it is about no single one.
+    """
+
+    param: str | None = None
 
 
 class ConfigError(DiffusionGemmaError):
@@ -46,7 +53,20 @@ class CheckpointError(DiffusionGemmaError, OSError):
     """A checkpoint is missing, incomplete, damaged, or in a format that is not read."""
 
 
-class InputError(DiffusionGemmaError, ValueError):
+class _ArgumentError(DiffusionGemmaError, ValueError):
+    """What was passed is wrong.
+
+    Args:
+        message: what was given, what is allowed, how to mend it.
+        param: the name of the argument.
+    """
+
+    def __init__(self, message: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InputError(_ArgumentError):
     """A prompt, puzzle or token sequence cannot be used as it was given."""
 
 
@@ -58,7 +78,7 @@ class PromptTooLongError(InputError):
     """A prompt and its answer do not fit into the model's positions."""
 
 
-class OptionError(DiffusionGemmaError, ValueError):
+class OptionError(_ArgumentError):
     """An option is unknown, or its value is outside what is allowed."""
 
 

@@ -97,3 +97,17 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     while left := alive(process.pid):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
+
+
+def test_nothing_is_left_behind_when_it_is_ended(tmp_path: Path) -> None:
+    """The weights of a preset are a folder of up to gigabytes in the place for temporary files."""
+    command = [sys.executable, "-m", "diffusiongemma", "bench", "-p", "tiny", "--repeat", "100000", "--threads", "1", "--json"]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL) as process:
+        for _ in range(600):
+            if any(tmp_path.rglob("*.safetensors")):
+                break
+            time.sleep(0.1)
+        assert any(tmp_path.rglob("*.safetensors"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("diffusiongemma")] == []

@@ -85,7 +85,7 @@ def test_vary_goes_on_after_a_kill(tmp_path: Path) -> None:
 
 def test_a_terminal_shows_pinned_tokens_apart(texts: tuple[str, str]) -> None:
     status, seen = in_a_terminal(["infill", "--prefix-file", texts[0], "--suffix-file", texts[1], "--max-tokens", "3", *QUICK])
-    assert status == 0 and "\x1b[2m" in seen and "\x1b[1;38;" in seen and "fillings; best" in seen
+    assert status == 0 and "\x1b[2m" in seen and "\x1b[1;38;" in seen and "candidates; best" in seen
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l"), "the cursor is visible again"
 
 

@@ -283,12 +283,12 @@ def test_a_row_is_what_it_is_alone_beside_rows_with_other_parameters_and_lengths
         for at in range(5):
             each = [logits_of(row[0], seed + at) for row in chosen]
             state = step(state, torch.stack([F.pad(one, (0, 0, 0, state.length - len(one))) for one in each]), params)
-            given_BL, heat_B = committed(state, params), temperature(state.step_B, params)
+            given_BL, temperature_B = committed(state, params), temperature(state.step_B, params)
             for row, (one, _, _) in enumerate(chosen):
                 kept = slice(one.canvas_length)
                 states = (state.noisy_ids_BL, state.argmax_ids_BL, state.entropy_BL, state.accepted_BL, given_BL)
                 seen[row] += [value[row, kept].tolist() for value in states]
-                seen[row] += [state.done_B[row].item(), state.step_B[row].item(), heat_B[row].item()]
+                seen[row] += [state.done_B[row].item(), state.step_B[row].item(), temperature_B[row].item()]
         return seen
 
     def logits_of(params: SamplingParams, at: int) -> Tensor:

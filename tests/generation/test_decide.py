@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tools.measure_decisions import RULES
 from torch import Tensor
 
 import diffusiongemma
 from diffusiongemma import Choice, DiffusionGemmaModel, Predicate, Score
 from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
-from diffusiongemma.evals.decisions import RULES
+from diffusiongemma.generation.checkpoint import Checkpoint
 from diffusiongemma.generation.decide import ROWS_A_PASS, Alternatives, chain, decide
 from diffusiongemma.kernels import RngPurpose, position_keys, random_ids
 from diffusiongemma.model.cache import KVCache
@@ -234,7 +235,7 @@ def test_the_rules_that_are_wrong_are_seen_to_be(oracle: Transformer) -> None:
 
 def test_joint_questions_see_each_other(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch, oracle: Transformer) -> None:
     """``ab`` or ``ba``, nothing else is probable: alone each letter is a coin, together they are two."""
-    monkeypatch.setattr(model, "transformer", oracle)
+    monkeypatch.setattr(model.checkpoint, "transformer", oracle)
     questions = [Choice("first", ["h", "i"]), Choice("second", ["h", "i"])]  # tokens 7 and 8
     result = model.decide("x", questions, joint=True, template="{{first}}{{second}}")
     with pytest.raises(InputError, match="joint"):
@@ -272,7 +273,9 @@ def test_below_the_threshold_a_question_stays_open(model: DiffusionGemmaModel) -
 def test_instructions_are_part_of_the_prompt(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """One question's words are not shown to another, unless they are joint."""
     shown: list[object] = []
-    monkeypatch.setattr(model, "prompt_ids", lambda prompt, messages: (shown.append((prompt, messages)), [[3]])[1])
+    monkeypatch.setattr(
+        Checkpoint, "prompt_ids", lambda self, prompt, messages, options: (shown.append((prompt, messages)), [[3]])[1]
+    )
     questions = [Choice("a", ["b", "c"]), Choice("d", ["e", "f"], "Why?"), Choice("g", ["h", "i"], "How?")]
     model.decide("x", questions)
     model.decide("x", questions, joint=True, template="{{a}}{{d}}{{g}}")
@@ -288,7 +291,7 @@ def test_answers_are_tokens_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -
     model = DiffusionGemmaModel(stack, tokenizer, SamplingParams(), [1, 5])
     seen: list[Alternatives] = []
     monkeypatch.setattr(
-        "diffusiongemma.generation.model.decide", lambda _, asked, **options: (seen.extend(asked), decide(_, asked, **options))[1]
+        "diffusiongemma.generation.decide.decide", lambda _, asked, **options: (seen.extend(asked), decide(_, asked, **options))[1]
     )
     model.decide("x", [Predicate("a", yes="true", no="false")], template='{"a": {{a}}}')
     is_complete = [tokenizer.encode(text) for text in ('{"a": true}', '{"a": false}')]

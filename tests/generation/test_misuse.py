@@ -49,6 +49,17 @@ def sudoku() -> DiffusionGemmaModel:
         (lambda m: m.decide("1", [Choice("a", None)]), "the options of a are None"),  # type: ignore[arg-type]
         (lambda m: m.decide("1", [Choice(None, ["1", "2"])]), "is no question with a name"),  # type: ignore[arg-type]
         (lambda m: m.decide("1", [Score("a", None, 5)]), "runs from None to 5"),  # type: ignore[arg-type]
+        (lambda m: m.generate("1", choices=5), "choices are a list of strings"),
+        (lambda m: m.generate("1", response_format=5), "response_format is 5"),
+        (lambda m: m.generate("1", logprobs="many"), "logprobs is 'many'"),
+        (lambda m: m.generate("1", mode=[]), "mode is \\[\\]"),
+        (lambda m: m.generate("1", n=0), "n is 0"),
+        (lambda m: m.generate([]), "there is no prompt"),
+        (lambda m: m.generate_iter("12"), "prompts is of type str"),
+        (lambda m: m.generate_iter(["1"], seeds=[1]), "seeds is \\[1\\]"),
+        (lambda m: m.save_pretrained(5), "the folder is 5 of type int"),
+        (lambda m: m.new_cache("2"), "batch_size is '2'"),
+        (lambda m: m.encode([[1]], m.new_cache()), "token ids are of type list"),
         (lambda m: m.from_pretrained(5), "5 is of type int"),
         (lambda m: m.from_pretrained(b"nano"), "b'nano' is of type bytes"),
         (lambda m: m.from_pretrained("sudoku", device=[]), r"device '\[\]'"),

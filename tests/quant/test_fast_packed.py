@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.kernels import expand
-from diffusiongemma.quant import Int4Weight, Mxfp4Weight, Nvfp4Weight, PackedWeight, experts, fast_int8
+from diffusiongemma.quant import Int4Weight, Mxfp4Weight, Nvfp4Weight, PackedWeight, PlainWeight, Routing, Weight, fast_int8
 from diffusiongemma.quant.fast_int8 import FastPacked
 from diffusiongemma.quant.gguf import GGUFWeight, JoinedRows
 from diffusiongemma.quant.gguf_blocks import BLOCK_TYPES
@@ -104,9 +104,12 @@ def test_experts_of_a_stack(kind: str) -> None:
     x = torch.randn(30, 96, generator=draw)
     index = torch.stack([torch.randperm(6, generator=draw)[:2] for _ in range(30)])
     weight = torch.rand(30, 2, generator=draw)
-    fast = experts(x, index, weight, fast_int8(gate_up), fast_int8(down), torch.nn.functional.silu)
-    exact = experts(x, index, weight, values(gate_up), values(down), torch.nn.functional.silu)
-    assert distance(fast, exact) < 0.04
+
+    def experts(first: Weight, second: Weight, rows: slice = slice(0, 30)) -> Tensor:
+        return first.apply_experts(x[rows], Routing(index[rows], weight[rows]), second, torch.nn.functional.silu)
+
+    fast = experts(fast_int8(gate_up), fast_int8(down))
+    assert distance(fast, experts(PlainWeight(values(gate_up)), PlainWeight(values(down)))) < 0.04
     for rows in (slice(0, 1), slice(5, 19)):
-        alone = experts(x[rows], index[rows], weight[rows], fast_int8(gate_up), fast_int8(down), torch.nn.functional.silu)
+        alone = experts(fast_int8(gate_up), fast_int8(down), rows)
         assert torch.equal(alone, fast[rows])

@@ -11,7 +11,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from torch import Tensor
 
-from diffusiongemma.quant import Fp8Weight, Int4Weight, Int8Weight, Mxfp4Weight, Nvfp4Weight, PackedWeight, linear
+from diffusiongemma.quant import Fp8Weight, Int4Weight, Int8Weight, Mxfp4Weight, Nvfp4Weight, PackedWeight
 from diffusiongemma.quant.codes import e4m3, e8m0
 
 
@@ -29,7 +29,7 @@ def same(ours: PackedWeight, theirs: Tensor) -> None:
     stack = ours._each(lambda t: torch.stack((t, t)), (2, *ours.shape))
     assert torch.equal(bits(stack.expert(1).dequantize()), bits(theirs))
     x = torch.randn(5, ours.shape[1], generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(linear(x, ours), x @ theirs.T, atol=1e-5 * float(theirs.abs().max()) * ours.shape[1] ** 0.5)
+    assert torch.allclose(ours.apply(x), x @ theirs.T, atol=1e-5 * float(theirs.abs().max()) * ours.shape[1] ** 0.5)
 
 
 def made(seed: int) -> torch.Generator:
@@ -215,6 +215,6 @@ def test_products_in_other_dtypes(dtype: torch.dtype) -> None:
     """448 as a code is too large for sums in float16: products must not overflow before the scale."""
     codes = torch.full((8, 640), 448.0).to(torch.float8_e4m3fn)
     record = Fp8Weight(shape=(8, 640), codes=codes, scale=torch.full((8, 1), 1e-3), width=640)
-    out = linear(torch.ones(3, 640, dtype=dtype), record)
+    out = record.apply(torch.ones(3, 640, dtype=dtype))
     assert out.dtype == dtype and torch.allclose(out.float(), torch.full((3, 8), 286.72), rtol=1e-2)
     assert torch.isfinite(record.product(torch.ones(3, 640, dtype=dtype), 0, 8)).all()

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusiongemma import kernels, quant
+from diffusiongemma import kernels
 from diffusiongemma.kernels import RngPurpose, position_keys
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.quant import Routing
 from tests.quant.records import packed, values
 from tests.tiny import tiny_config, tiny_model, tiny_transformer
 
@@ -115,9 +116,9 @@ def test_a_packed_product_goes_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> 
     record, x = packed(torch.randn(150, 48)), torch.randn(2, 3, 48)
     seen = []
     monkeypatch.setattr(type(record), "operand", lambda self, rows: seen.append((rows.start, rows.stop)) or self.values(rows))
-    assert close(quant.linear(x, record, torch.ones(150)), x @ record.values(slice(0, 150)).T + 1)
+    assert close(record.apply(x, torch.ones(150)), x @ record.values(slice(0, 150)).T + 1)
     assert seen == [(0, 64), (64, 128), (128, 150)]
-    assert quant.linear(x.bfloat16(), record).dtype == torch.bfloat16
+    assert record.apply(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_only_experts_with_tokens_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +127,7 @@ def test_only_experts_with_tokens_are_made(monkeypatch: pytest.MonkeyPatch) -> N
     of_one = type(record).expert
     monkeypatch.setattr(type(record), "expert", lambda self, i: made.append(i) or of_one(self, i))
     index = torch.tensor([[1, 6], [6, 1], [1, 3]])
-    quant.experts(torch.randn(3, 16), index, torch.rand(3, 2), record, down, torch.tanh)
+    record.apply_experts(torch.randn(3, 16), Routing(index, torch.rand(3, 2)), down, torch.tanh)
     assert made == [1, 1, 3, 3, 6, 6]
 
 
@@ -135,7 +136,7 @@ def test_a_few_small_experts_are_computed_as_plain_ones_are() -> None:
     record, down = packed(torch.randn(8, 12, 16)), packed(torch.randn(8, 16, 6))
     x, index, weight = torch.randn(3, 16), torch.tensor([[1, 6], [6, 1], [1, 3]]), torch.rand(3, 2)
     plain = kernels.experts(x, index, weight, values(record), values(down), torch.tanh)
-    assert torch.equal(quant.experts(x, index, weight, record, down, torch.tanh), plain)
+    assert torch.equal(record.apply_experts(x, Routing(index, weight), down, torch.tanh), plain)
 
 
 def test_an_expert_is_a_view_and_rows_are_taken_by_number() -> None:

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.generation.roles import RoleRates, Roles
 from tests.server.running import Running
 
 QUESTION = (
@@ -134,6 +135,29 @@ def test_the_causal_role(client: openai.OpenAI, nano: DiffusionGemmaModel) -> No
     options = {"temperature": 1.5, "max_tokens": 8, "extra_body": {"mode": "causal"}}
     answer = client.chat.completions.create(model="nano", messages=FREE, seed=1, **options)
     assert answer.choices[0].message.content == hot.text
+
+
+def test_auto_takes_the_faster_role(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a field, or as the model's own where a request names none; what the causal role cannot do stays on a canvas."""
+    endpoint = server.state.models["nano"]
+    roles = Roles()
+    monkeypatch.setattr(endpoint.model, "roles", roles)
+    roles.rates = RoleRates(canvas_length=64, step=10.0, commit=10.0, token=0.001)
+
+    def steps(**fields: object) -> int:
+        body = {"messages": ASKED, "seed": 1, "max_tokens": 8, "num_diffusion_steps": 2, **fields}
+        answer = server.http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["usage"]["diffusion"]["denoising_steps"]
+
+    assert steps(mode="auto") > 0  # no canvas has been seen of it
+    assert steps(mode="auto") == 0 and steps() > 0
+    assert steps(mode="auto", choices=["yes", "no"]) > 0
+    monkeypatch.setattr(endpoint, "mode", "auto")
+    assert steps() == 0 and steps(mode="diffusion") > 0
+    assert server.http.get("/v1/models/nano").json()["diffusiongemma"]["mode"] == "auto"
+    roles.rates = RoleRates(canvas_length=64, step=0.001, commit=0.001, token=1.0)
+    assert steps() > 0
 
 
 def test_logprobs_of_the_causal_role(client: openai.OpenAI) -> None:

@@ -18,6 +18,7 @@ from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import HELD_OUT, HOLE, functions, module_files
 from diffusiongemma.tasks.reasoning import REASONING_TASKS, ReasoningTask
 from diffusiongemma.tasks.registry import TASKS, task_named
+from diffusiongemma.tasks.useful import USEFUL_TASKS
 from diffusiongemma.training.recipe import builtin_recipes, load_recipe
 
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -74,12 +75,14 @@ def test_no_number_is_no_answer(text: str) -> None:
 
 
 def test_names_and_what_is_behind_them() -> None:
-    assert next(iter(TASKS)) == "sudoku" and len(TASKS) == len(REASONING_TASKS) + 4
+    assert next(iter(TASKS)) == "sudoku" and len(TASKS) == len(REASONING_TASKS) + len(USEFUL_TASKS) + 6
     assert all(task.name == name and task.summary and task.max_tokens > 0 for name, task in TASKS.items())
     with pytest.raises(OptionError, match="'chess'; allowed: sudoku, aiw"):
         task_named("chess")
     assert [name for name, task in TASKS.items() if isinstance(task, PinnedTask)] == ["sudoku"]
-    assert [name for name, task in TASKS.items() if isinstance(task, CountedTask)] == ["human-eval-infill"]
+    assert [name for name, task in TASKS.items() if isinstance(task, CountedTask)] == [
+        "json-extract-people", "out-of-scope-people", "human-eval-infill",
+    ]  # fmt: skip
 
 
 def test_the_list_of_tasks_imports_no_package_and_no_torch() -> None:

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
 from diffusiongemma.errors import InputError, OptionError
-from diffusiongemma.text.prompts import SEARCH_BUDGETS, PromptOptions, prompt_ids
+from diffusiongemma.options import REASONING_EFFORTS, PromptOptions
+from diffusiongemma.text.prompts import prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer
 from tests.chat import CONTROL_TEXTS, PLAIN_TEMPLATE, byte_level, gemma_like
 from tests.text.conversations import ASKED, CASES, SYSTEM, TOOLS, call, part, result, said, user
@@ -233,7 +234,7 @@ def test_options_reach_the_template(gemma: Tokenizer) -> None:
     assert "<|think|>" in whole(gemma, on) and on != off == ids(gemma, [user("x")])
     assert ids(gemma, [user("x")], chat_template_kwargs={"enable_thinking": True}) == on
     assert ids(gemma, [user("x")], chat_template_kwargs={"enable_thinking": True}, enable_thinking=True) == on
-    for effort, thinks in SEARCH_BUDGETS.items():
+    for effort, thinks in REASONING_EFFORTS.items():
         assert ids(gemma, [user("x")], reasoning_effort=effort) == (on if thinks else off)
     function = TOOLS["tools"][0]["function"]
     assert ids(gemma, [user("x")], tools=[function]) == ids(gemma, [user("x")], tools=[{"function": function}])
@@ -248,13 +249,13 @@ def test_options_reach_the_template(gemma: Tokenizer) -> None:
         ({"chat_template_kwargs": {"add_generation_prompt": False}}, "add_generation_prompt: not an option"),
         ({"chat_template_kwargs": {"bos_token": "<eos>"}}, "bos_token: not an option"),
         ({"chat_template_kwargs": ["x"]}, "give a mapping"),
-        ({"enable_thinking": "yes"}, "enable_thinking is 'yes'; give True or False"),
+        ({"enable_thinking": "yes"}, "enable_thinking is 'yes'; it must be True or False"),
         ({"preserve_thinking": 1}, "preserve_thinking is 1"),
         ({"allow_special": "no"}, "allow_special is 'no'"),
         ({"reasoning_effort": "huge"}, "reasoning_effort is 'huge'; allowed: none, minimal, low"),
         ({"reasoning_effort": "none", "enable_thinking": True}, "enable_thinking is asked to be True and False"),
         ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}, "asked to be False and True"),
-        ({"thinking_budget": -1}, "thinking_budget is -1; it must be a whole number of tokens"),
+        ({"thinking_budget": -1}, "thinking_budget is -1; it must be an integer from 0"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(gemma: Tokenizer, options: dict[str, Any], needle: str) -> None:

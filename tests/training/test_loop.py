@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,16 @@ from torch.nn import functional as F
 
 from diffusiongemma.diffusion import Absorbing, Corrupted
 from diffusiongemma.errors import ConfigError, TrainingError
+from diffusiongemma.examples.sudoku.data import build_tokenizer, vocabulary
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.training.data import TrainBatch
+from diffusiongemma.training.init import initialise, start_from
 from diffusiongemma.training.loop import Hooks, TrainRun, learning_rate
 from diffusiongemma.training.loss import causal_loss, losses
 from diffusiongemma.training.recipe import Recipe, builtin_recipes, load_recipe
+from diffusiongemma.weights.stream import stream_tensors
 from tests.tiny import tiny_config, tiny_transformer
 
 
@@ -50,15 +55,21 @@ def weights(run: TrainRun) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
 
 
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(stream_tensors(folder / "model"))
+
+
 def logged(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
-    straight = TrainRun(small(), tmp_path / "straight")
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_run_that_was_killed_ends_with_the_same_bits(average: float, tmp_path: Path) -> None:
+    recipe = small(average=average)
+    straight = TrainRun(recipe, tmp_path / "straight")
     straight.train()
     # Killed in the middle of step 5: the last state is of step 4, and a line of step 5 is already in the log.
-    broken = TrainRun(small(), tmp_path / "broken")
+    broken = TrainRun(recipe, tmp_path / "broken")
     kept = broken._step
 
     def dies() -> dict[str, Any]:
@@ -70,9 +81,12 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         broken.train()
     assert logged(tmp_path / "broken")[-1]["step"] == 5
-    resumed = TrainRun(small(), tmp_path / "broken")
+    resumed = TrainRun(recipe, tmp_path / "broken")
     assert resumed.step == 4
     resumed.train()
+    assert stored(tmp_path / "straight").keys() == stored(tmp_path / "broken").keys()
+    for name, tensor in stored(tmp_path / "straight").items():
+        assert torch.equal(tensor, stored(tmp_path / "broken")[name]), name
     for name, tensor in weights(straight).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
     losses_of = [{key: line.get(key) for key in ("step", "denoising", "causal")} for line in logged(tmp_path / "straight")]
@@ -267,7 +281,7 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
 
 
 def test_built_in_recipes_load_and_unknown_fields_do_not(tmp_path: Path) -> None:
-    assert list(builtin_recipes()) == ["nano", "sudoku"]
+    assert list(builtin_recipes()) == ["nano-2", "nano", "sudoku-2", "sudoku"]
     assert load_recipe("nano").data.kind == "text"
     text = builtin_recipes()["sudoku"].read_text()
     for before, after, needle in (
@@ -281,3 +295,58 @@ def test_built_in_recipes_load_and_unknown_fields_do_not(tmp_path: Path) -> None
         (tmp_path / "mine.toml").write_text(text.replace(before, after))
         with pytest.raises(ConfigError, match=needle):
             load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_a_checkpoint_gets_the_average_of_the_weights(tmp_path: Path) -> None:
+    plain, averaged = TrainRun(small(), tmp_path / "plain"), TrainRun(small(average=0.9), tmp_path / "averaged")
+    expected = {name: weight.detach().clone() for name, weight in averaged.model.named_parameters()}
+    for step in range(6):
+        averaged._step()
+        averaged.step += 1
+        kept = min(0.9, (1 + step) / (10 + step))
+        for name, weight in averaged.model.named_parameters():
+            expected[name] = kept * expected[name] + (1 - kept) * weight.detach()
+    averaged.export()
+    plain.train()
+    for name, weight in plain.model.named_parameters():  # training itself is no other
+        assert torch.equal(weight, dict(averaged.model.named_parameters())[name]), name
+    found = DiffusionGemmaModel.from_pretrained(tmp_path / "averaged/model").transformer.state_dict()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name].float(), tensor, rtol=1e-2, atol=1e-3)
+
+
+def test_a_run_begins_with_a_checkpoint(tmp_path: Path) -> None:
+    first = TrainRun(small(), tmp_path / "first")
+    checkpoint = first.train()
+    second = TrainRun(small(init=str(checkpoint)), tmp_path / "second")
+    for name, tensor in weights(first).items():
+        assert torch.equal(weights(second)[name], tensor.to(torch.bfloat16).float()), name
+    second.train()
+    shutil.rmtree(checkpoint)
+    assert TrainRun(small(init=str(checkpoint)), tmp_path / "second").step == 6  # a run that goes on needs it no longer
+    with pytest.raises(TrainingError, match="hidden size 128, the recipe 16"):
+        TrainRun(small(init="sudoku"), tmp_path / "other")
+
+
+def test_a_token_a_checkpoint_lacks_begins_as_the_mean_of_its_pieces(tmp_path: Path) -> None:
+    checkpoint = TrainRun(small(), tmp_path / "run").train()
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["78", "A1=7B2=3"])
+    run = TrainRun(small(), tmp_path / "new")
+    config = replace(run.model.config, text=replace(run.model.config.text, vocab_size=tokenizer.get_vocab_size()))
+    model = Transformer(config)
+    initialise(model, torch.Generator().manual_seed(0))
+    start_from(model, tokenizer, checkpoint)
+    old = dict(stream_tensors(checkpoint))["model.decoder.embed_tokens.weight"].float()
+    ids = vocabulary()
+    torch.testing.assert_close(model.embed_tokens.weight[ids["7"]], old[ids["7"]])
+    torch.testing.assert_close(model.embed_tokens.weight[-2], (old[ids["7"]] + old[ids["8"]]) / 2)
+    torch.testing.assert_close(model.embed_tokens.weight[-1], (old[ids["A1=7"]] + old[ids["B2=3"]]) / 2)
+
+
+def test_products_in_bfloat16_train_too(tmp_path: Path) -> None:
+    wide, narrow = TrainRun(small(), tmp_path / "wide"), TrainRun(small(compute="bfloat16"), tmp_path / "narrow")
+    first, second = wide._step(), narrow._step()
+    assert all(parameter.dtype == torch.float32 for parameter in narrow.model.parameters())
+    assert first["denoising"] != second["denoising"]
+    assert second["denoising"] == pytest.approx(first["denoising"], rel=0.02)

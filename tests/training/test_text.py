@@ -10,10 +10,10 @@ from tokenizers import Tokenizer as Backend
 from diffusiongemma.errors import TrainingError
 from diffusiongemma.tasks.python_code import functions, module_files
 from diffusiongemma.text.tokenizer import Tokenizer
-from diffusiongemma.training.data import CHAT_TEMPLATE, SPECIALS, STOP_IDS
+from diffusiongemma.training.data import CHAT_TEMPLATE, MARKS, SPECIALS, STOP_IDS
 from diffusiongemma.training.init import write_tokenizer
 from diffusiongemma.training.loop import TrainRun
-from diffusiongemma.training.recipe import Recipe, load_recipe
+from diffusiongemma.training.recipe import Bucket, Recipe, load_recipe
 from diffusiongemma.training.text import SOURCES, TextMixture
 from tests.training.test_loop import small, weights
 
@@ -92,7 +92,8 @@ def test_held_out_code_is_not_learnt_from(mixture: TextMixture) -> None:
 
 def test_every_source_is_in_the_recipe_and_no_other_is_taken(tmp_path: Path) -> None:
     recipe = nano()
-    assert {name for bucket in recipe.data.buckets for name in bucket.sources} == set(SOURCES)
+    both = [bucket for name in ("nano", "nano-2") for bucket in load_recipe(name).data.buckets]  # type: ignore[union-attr]
+    assert {name for bucket in both for name in bucket.sources} == set(SOURCES)
     wrong = recipe.data.buckets[0].model_copy(update={"sources": {"poetry": 1.0}})
     with pytest.raises(TrainingError, match="poetry; allowed: aiw"):
         TextMixture(recipe.data.model_copy(update={"buckets": (wrong,)}), 1, tmp_path, quiet)
@@ -135,3 +136,36 @@ def test_a_run_on_text_goes_on_exactly(tmp_path: Path) -> None:
     assert resumed.step == 4
     for name, tensor in weights(straight).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_declared_functions_stand_in_the_prompt_and_calls_in_the_answer(folder: Path) -> None:
+    (folder / "tools").mkdir()
+    bucket = Bucket(prompt=200, answer=60, share=1, sources={"tool-call": 1})
+    mixture = TextMixture(nano().data.model_copy(update={"buckets": (bucket,)}), 1, folder / "tools", quiet)
+    write_tokenizer(folder / "tools", mixture.tokenizer, mixture.chat_template, SPECIALS)
+    tokenizer = Tokenizer.from_folder(folder / "tools")
+    assert tokenizer.template is not None and tokenizer.template.knows_tools and tokenizer.markup.calls
+    marks = {mark: mixture.tokenizer.token_to_id(mark) for mark in MARKS}
+    batch = mixture.batch(0, 8)
+    assert batch.padding_P is not None
+    for prompt, answer in zip(batch.prompt_PT.tolist(), batch.answer_PL.tolist(), strict=True):
+        assert marks["<|tool>"] in prompt and marks["<tool|>"] in prompt
+        assert answer[0] == marks["<|tool_call>"] and marks["<tool_call|>"] in answer
+        assert tokenizer.decode(answer, skip_special=False).startswith("<|tool_call>call:")
+
+
+def test_a_long_answer_is_learnt_canvas_by_canvas(folder: Path) -> None:
+    bucket = Bucket(prompt=160, answer=64, share=1, sources={"convert": 1})
+    (folder / "long").mkdir()
+    mixture = TextMixture(nano().data.model_copy(update={"buckets": (bucket,), "vocab_size": 300}), 1, folder / "long", quiet)
+    starts = set()
+    for index in range(200):
+        example = mixture._example("convert", index * 200)
+        whole = [*mixture._ids(example.answer or ""), SPECIALS.index("<turn|>")]
+        prompt, answer, _ = mixture._row("convert", bucket, index)
+        assert len(answer) <= 64
+        if len(whole) <= 128 and answer in (whole[:64], whole[64:128]):
+            starts.add(0 if answer == whole[:64] else 64)
+            if answer != whole[:64]:
+                assert prompt[-64:] == whole[:64]
+    assert starts == {0, 64}

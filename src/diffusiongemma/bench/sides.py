@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,6 @@ class OurSide:
         self._model.batch_invariant = self._mode == "diffusion"
         self._tokenizer = loaded.tokenizer
         self._defaults = loaded.defaults
-        self._encode = self._model.encode_rows
 
     @property
     def model(self) -> nn.Module:
@@ -76,31 +75,39 @@ class OurSide:
 
     def generate(self, case: Case, recorder: Recorder) -> None:
         """One generation without early stops and stop tokens; greedy where it is causal."""
-
-        def encode(*arguments: Any, **options: Any) -> Any:
-            recorder.encode_began()
-            hidden = self._encode(*arguments, **options)
-            recorder.encode_ended()
-            return hidden
-
-        # The engine asks the instance for it, and so finds this one.
-        self._model.encode_rows = encode  # type: ignore[method-assign]
         params = self._defaults.replaced(
-            num_diffusion_steps=case.steps, max_tokens=case.new_tokens, early_stop=False, seed=case.seed, temperature=0.0
+            num_diffusion_steps=case.steps, max_tokens=case.new_tokens, early_stop=False, seed=case.seed
         )
         requests = [Request(prompt=list(ids), params=params, mode=self._mode, drafts=True) for ids in case.prompts]
-        for event in OfflineEngine(self._model, self._tokenizer).run(requests):
+        timed = cast(Transformer, _Timed(self._model, recorder))
+        for event in OfflineEngine(timed, self._tokenizer).run(requests):
             if isinstance(event, Draft):
                 recorder.draft(event.canvas, event.step)
             elif isinstance(event, Commit):
                 recorder.commit()
 
 
+class _Timed:
+    """The stack as the engine uses it, its encoder passes timed."""
+
+    def __init__(self, model: Transformer, recorder: Recorder) -> None:
+        self._model, self._recorder = model, recorder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode_rows(self, *arguments: Any, **options: Any) -> Any:
+        self._recorder.encode_began()
+        hidden = self._model.encode_rows(*arguments, **options)
+        self._recorder.encode_ended()
+        return hidden
+
+
 class TheirSide:
     """transformers' own ``generate``, told by a streamer.
 
     Where an encoder pass begins and ends no streamer says; two methods that ``generate`` calls just before and just after it
-    do (transformers 5.23). They are outside what it compiles.
+    do (transformers 5.23), in a class derived from theirs. They are outside what it compiles.
     """
 
     def __init__(self, spec: SideSpec) -> None:
@@ -110,14 +117,10 @@ class TheirSide:
         self._cache, _, experts = spec.setting.partition("+")
         options = {"experts_implementation": experts} if experts else {}
         dtype = getattr(torch, spec.dtype or "float32")
-        loaded = transformers.DiffusionGemmaForBlockDiffusion.from_pretrained(spec.folder, dtype=dtype, **options)
-        self.model = loaded.to(spec.device).eval()
-        try:
-            self._before, self._after = self.model._prepare_encoder_inputs, self.model._prepare_denoiser_inputs
-        except AttributeError as error:
-            raise BenchError(
-                f"transformers {transformers.__version__} has another generation loop than 5.23: {error}; install 5.23"
-            ) from error
+        theirs = transformers.DiffusionGemmaForBlockDiffusion
+        if not all(hasattr(theirs, name) for name in ("_prepare_encoder_inputs", "_prepare_denoiser_inputs")):
+            raise BenchError(f"transformers {transformers.__version__} has another generation loop than 5.23; install 5.23")
+        self.model = _timed(theirs).from_pretrained(spec.folder, dtype=dtype, **options).to(spec.device).eval()
         self._configuration = import_module(THEIR_LOOP).DiffusionGemmaGenerationConfig
 
     def rehearse(self, case: Case) -> None:
@@ -128,16 +131,7 @@ class TheirSide:
 
     def generate(self, case: Case, recorder: Recorder) -> None:
         """One generation with every step taken and no stop token."""
-
-        def before(*arguments: Any, **options: Any) -> Any:
-            recorder.encode_began()
-            return self._before(*arguments, **options)
-
-        def after(*arguments: Any, **options: Any) -> Any:
-            recorder.encode_ended()
-            return self._after(*arguments, **options)
-
-        self.model._prepare_encoder_inputs, self.model._prepare_denoiser_inputs = before, after
+        self.model.recorder = recorder
         torch.manual_seed(case.seed)
         self.model.generate(
             torch.tensor(case.prompts, device=self.model.device),
@@ -153,6 +147,23 @@ class TheirSide:
                 disable_compile=self._cache != "compile",
             ),
         )
+
+
+def _timed(theirs: Any) -> Any:
+    """Their model, whose encoder passes are told to its ``recorder``."""
+
+    class Timed(theirs):  # type: ignore[misc]
+        recorder = Recorder(lambda: None)
+
+        def _prepare_encoder_inputs(self, *arguments: Any, **options: Any) -> Any:
+            self.recorder.encode_began()
+            return super()._prepare_encoder_inputs(*arguments, **options)
+
+        def _prepare_denoiser_inputs(self, *arguments: Any, **options: Any) -> Any:
+            self.recorder.encode_ended()
+            return super()._prepare_denoiser_inputs(*arguments, **options)
+
+    return Timed
 
 
 class _Watch:

@@ -1,8 +1,9 @@
 """``diffusiongemma bench``: our side against another, in one run."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -116,7 +117,16 @@ def _run(settings: "Settings") -> "Outcome":
             begun += doing == "generation"
             bar.update(task, description=doing, completed=max(begun, 0))
 
-        return run(settings, watch)
+        # A signal that ends the process at once would leave weights of gigabytes behind.
+        before = signal.signal(signal.SIGTERM, _ended)
+        try:
+            return run(settings, watch)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _ended(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _print(report: dict[str, Any]) -> None:

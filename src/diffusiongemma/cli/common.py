@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -19,28 +19,25 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MODEL",
     "AnyModeOption",
-    "CanvasLengthOption",
-    "CanvasWindowOption",
     "DeviceOption",
     "DtypeOption",
     "JsonOption",
+    "Load",
     "ModeOption",
     "ModelOption",
     "QuantizeOption",
-    "SeedOption",
-    "SoftTopKOption",
-    "StepsOption",
     "err",
     "fail",
     "load",
     "out",
     "print_json",
+    "prompt_text",
     "read_text",
     "reporting",
-    "sampling_options",
 ]
 
 DEFAULT_MODEL = "nano"
+Load = Callable[[], "DiffusionGemmaModel"]
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -48,21 +45,6 @@ ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="A built-in name, a checkpoint folder, or a hub id.", show_default=True)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", "-s", help="Seed of the sampler; unset: a random one.")]
-StepsOption = Annotated[
-    int | None, typer.Option("--steps", "-n", help="Most denoising steps a canvas; unset: the checkpoint's own.")
-]
-CanvasLengthOption = Annotated[
-    int | None, typer.Option("--canvas-length", help="Positions of a canvas; unset: the checkpoint's own, which is also the most.")
-]
-CanvasWindowOption = Annotated[
-    str | None,
-    typer.Option(
-        "--canvas-window",
-        help="What a canvas position sees of a long context in sliding layers: shared (transformers) or per_position (vLLM, "
-        "SGLang); unset: the checkpoint's own.",
-    ),
-]
 ModeOption = Annotated[
     str, typer.Option("--mode", help="diffusion, or causal: token by token with the encoder role of the same weights.")
 ]
@@ -81,10 +63,6 @@ DtypeOption = Annotated[
 QuantizeOption = Annotated[
     str | None,
     typer.Option("--quantize", help="int8: round the weights to int8 at load and multiply in int8 (CPU); unset: as stored."),
-]
-SoftTopKOption = Annotated[
-    int | None,
-    typer.Option("--soft-top-k", help="Make the soft embedding from the K most probable tokens of each position; unset: from all."),
 ]
 
 
@@ -129,9 +107,17 @@ def load(name: str, dtype: str | None = None, device: str | None = None, quantiz
     return DiffusionGemmaModel.from_pretrained(name, dtype=dtype, device=device, quantize=quantize)
 
 
-def sampling_options(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None and value != []}
+def prompt_text(prompt: str | None, example: str) -> str:
+    """The prompt, from standard input for ``-`` or where nothing is given on a pipe.
+
+    Raises:
+        InputError: there is none.
+    """
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        return read_text("-")
+    if prompt is None:
+        raise InputError(f"there is no prompt; give one: {example}")
+    return prompt
 
 
 def read_text(source: str | Path) -> str:

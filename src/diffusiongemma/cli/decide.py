@@ -1,12 +1,12 @@
 """``diffusiongemma decide``."""
 
 import re
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusiongemma.cli import common
+from diffusiongemma.cli.command import command
 from diffusiongemma.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,33 +31,30 @@ Template = Annotated[
 ]
 
 
+@command(only=("seed",))
 def decide(
+    *,
     prompt: Annotated[str | None, typer.Argument(help="The user's message; - or nothing on a pipe reads standard input.")] = None,
     question: Questions = None,
     joint: Annotated[bool, typer.Option("--joint", help="All questions on one canvas, where they depend on each other.")] = False,
     template: Template = None,
     threshold: Annotated[float, typer.Option(help="Least probability of an answer; a less sure question stays open.")] = 0.0,
     draws: Annotated[int, typer.Option(help="Draws of noise that the probabilities are the mean over.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", "-s", help="Seed of the noise.")] = 0,
-    model: common.ModelOption = common.DEFAULT_MODEL,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-    quantize: common.QuantizeOption = None,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    load: common.Load,
+    json: bool,
 ) -> None:
     """Answer typed questions in one denoising pass: the probability of each allowed answer, and nothing else.
 
     Example: diffusiongemma decide "Is ice cold? (Answer Yes or No)" -q cold=Yes/No
     """
-    with common.reporting(json):
-        questions = [parse_question(text) for text in question or []]
-        text = _prompt(prompt)
-        loaded = common.load(model, dtype, device, quantize)
-        result = loaded.decide(text, questions, joint=joint, template=template, threshold=threshold, draws=draws, seed=seed)
-        if json:
-            common.print_json(result.to_dict())
-        else:
-            _show(result)
+    questions = [parse_question(text) for text in question or []]
+    text = common.prompt_text(prompt, 'diffusiongemma decide "..." -q name=Yes/No')
+    result = load().decide(text, questions, joint=joint, template=template, threshold=threshold, draws=draws, **sampling)
+    if json:
+        common.print_json(result.to_dict())
+    else:
+        _show(result)
 
 
 def parse_question(text: str) -> "Question":
@@ -81,14 +78,6 @@ def parse_question(text: str) -> "Question":
     if len(texts) == 2 and texts[0].lower() in _TRUE and texts[1].lower() in _FALSE:
         return Predicate(name, instructions, yes=texts[0], no=texts[1])
     return Choice(name, texts, instructions)
-
-
-def _prompt(prompt: str | None) -> str:
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        return common.read_text("-")
-    if prompt is None:
-        raise InputError('there is no prompt; give one: diffusiongemma decide "..." -q name=Yes/No')
-    return prompt
 
 
 def _show(result: "Decisions") -> None:

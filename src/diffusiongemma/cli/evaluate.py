@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from diffusiongemma.cli import common
-from diffusiongemma.cli.generate import Bound, Temperature, TMax, TMin
+from diffusiongemma.cli.command import command
 from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.options import SamplingParams, options_of
 from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, Example, PinnedTask, SchemaTask, Task
 from diffusiongemma.tasks.registry import TASKS, task_named
 
@@ -24,23 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-def _switch(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise ValueError
-    return text == "on"
-
-
-_SWEEPS: dict[str, Callable[[str], Any]] = {
-    "num_diffusion_steps": int, "entropy_bound": float, "t_min": float, "t_max": float, "confidence": float, "stability": int,
-    "canvas_length": int, "canvas_window": str, "commit": str, "schedule": str, "stop_rule": str, "self_conditioning": _switch,
-    "soft_top_k": int,
-}  # fmt: skip
-_KINDS = {int: "integers", float: "numbers", _switch: "on or off"}
 _QUIET_SECONDS = 10.0
 """Between two lines of progress where nobody looks."""
 
 
+@command(but=("seed", "stop"))
 def evaluate(
+    *,
     tasks: Annotated[
         list[str] | None,
         typer.Argument(help="What to evaluate on: names of tasks, or all; none lists them.", metavar="[TASK...|all]"),
@@ -58,17 +49,6 @@ def evaluate(
         int, typer.Option("--seed", "-s", help="Seed of the examples and of the sampler; from 1000000 on never trained on.", min=0)
     ] = EVAL_SEED,
     mode: common.ModeOption = "diffusion",
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most new tokens; unset: the task's own.")] = None,
-    steps: common.StepsOption = None,
-    entropy_bound: Bound = None,
-    t_min: TMin = None,
-    t_max: TMax = None,
-    confidence: Annotated[float | None, typer.Option(help="Mean entropy in nats below which a canvas may stop.")] = None,
-    stability: Annotated[int | None, typer.Option(help="Steps a canvas must stay the same before it may stop.")] = None,
-    temperature: Temperature = None,
-    canvas_length: common.CanvasLengthOption = None,
-    canvas_window: common.CanvasWindowOption = None,
-    soft_top_k: common.SoftTopKOption = None,
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed.")] = False,
     schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
     sweep: Annotated[
@@ -87,64 +67,59 @@ def evaluate(
     device: common.DeviceOption = None,
     dtype: common.DtypeOption = None,
     quantize: common.QuantizeOption = None,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    json: bool,
 ) -> None:
     """Answer held-out examples of tasks and report scores, steps and speed.
 
     Each finished example is a line of a file, at once: after Ctrl-C, or worse, the same command goes on where it was. Lines of
     another checkpoint, mode or setting stay in the file and are not counted.
     """
-    with common.reporting(json):
-        if not tasks:
-            _list(json)
-            return
-        chosen, every = _chosen(tasks), tasks == ["all"]
-        name, values = _sweep(sweep, mode)
-        fixed = common.sampling_options(
-            max_tokens=max_tokens, num_diffusion_steps=steps, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
-            confidence=confidence, stability=stability, temperature=temperature, canvas_length=canvas_length,
-            canvas_window=canvas_window, soft_top_k=soft_top_k,
-        )  # fmt: skip
-        if name in fixed:
-            raise OptionError(f"{name} is given both as an option and in --sweep; give it once")
-        if pin and (odd := [task.name for task in chosen if not isinstance(task, PinnedTask)]):
-            pinned = ", ".join(name for name, task in TASKS.items() if isinstance(task, PinnedTask))
-            raise OptionError(f"--pin is for {pinned} only; nothing is known beforehand of an answer of {', '.join(odd)}")
-        if schema and (odd := [task.name for task in chosen if not isinstance(task, SchemaTask)]):
-            raise OptionError(f"--schema is for json-extract only; answers of {', '.join(odd)} have no schema")
-        from diffusiongemma.evals.plot import check_plot, plot_scores, plot_sweep
-        from diffusiongemma.evals.results import ResultsFile, default_path
-        from diffusiongemma.generation import Mode
+    if not tasks:
+        _list(json)
+        return
+    chosen, every = _chosen(tasks), tasks == ["all"]
+    name, values = _sweep(sweep, mode)
+    if name in sampling:
+        raise OptionError(f"{name} is given both as an option and in --sweep; give it once")
+    if pin and (odd := [task.name for task in chosen if not isinstance(task, PinnedTask)]):
+        pinned = ", ".join(name for name, task in TASKS.items() if isinstance(task, PinnedTask))
+        raise OptionError(f"--pin is for {pinned} only; nothing is known beforehand of an answer of {', '.join(odd)}")
+    if schema and (odd := [task.name for task in chosen if not isinstance(task, SchemaTask)]):
+        raise OptionError(f"--schema is for json-extract only; answers of {', '.join(odd)} have no schema")
+    from diffusiongemma.evals.plot import check_plot, plot_scores, plot_sweep
+    from diffusiongemma.evals.results import ResultsFile, default_path
+    from diffusiongemma.generation import Mode
 
-        if mode not in get_args(Mode):
-            raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
-        if plot is not None:
-            check_plot(plot)
-        chosen, skipped = _available(chosen, n, seed, every)
-        own = getattr(chosen[0], "model", None) if len(chosen) == 1 else None
-        model = model or own or common.DEFAULT_MODEL
-        loaded = common.load(model, dtype, device, quantize)
-        settings = [{**fixed, name: value} if name else fixed for value in values]
-        for options in settings:
-            loaded.defaults.replaced(**options)
-        file = ResultsFile(out or default_path(model, mode), fresh)
-        how = {"mode": mode, "seed": seed, "pinned": pin, "constrained": schema, "batch_size": batch, "results": file}
-        try:
-            reports = _run(loaded, chosen, n, list(zip(values, settings, strict=True)), name, how)
-        except KeyboardInterrupt:
-            common.err.print(f"what is finished is in {file.path}; the same command goes on", markup=False, soft_wrap=True)
-            raise
-        if every:
-            reports, refused = _served(reports)
-            skipped.update(refused)
-        if plot is not None and reports:
-            plot_sweep(name, reports, plot) if name else plot_scores([report for _, report in reports], plot)
-        if json:
-            rows = [{**({name: value} if name else {}), **report.to_dict()} for value, report in reports]
-            head = {"model": model, "mode": mode, "seed": seed, "n": n, "results": str(file.path)}
-            common.print_json({**head, **({"sweep": name} if name else {}), "tasks": rows, "skipped": skipped})
-        else:
-            _print(name, reports, skipped, file)
+    if mode not in get_args(Mode):
+        raise OptionError(f"mode is {mode!r}; allowed: {', '.join(get_args(Mode))}")
+    if plot is not None:
+        check_plot(plot)
+    chosen, skipped = _available(chosen, n, seed, every)
+    own = getattr(chosen[0], "model", None) if len(chosen) == 1 else None
+    model = model or own or common.DEFAULT_MODEL
+    loaded = common.load(model, dtype, device, quantize)
+    settings = [{**sampling, name: value} if name else sampling for value in values]
+    for options in settings:
+        loaded.defaults.replaced(**options)
+    file = ResultsFile(out or default_path(model, mode), fresh)
+    how = {"mode": mode, "seed": seed, "pinned": pin, "constrained": schema, "batch_size": batch, "results": file}
+    try:
+        reports = _run(loaded, chosen, n, list(zip(values, settings, strict=True)), name, how)
+    except KeyboardInterrupt:
+        common.err.print(f"what is finished is in {file.path}; the same command goes on", markup=False, soft_wrap=True)
+        raise
+    if every:
+        reports, refused = _served(reports)
+        skipped.update(refused)
+    if plot is not None and reports:
+        plot_sweep(name, reports, plot) if name else plot_scores([report for _, report in reports], plot)
+    if json:
+        rows = [{**({name: value} if name else {}), **report.to_dict()} for value, report in reports]
+        head = {"model": model, "mode": mode, "seed": seed, "n": n, "results": str(file.path)}
+        common.print_json({**head, **({"sweep": name} if name else {}), "tasks": rows, "skipped": skipped})
+    else:
+        _print(name, reports, skipped, file)
 
 
 def _list(json: bool) -> None:
@@ -185,14 +160,12 @@ def _sweep(text: str | None, mode: str) -> tuple[str, list[Any]]:
     if text is None:
         return "", [None]
     name, _, values = text.partition("=")
-    if name not in _SWEEPS or not values:
-        raise OptionError(f"--sweep is {text!r}; write NAME=V1,V2,... with one of {', '.join(_SWEEPS)}")
+    swept = options_of(SamplingParams).keys() - {"seed", "stop", "max_tokens"}
+    if name not in swept or not values:
+        raise OptionError(f"--sweep is {text!r}; write NAME=V1,V2,... with one of {', '.join(sorted(swept))}")
     if mode != "diffusion":
         raise OptionError(f"--sweep varies denoising, of which mode {mode!r} does none; leave it out, or use --mode diffusion")
-    try:
-        return name, [_SWEEPS[name](value) for value in values.split(",")]
-    except ValueError as error:
-        raise OptionError(f"--sweep is {text!r}; its values must be {_KINDS.get(_SWEEPS[name], 'words')}") from error
+    return name, [options_of(SamplingParams)[name].parse(value) for value in values.split(",")]
 
 
 _Reports = list[tuple[Any, "TaskReport"]]

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from diffusiongemma.cli import common
+from diffusiongemma.cli.command import command
 from diffusiongemma.cli.display import LiveCanvas, RowsCanvas
 from diffusiongemma.errors import InputError
 
@@ -23,96 +24,81 @@ Prompt = Annotated[str | None, typer.Option(help="A user's message that the text
 Tries = Annotated[int, typer.Option(help="Most rows of a batch: lengths, each also with open borders.", min=1)]
 
 
+@command(but=("max_tokens", "stop"))
 def infill(
+    *,
     prefix_file: Annotated[str | None, typer.Option(help="Text before the span; - reads standard input.")] = None,
     suffix_file: Annotated[str | None, typer.Option(help="Text after it; - reads standard input.")] = None,
     min_tokens: Annotated[int, typer.Option(help="Fewest tokens of the span.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of the span.")] = 16,
     prompt: Prompt = None,
     tries: Tries = 16,
-    seed: common.SeedOption = None,
-    steps: common.StepsOption = None,
-    model: common.ModelOption = common.DEFAULT_MODEL,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-    quantize: common.QuantizeOption = None,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    load: common.Load,
+    json: bool,
 ) -> None:
     """Write what stands between two texts. Several lengths are tried at once; what is given comes out unchanged."""
-    with common.reporting(json):
-        if prefix_file is None and suffix_file is None:
-            raise InputError("there is nothing around the span; give --prefix-file, --suffix-file or both")
-        if prefix_file == suffix_file == "-":
-            raise InputError("--prefix-file and --suffix-file are both standard input; one of them must be a file")
-        prefix, suffix = ("" if name is None else common.read_text(name) for name in (prefix_file, suffix_file))
-        loaded = common.load(model, dtype, device, quantize)
-        options = common.sampling_options(num_diffusion_steps=steps, seed=seed, prompt=prompt)
-        _report(
-            loaded,
-            lambda look: loaded.infill(
-                prefix, suffix, min_tokens=min_tokens, max_tokens=max_tokens, tries=tries, on_event=look, **options
-            ),
-            json,
-        )
+    if prefix_file is None and suffix_file is None:
+        raise InputError("there is nothing around the span; give --prefix-file, --suffix-file or both")
+    if prefix_file == suffix_file == "-":
+        raise InputError("--prefix-file and --suffix-file are both standard input; one of them must be a file")
+    prefix, suffix = ("" if name is None else common.read_text(name) for name in (prefix_file, suffix_file))
+    loaded = load()
+    _report(
+        loaded,
+        lambda look: loaded.infill(
+            prefix, suffix, min_tokens=min_tokens, max_tokens=max_tokens, tries=tries, on_event=look, prompt=prompt, **sampling
+        ),
+        json,
+    )
 
 
+@command(but=("max_tokens", "stop"))
 def fill(
+    *,
     template: Annotated[
         str | None, typer.Argument(help="Text with spans: 'Dear {{name:1-6}}, ...'; - reads standard input.")
     ] = None,
     file: Annotated[Path | None, typer.Option(help="A file with the template instead.")] = None,
     prompt: Prompt = None,
     tries: Tries = 16,
-    seed: common.SeedOption = None,
-    steps: common.StepsOption = None,
-    model: common.ModelOption = common.DEFAULT_MODEL,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-    quantize: common.QuantizeOption = None,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    load: common.Load,
+    json: bool,
 ) -> None:
     """Write all spans of a template together: {{name}}, {{name:4}} or {{name:1-6}}, fewest and most tokens."""
-    with common.reporting(json):
-        if (template is None) == (file is None):
-            raise InputError("give a template or --file, not both and not neither")
-        text = common.read_text(file or "-") if template in (None, "-") else str(template)
-        loaded = common.load(model, dtype, device, quantize)
-        options = common.sampling_options(num_diffusion_steps=steps, seed=seed, prompt=prompt)
-        _report(loaded, lambda look: loaded.fill(text, tries=tries, on_event=look, **options), json)
+    if (template is None) == (file is None):
+        raise InputError("give a template or --file, not both and not neither")
+    text = common.read_text(file or "-") if template in (None, "-") else str(template)
+    loaded = load()
+    _report(loaded, lambda look: loaded.fill(text, tries=tries, on_event=look, prompt=prompt, **sampling), json)
 
 
+@command()
 def edit(
+    *,
     file: Annotated[str, typer.Argument(help="The text; - reads standard input.", metavar="FILE")],
     instruction: Annotated[str, typer.Argument(help="What is to become of it.")],
     in_prompt: Annotated[
         bool, typer.Option("--in-prompt/--canvas-only", help="Show the text in the message too, or on the canvas alone.")
     ] = True,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of the new text; unset: room for the old one and more.")
-    ] = None,
-    seed: common.SeedOption = None,
-    steps: common.StepsOption = None,
-    model: common.ModelOption = common.DEFAULT_MODEL,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-    quantize: common.QuantizeOption = None,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    load: common.Load,
+    json: bool,
 ) -> None:
     """Rewrite a text: the canvas begins with it instead of noise, so that what stays converges at once."""
-    with common.reporting(json):
-        text = common.read_text(file)
-        loaded = common.load(model, dtype, device, quantize)
-        options = common.sampling_options(num_diffusion_steps=steps, seed=seed, max_tokens=max_tokens)
-        result = _watched(
-            loaded,
-            lambda look: loaded.edit(text, instruction, in_prompt=in_prompt, on_event=look, **options),
-            json,
-        )
-        if json:
-            common.print_json(result.to_dict())
-            return
-        _write(result.text)
-        common.err.print(f"{result.usage.completion_tokens} tokens, {result.usage.denoising_steps} steps", style="dim")
+    text = common.read_text(file)
+    loaded = load()
+    result = _watched(
+        loaded,
+        lambda look: loaded.edit(text, instruction, in_prompt=in_prompt, on_event=look, **sampling),
+        json,
+    )
+    if json:
+        common.print_json(result.to_dict())
+        return
+    _write(result.text)
+    common.err.print(f"{result.usage.completion_tokens} tokens, {result.usage.denoising_steps} steps", style="dim")
 
 
 def _report(model: "DiffusionGemmaModel", run: "Callable[[OnEvent | None], Filled]", json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusiongemma.cli import common
+from diffusiongemma.cli.command import command
 from diffusiongemma.cli.display import LiveCanvas, text_canvas
 from diffusiongemma.errors import DiffusionGemmaError, InputError, OptionError
 
@@ -18,28 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chat", "generate"]
 
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Most new tokens; unset: the checkpoint's own.")]
-Bound = Annotated[float | None, typer.Option(help="Entropy bound in nats: higher accepts more a step.")]
-TMin = Annotated[float | None, typer.Option(help="Temperature at the last step.")]
-TMax = Annotated[float | None, typer.Option(help="Temperature at the first step.")]
-Stop = Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be given several times.")]
-Temperature = Annotated[float | None, typer.Option(help="Of --mode causal only; 0 takes the most probable token.")]
-Commit = Annotated[
-    str | None, typer.Option(help="What is committed: best (most probable tokens), canvas (the sample), or accepted (both).")
-]
-StopRule = Annotated[
-    str | None, typer.Option(help="What must be stable and sure for a stop: the canvas, or the answer up to its end.")
-]
-EarlyStop = Annotated[bool | None, typer.Option("--early-stop/--no-early-stop", help="Stop a canvas once it is stable and sure.")]
-
-Think = Annotated[
-    bool | None, typer.Option("--think/--no-think", help="Think before the answer, or not; unset: as the chat template has it.")
-]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told before the conversation.")]
-AllowSpecial = Annotated[
-    bool, typer.Option("--allow-special", help="Texts of control tokens in what you write become control tokens.")
-]
-
 JsonSchema = Annotated[
     str | None,
     typer.Option("--json-schema", metavar="FILE", help="The answer is JSON of this schema; - reads standard input."),
@@ -52,91 +32,59 @@ Grammar = Annotated[
 ]
 
 
+@command(chat=True)
 def generate(
+    *,
     prompt: Annotated[str | None, typer.Argument(help="The user's message; - or nothing on a pipe reads standard input.")] = None,
-    model: common.ModelOption = common.DEFAULT_MODEL,
-    max_tokens: MaxTokens = None,
-    steps: common.StepsOption = None,
-    seed: common.SeedOption = None,
     mode: common.AnyModeOption = "diffusion",
-    think: Think = None,
     system: System = None,
-    allow_special: AllowSpecial = False,
-    entropy_bound: Bound = None,
-    t_min: TMin = None,
-    t_max: TMax = None,
-    stop: Stop = None,
-    commit: Commit = None,
-    early_stop: EarlyStop = None,
-    stop_rule: StopRule = None,
-    temperature: Temperature = None,
-    canvas_length: common.CanvasLengthOption = None,
-    canvas_window: common.CanvasWindowOption = None,
-    soft_top_k: common.SoftTopKOption = None,
     json_schema: JsonSchema = None,
     json_object: JsonObject = False,
     regex: Regex = None,
     choices: Choices = None,
     grammar: Grammar = None,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-    quantize: common.QuantizeOption = None,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    load: common.Load,
+    json: bool,
 ) -> None:
     """Answer a prompt. In a terminal the canvas is shown as it forms; on a pipe only the text is printed."""
-    with common.reporting(json):
-        text = _prompt(prompt)
-        constrained = _constrained(json_schema, json_object, regex, choices, grammar)
-        loaded = common.load(model, dtype, device, quantize)
-        options = common.sampling_options(
-            max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, entropy_bound=entropy_bound, t_min=t_min, t_max=t_max,
-            stop=stop, commit=commit, early_stop=early_stop, stop_rule=stop_rule, temperature=temperature,
-            canvas_length=canvas_length, canvas_window=canvas_window, soft_top_k=soft_top_k, mode=mode, enable_thinking=think,
-            allow_special=allow_special or None,
-        )  # fmt: skip
-        asked: dict[str, Any] = {"prompt": text}
-        if system is not None and text.strip():
-            asked = {"messages": [*_told(system), {"role": "user", "content": text}]}
-        result = _answer(loaded, {**asked, **constrained}, options, show=common.out.is_terminal and not json)
-        if json:
-            common.print_json(result.to_dict())
-        elif not common.out.is_terminal:
-            common.out.print(result.text, markup=False, soft_wrap=True)
+    text = common.prompt_text(prompt, 'diffusiongemma generate "..."')
+    constrained = _constrained(json_schema, json_object, regex, choices, grammar)
+    asked: dict[str, Any] = {"prompt": text}
+    if system is not None and text.strip():
+        asked = {"messages": [*_told(system), {"role": "user", "content": text}]}
+    show = common.out.is_terminal and not json
+    result = _answer(load(), {**asked, **constrained}, {"mode": mode, **sampling}, show)
+    if json:
+        common.print_json(result.to_dict())
+    elif not common.out.is_terminal:
+        common.out.print(result.text, markup=False, soft_wrap=True)
 
 
+@command(but=("raw",), chat=True)
 def chat(
-    model: common.ModelOption = common.DEFAULT_MODEL,
-    max_tokens: MaxTokens = None,
-    steps: common.StepsOption = None,
-    seed: common.SeedOption = None,
+    *,
     mode: common.AnyModeOption = "diffusion",
-    think: Think = None,
     system: System = None,
-    soft_top_k: common.SoftTopKOption = None,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-    quantize: common.QuantizeOption = None,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    load: common.Load,
+    json: bool,
 ) -> None:
     """Talk to a model: one message a line, /reset forgets the conversation, /exit or Ctrl-D leaves.
 
     With --json the conversation is read from standard input, one message a line, and printed as one object at the end.
     """
-    with common.reporting(json):
-        loaded = common.load(model, dtype, device, quantize)
-        options = common.sampling_options(
-            max_tokens=max_tokens, num_diffusion_steps=steps, seed=seed, mode=mode, enable_thinking=think, soft_top_k=soft_top_k
-        )
-        messages: list[dict[str, str]] = _told(system)
-        while (line := _next_line(json)) is not None:
-            if line == "/exit":
-                break
-            if line == "/reset":
-                messages = _told(system)
-            elif line:
-                _turn(loaded, messages, line, options, json)
-        if json:
-            common.print_json({"messages": messages})
+    loaded = load()
+    messages: list[dict[str, str]] = _told(system)
+    while (line := _next_line(json)) is not None:
+        if line == "/exit":
+            break
+        if line == "/reset":
+            messages = _told(system)
+        elif line:
+            _turn(loaded, messages, line, {"mode": mode, **sampling}, json)
+    if json:
+        common.print_json({"messages": messages})
 
 
 def _turn(model: "DiffusionGemmaModel", messages: list[dict[str, str]], line: str, options: dict[str, Any], json: bool) -> None:
@@ -195,14 +143,6 @@ def _json(text: str, name: str) -> Any:
         return loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not JSON: {error}") from error
-
-
-def _prompt(prompt: str | None) -> str:
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        return common.read_text("-")
-    if prompt is None:
-        raise InputError('there is no prompt; give one: diffusiongemma generate "..."')
-    return prompt
 
 
 def _shown(result: "Result") -> "Text":

@@ -139,7 +139,7 @@ def _roles(path: "Path", config: Any, weights: "list[Resident]", quantize: str |
     """What both roles are predicted to do on this machine, in the dtype that is taken here unless another is asked for."""
     import torch
 
-    from diffusiongemma.generation.loaded import device_of
+    from diffusiongemma.generation.loading import device_of
     from diffusiongemma.generation.opened import sampling_of
     from diffusiongemma.generation.roles import measure_roles
 

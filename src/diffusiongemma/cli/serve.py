@@ -5,11 +5,12 @@ import ipaddress
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusiongemma.cli import common
+from diffusiongemma.cli.command import command
 from diffusiongemma.errors import OptionError
 from diffusiongemma.server.settings import Settings
 
@@ -23,7 +24,9 @@ _SHORTEST_KEY = 16
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
+@command(but=("seed", "stop"))
 def serve(
+    *,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,7 +74,10 @@ def serve(
     dtype: common.DtypeOption = None,
     device: common.DeviceOption = None,
     quantize: common.QuantizeOption = None,
-    soft_top_k: common.SoftTopKOption = None,
+    mode: Annotated[
+        str, typer.Option(help="Of chats and completions that name none: diffusion, causal, or auto: the faster.")
+    ] = "diffusion",
+    sampling: dict[str, Any],
 ) -> None:
     """Serve models with OpenAI's API, and a page to talk to them (docs/api.md).
 
@@ -81,49 +87,48 @@ def serve(
     from diffusiongemma.engine.threaded import ThreadedEngine
     from diffusiongemma.server.endpoint import ModelEndpoint, public_name
 
-    with common.reporting(False):
-        key = None if api_key_file is None else _key(api_key_file)
-        if key is None and not _is_loopback(host):
-            raise OptionError(
-                f"--host is {host}, which others can reach; give --api-key-file with a key that they must know, or --host 127.0.0.1"
-            )
-        settings = Settings(
-            api_key=key,
-            hosts=None if key is not None else _LOCAL | {host.lower()},
-            max_body_bytes=max_body_bytes,
-            max_constraint_bytes=max_constraint_bytes,
-            max_choices=min(16, max_batch + max_waiting, client_rows or max(max_batch, max_waiting)),
-            max_connections=max_connections,
-            drain_seconds=drain_seconds,
-            max_requests=4 * (max_batch + max_waiting),
+    key = None if api_key_file is None else _key(api_key_file)
+    if key is None and not _is_loopback(host):
+        raise OptionError(
+            f"--host is {host}, which others can reach; give --api-key-file with a key that they must know, or --host 127.0.0.1"
         )
-        if threads is not None:
-            import torch
+    settings = Settings(
+        api_key=key,
+        hosts=None if key is not None else _LOCAL | {host.lower()},
+        max_body_bytes=max_body_bytes,
+        max_constraint_bytes=max_constraint_bytes,
+        max_choices=min(16, max_batch + max_waiting, client_rows or max(max_batch, max_waiting)),
+        max_connections=max_connections,
+        drain_seconds=drain_seconds,
+        max_requests=4 * (max_batch + max_waiting),
+    )
+    if threads is not None:
+        import torch
 
-            torch.set_num_threads(threads)
-        models: dict[str, ModelEndpoint] = {}
-        try:
-            names = model or _DEFAULT
-            for name in names:
-                loaded = common.load(name, dtype, device, quantize)
-                loaded.defaults = loaded.defaults.replaced(soft_top_k=soft_top_k)  # what requests do not give
-                # All models that are served share what one alone would take.
-                memory = (default_kv_bytes(loaded.device) if kv_mib is None else kv_mib << 20) // len(names)
-                engine = ThreadedEngine(
-                    loaded.transformer, loaded.tokenizer,
-                    max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory,
-                    prefix_bytes=None if prefix_mib is None else prefix_mib << 20,
-                    client_rows=client_rows, client_steps=client_steps,
-                )  # fmt: skip
-                endpoint = ModelEndpoint(public_name(name), loaded, engine)
-                if endpoint.name in models:
-                    endpoint.engine.stop()
-                    raise OptionError(f"two models have the name {endpoint.name!r}; clients could not tell them apart")
-                models[endpoint.name] = endpoint
-            _run(models, settings, host, port)
-        finally:
-            for endpoint in models.values():
+        torch.set_num_threads(threads)
+    models: dict[str, ModelEndpoint] = {}
+    try:
+        names = model or _DEFAULT
+        for name in names:
+            loaded = common.load(name, dtype, device, quantize)
+            loaded.defaults = loaded.defaults.replaced(**sampling)  # what requests do not give
+            # All models that are served share what one alone would take.
+            memory = (default_kv_bytes(loaded.device) if kv_mib is None else kv_mib << 20) // len(names)
+            engine = ThreadedEngine(
+                loaded.transformer, loaded.tokenizer,
+                max_batch=max_batch, max_waiting=max_waiting, kv_bytes=memory,
+                prefix_bytes=None if prefix_mib is None else prefix_mib << 20,
+                client_rows=client_rows, client_steps=client_steps,
+            )  # fmt: skip
+            endpoint = ModelEndpoint(public_name(name), loaded, engine, mode=mode)  # type: ignore[arg-type]
+            if endpoint.name in models:
                 endpoint.engine.stop()
+                raise OptionError(f"two models have the name {endpoint.name!r}; clients could not tell them apart")
+            models[endpoint.name] = endpoint
+        _run(models, settings, host, port)
+    finally:
+        for endpoint in models.values():
+            endpoint.engine.stop()
 
 
 def _run(models: "dict[str, ModelEndpoint]", settings: Settings, host: str, port: int) -> None:

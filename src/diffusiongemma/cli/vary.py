@@ -3,11 +3,12 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusiongemma.cli import common
+from diffusiongemma.cli.command import command
 from diffusiongemma.cli.display import LiveCanvas, RowsCanvas
 from diffusiongemma.errors import InputError, OptionError
 
@@ -21,7 +22,9 @@ _QUIET_SECONDS = 10.0
 """Between two lines of progress where no terminal shows a picture."""
 
 
+@command(but=("max_tokens", "stop"))
 def vary(
+    *,
     file: Annotated[Path, typer.Argument(help="JSON Lines, an object each.", metavar="FILE")],
     field: Annotated[str, typer.Option(help="Which field's text to vary.")],
     out: Annotated[Path, typer.Option(help="Where the variants go; the same command goes on with a file it began.")],
@@ -30,29 +33,24 @@ def vary(
     prompt_field: Annotated[
         str | None, typer.Option(help="Field with the message that the text answers; unset: the text is plain text.")
     ] = None,
-    seed: common.SeedOption = 0,
-    steps: common.StepsOption = None,
-    model: common.ModelOption = common.DEFAULT_MODEL,
-    device: common.DeviceOption = None,
-    dtype: common.DtypeOption = None,
-    quantize: common.QuantizeOption = None,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    load: common.Load,
+    json: bool,
 ) -> None:
     """Write variants of every row of a file: a share of a text's tokens is noise again and denoised, the rest stays.
 
     Exact duplicates are left out. Kill it and run it again: no row is lost or doubled.
     """
-    with common.reporting(json):
-        if out.exists() and file.exists() and out.samefile(file):
-            raise OptionError(f"--out is {out}, the input itself; name another file")
-        if not out.parent.is_dir():
-            raise InputError(f"there is no folder {out.parent} for --out; make it first")
-        options = common.sampling_options(num_diffusion_steps=steps)
-        done = _run(file, out, field, n, strength, prompt_field, seed or 0, options, (model, dtype, device, quantize), json)
-        if json:
-            common.print_json({"rows": done.of, "lines": done.lines, "duplicates": done.duplicates, "resumed": done.resumed})
-        else:
-            common.out.print(_told(done) + f", in {out}", markup=False, soft_wrap=True)
+    if out.exists() and file.exists() and out.samefile(file):
+        raise OptionError(f"--out is {out}, the input itself; name another file")
+    if not out.parent.is_dir():
+        raise InputError(f"there is no folder {out.parent} for --out; make it first")
+    seed = sampling.pop("seed", 0)
+    done = _run(file, out, field, n, strength, prompt_field, seed, sampling, load, json)
+    if json:
+        common.print_json({"rows": done.of, "lines": done.lines, "duplicates": done.duplicates, "resumed": done.resumed})
+    else:
+        common.out.print(_told(done) + f", in {out}", markup=False, soft_wrap=True)
 
 
 def _run(
@@ -64,14 +62,14 @@ def _run(
     prompt_field: str | None,
     seed: int,
     options: dict[str, object],
-    checkpoint: tuple[str, str | None, str | None, str | None],
+    load: common.Load,
     json: bool,
 ) -> "Progress":
     from diffusiongemma.augment import Variation, vary_file
     from diffusiongemma.evals.results import fingerprint
 
     how = Variation(field=field, n=n, strength=strength, seed=seed, prompt_field=prompt_field, options=options)
-    loaded = common.load(*checkpoint)
+    loaded = load()
     key = f"{fingerprint(loaded)} {loaded.dtype} {loaded.device.type}{' int8' if loaded.transformer.int8_products else ''}"
     view = _View()
     if json or not common.out.is_terminal:

@@ -4,7 +4,7 @@
 ``Cursor``, which says token by token what may follow, what must, and how the text can be brought to an end.
 """
 
-from diffusiongemma.constraints.constraint import Constraint, Spacing
+from diffusiongemma.constraints.constraint import Constraint, ResponseFormat, Spacing
 from diffusiongemma.constraints.cursor import Cursor
 from diffusiongemma.constraints.grammar import Grammar, compile_grammar
 from diffusiongemma.constraints.process import Gone
@@ -21,6 +21,7 @@ __all__ = [
     "RemoteCursor",
     "ReplyCursor",
     "ReplyGrammar",
+    "ResponseFormat",
     "Spacing",
     "Vocabulary",
     "compile_grammar",

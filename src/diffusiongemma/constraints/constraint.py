@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 from diffusiongemma.errors import ConstraintError
 
-__all__ = ["MAX_SOURCE", "Constraint", "Spacing"]
+__all__ = ["MAX_SOURCE", "Constraint", "ResponseFormat", "Spacing"]
 
 Kind = Literal["json_schema", "json_object", "regex", "choices", "grammar", "calls"]
 Spacing = Literal["spaced", "compact", "either"]
+ResponseFormat = Mapping[str, Any] | bool | type[Any]
+"""``{"type": "json_schema", "json_schema": {"schema": ...}}``, the schema itself, a pydantic class, ``{"type": "json_object"}`` or
+``{"type": "text"}``."""
 MAX_SOURCE = 1 << 20
 """Characters of a schema, pattern, list of choices or grammar."""
 
@@ -66,7 +69,8 @@ class Constraint:
     @classmethod
     def choices(cls, choices: Sequence[str]) -> "Constraint":
         """One of several texts; one may begin like another, and one may be empty."""
-        if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
+        listed = isinstance(choices, Sequence) and not isinstance(choices, str | bytes)
+        if not listed or not all(isinstance(choice, str) for choice in choices):
             raise ConstraintError(f"choices are a list of strings, this is {choices!r:.200}")
         if not choices:
             raise ConstraintError("choices is empty; give one string at least")
@@ -97,7 +101,7 @@ class Constraint:
     @classmethod
     def of(
         cls,
-        response_format: Mapping[str, Any] | None = None,
+        response_format: ResponseFormat | None = None,
         regex: str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
@@ -105,29 +109,36 @@ class Constraint:
         """The constraint of a request; None where it asks for plain text.
 
         Args:
-            response_format: ``{"type": "json_schema", "json_schema": {"schema": ...}}`` (or the schema itself),
-                ``{"type": "json_object"}`` or ``{"type": "text"}``.
+            response_format: see ``ResponseFormat``.
             regex: see ``Constraint.regex``.
             choices: see ``Constraint.choices``.
             grammar: see ``Constraint.grammar``.
 
         Raises:
-            ConstraintError: more than one is given, or one that is not as described.
+            ConstraintError: more than one is given, or one that is not as described; ``param`` names it.
         """
         given = {"response_format": response_format, "regex": regex, "choices": choices, "grammar": grammar}
         names = [name for name, value in given.items() if value is not None]
         if len(names) > 1:
             raise ConstraintError(f"{' and '.join(names)} are given; a text can be constrained to one of them")
-        if regex is not None:
-            return cls.regex(regex)
-        if choices is not None:
-            return cls.choices(choices)
-        if grammar is not None:
-            return cls.grammar(grammar)
-        return None if response_format is None else _response_format(response_format)
+        try:
+            if regex is not None:
+                return cls.regex(regex)
+            if choices is not None:
+                return cls.choices(choices)
+            if grammar is not None:
+                return cls.grammar(grammar)
+            return None if response_format is None else _response_format(response_format)
+        except ConstraintError as error:
+            error.param = names[0]
+            raise
 
 
-def _response_format(given: Mapping[str, Any]) -> Constraint | None:
+def _response_format(given: Any) -> Constraint | None:
+    if isinstance(given, type) and callable(describe := getattr(given, "model_json_schema", None)):
+        return Constraint.json_schema(describe())
+    if isinstance(given, bool):
+        return Constraint.json_schema(given)
     kind = given.get("type") if isinstance(given, Mapping) else None
     if kind == "text":
         return None
@@ -137,7 +148,9 @@ def _response_format(given: Mapping[str, Any]) -> Constraint | None:
         schema = given["json_schema"]
         inner = isinstance(schema, Mapping) and isinstance(schema.get("schema"), Mapping | bool)
         return Constraint.json_schema(schema["schema"] if inner else schema)
+    if isinstance(given, Mapping) and kind != "json_schema" and given.keys().isdisjoint(("json_schema", "schema")):
+        return Constraint.json_schema(given)
     raise ConstraintError(
-        f'response_format is {given!r:.200}; it is {{"type": "json_schema", "json_schema": {{"schema": ...}}}}, '
-        '{"type": "json_object"} or {"type": "text"}'
+        f'response_format is {given!r:.200}; it is {{"type": "json_schema", "json_schema": {{"schema": ...}}}}, the schema itself, '
+        'a pydantic class, {"type": "json_object"} or {"type": "text"}'
     )

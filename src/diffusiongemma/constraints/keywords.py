@@ -1,5 +1,6 @@
 """Keywords of a JSON schema in the words that the engine knows; each function rewrites one schema in place."""
 
+from decimal import Decimal
 from typing import Any
 
 from diffusiongemma.constraints.shape import check_shape
@@ -53,6 +54,38 @@ def numbers(node: Schema, where: str) -> None:
             f"{where}: 'multipleOf' {step} is too large: {MAX_STEP:,} is the most, powers of ten aside, since a grammar needs a "
             "state for each remainder; leave it out, and check the number afterwards"
         )
+
+
+EXACT, EXACT_DIGITS = 2**53, 15
+"""The engine computes with doubles: beyond, a number comes out as another one (and some end the process)."""
+
+
+def large_numbers(node: Schema, where: str) -> None:
+    """Values that would come out as others refused; bounds that lie further out than numbers are exact drawn in to there."""
+    for word in ("const", "enum"):
+        if word in node and (odd := _inexact(node[word])) is not None:
+            raise ConstraintError(
+                f"{where}: {word!r} has the number {odd}, which would not come out as it is: numbers may have {EXACT_DIGITS} "
+                f"significant digits, whole ones be up to {EXACT:,}; write it as a string"
+            )
+    for word, sign in (("minimum", 1), ("exclusiveMinimum", 1), ("maximum", -1), ("exclusiveMaximum", -1)):
+        bound = node.get(word)
+        if not isinstance(bound, int | float) or isinstance(bound, bool) or abs(bound) <= EXACT:
+            continue
+        if sign * bound > 0:
+            raise ConstraintError(f"{where}: {word!r} is {bound}; beyond {EXACT:,} numbers cannot be told apart here")
+        node[word] = -sign * EXACT
+
+
+def _inexact(value: Any) -> int | float | None:
+    """A number in a value that the engine would spell as another one."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return next((odd for each in inner if (odd := _inexact(each)) is not None), None)
+    if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(value, int) and abs(value) <= EXACT):
+        return None
+    digits = Decimal(repr(value)).normalize().as_tuple().digits
+    return value if len(digits) > EXACT_DIGITS else None
 
 
 def arrays(node: Schema, where: str) -> None:
@@ -109,5 +142,5 @@ def property_names(node: Schema, where: str) -> None:
     node["additionalProperties"] = False
 
 
-REWRITES = (annotations, numbers, arrays, dependencies, unevaluated, property_names)
+REWRITES = (annotations, numbers, large_numbers, arrays, dependencies, unevaluated, property_names)
 """In the order in which they are done."""

@@ -144,7 +144,7 @@ def check(model: Transformer, request: Request, row: int = 0) -> Checked:
     words = isinstance(request.grammar, ReplyGrammar) and request.grammar.body is None  # in which a stop string ends the reply
     if request.grammar is not None and ((params.stop and not words) or not request.stop_ids):
         what = "stop strings" if params.stop else "a checkpoint without stop tokens"
-        raise InputError(f"an answer cannot be constrained to a grammar and have {what}: which of the two should give way?")
+        raise InputError(f"an answer cannot be constrained to a grammar and have {what}; leave one of the two out")
     for what, given in (("pins", request.pins), ("init_tokens", request.init_tokens)):
         _check_fixed(what, given or [], row, params.max_tokens, config.text.vocab_size)
     checked = Checked(config, len(ids) + room, _state(request, row))

@@ -127,7 +127,7 @@ class ModelRunner:
         hidden_BD = torch.cat([cast(Tensor, one.last_1D) for one in sequences])
         logits_BV = self.model.logits(hidden_BD)
         chosen_B, finite_B = logits_BV.argmax(-1), logits_BV.isfinite().all(-1).tolist()
-        temperature_B = torch.tensor([one.request.params.temperature for one in sequences], device=logits_BV.device)
+        temperature_B = torch.tensor([one.request.params.temperature or 0.0 for one in sequences], device=logits_BV.device)
         if bool((temperature_B > 0).any()):
             seeds = torch.tensor([one.request.params.seed for one in sequences], device=logits_BV.device)
             index = torch.tensor([len(one.answer.ids) for one in sequences], device=logits_BV.device)

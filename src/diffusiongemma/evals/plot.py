@@ -1,13 +1,13 @@
 """Plots of evaluations, as PNG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import TaskReport
 
-__all__ = ["check_plot", "plot_reliability", "plot_scores", "plot_sweep"]
+__all__ = ["check_plot", "figure_of", "plot_scores", "plot_sweep", "write_plot"]
 
 
 def check_plot(target: Path) -> None:
@@ -32,7 +32,7 @@ def plot_scores(reports: Sequence[TaskReport], target: Path) -> None:
         reports: one a task.
         target: the PNG.
     """
-    figure, (left, right) = _figure(1, 2, (10, 1.6 + 0.32 * len(reports)), sharey=True)
+    figure, (left, right) = figure_of(1, 2, (10, 1.6 + 0.32 * len(reports)), sharey=True)
     names = [report.task for report in reports]
     scores = [100 * report.total.score for report in reports]
     speeds = [report.total.tokens_per_forward or 0.0 for report in reports]
@@ -41,7 +41,7 @@ def plot_scores(reports: Sequence[TaskReport], target: Path) -> None:
     left.invert_yaxis()
     left.set(xlabel="score (%)", xlim=(0, 112))
     right.set(xlabel="tokens per forward", xlim=(0, 1.15 * max(speeds) or 1))
-    _write(figure, target)
+    write_plot(figure, target)
 
 
 def plot_sweep(name: str, reports: Sequence[tuple[float | str, TaskReport]], target: Path) -> None:
@@ -52,7 +52,7 @@ def plot_sweep(name: str, reports: Sequence[tuple[float | str, TaskReport]], tar
         reports: (value, report) in any order, all values for each task.
         target: the PNG.
     """
-    figure, (quality, steps, speed) = _figure(1, 3, (15, 4.5))
+    figure, (quality, steps, speed) = figure_of(1, 3, (15, 4.5))
     tasks = list(dict.fromkeys(report.task for _, report in reports))
     numbers = sorted({value for value, _ in reports if not isinstance(value, str)})
     names = list(dict.fromkeys(value for value, _ in reports if isinstance(value, str)))
@@ -77,33 +77,11 @@ def plot_sweep(name: str, reports: Sequence[tuple[float | str, TaskReport]], tar
     steps.set(ylabel="mean denoising steps a canvas", ylim=(0, None))
     speed.set(xlabel="tokens per forward", xlim=(0, None))
     figure.legend(*quality.get_legend_handles_labels(), loc="outside right center")
-    _write(figure, target)
+    write_plot(figure, target)
 
 
-def plot_reliability(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, int]]]], target: Path) -> None:
-    """Draw accuracy against confidence: on the diagonal an answer is right as often as it says.
-
-    Args:
-        panels: title to curves; a curve is (mean confidence, accuracy, examples) of each bin, its points as large as their bins.
-        target: the PNG.
-    """
-    figure, axes = _figure(1, len(panels), (5.4 * len(panels) + 2.2, 5), sharey=True, squeeze=False)
-    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", zorder=0)
-        for i, (name, bins) in enumerate(curves.items()):
-            total = sum(count for _, _, count in bins)
-            sure, right, counts = zip(*bins, strict=True)
-            axis.plot(sure, right, color=f"C{i % 10}", alpha=0.5)
-            axis.scatter(sure, right, [10 + 300 * count / total for count in counts], color=f"C{i % 10}", label=name, alpha=0.8)
-        axis.set(title=title, xlabel="probability of the answer", xlim=(0, 1.02), ylim=(-0.02, 1.02))
-    axes[0][0].set(ylabel="share that is right")
-    legend = figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
-    for handle in legend.legend_handles:
-        handle.set_sizes([40])
-    _write(figure, target)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
+def figure_of(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
+    """A figure of panels and its axes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -112,7 +90,8 @@ def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) 
     return pyplot.subplots(rows, columns, figsize=size, constrained_layout=True, **options)
 
 
-def _write(figure: Any, target: Path) -> None:
+def write_plot(figure: Any, target: Path) -> None:
+    """Write a figure and let it go."""
     from matplotlib import pyplot
 
     figure.savefig(target, dpi=120, format="png")

@@ -13,7 +13,8 @@ from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, fingerprint, summarise
 from diffusiongemma.generation import DiffusionGemmaModel, Mode, constrained_params
-from diffusiongemma.tasks.base import EVAL_SEED, Example, PinnedTask, SchemaTask, Task
+from diffusiongemma.tasks.base import EVAL_SEED, Example, PinnedTask, SchemaTask, Task, ToolTask
+from diffusiongemma.text.markup import spell_call
 
 __all__ = ["evaluate"]
 
@@ -46,7 +47,7 @@ def evaluate(
         mode: the role that answers.
         seed: of the sampler; example i draws from seed + i.
         pinned: hold what is known of an answer fixed on the canvas; for tasks that are a ``PinnedTask``, diffusion only.
-        held: hold each answer to its example's JSON schema; for tasks that are a ``SchemaTask``, diffusion only.
+        constrained: hold each answer to its example's JSON schema; for tasks that are a ``SchemaTask``, diffusion only.
         batch_size: examples at a time; None: 50, or fewer where their logits would be large. In float32 on a CPU results
             depend on it by rounding only.
         results: where outcomes are kept; examples that an earlier run finished there under the same settings are not run again.
@@ -72,7 +73,8 @@ def evaluate(
     given = {name: value for name, value in options.items() if value is not None}
     params = model.defaults.replaced(**{"max_tokens": task.max_tokens, **given, "seed": seed})
     params = constrained_params(params, given) if constrained else params
-    run = _Run(model, task, params, mode, pinned, constrained, batch_size or _batch_size(model))
+    together = 1 if isinstance(task, ToolTask) else batch_size or _batch_size(model)
+    run = _Run(model, task, params, mode, pinned, constrained, together)
     blank = run.blank(fingerprint(model) if results else "")
     blanks = [replace(blank, index=i, example=_example_key(example), group=example.group) for i, example in enumerate(examples)]
     outcomes = {index: done for index, empty in enumerate(blanks) if results and (done := results.get(empty.key))}
@@ -135,6 +137,8 @@ class _Run:
             assert isinstance(self.task, SchemaTask)
             schemas = [self.task.schema(example) for example, _ in batch]
             options["response_format"] = [{"type": "json_schema", "json_schema": {"schema": schema}} for schema in schemas]
+        if isinstance(self.task, ToolTask):
+            options["tools"] = self.task.tools(batch[0][0])  # alone: tools are those of a whole batch
         mark = time.perf_counter()
         for event in self.model.stream([example.prompt for example, _ in batch], mode=self.mode, drafts=False, **options):
             if isinstance(event, Done):
@@ -145,11 +149,13 @@ class _Run:
                 mark = time.perf_counter()
 
     def _judged(self, example: Example, blank: Outcome, result: Result) -> Outcome:
+        calls = result.tool_calls if isinstance(self.task, ToolTask) else []
+        text = "".join([result.text, *(f"<|tool_call>{spell_call(call.name, call.arguments)}<tool_call|>" for call in calls)])
         return replace(
             blank,
-            score=self.task.score(example, result.text),
-            exact=None if example.answer is None else result.text.strip() == example.answer.strip(),
-            text=result.text,
+            score=self.task.score(example, text),
+            exact=None if example.answer is None else text.strip() == example.answer.strip(),
+            text=text,
             finish_reason=result.finish_reason,
             steps=result.usage.denoising_steps,
             canvases=len(result.canvases),

@@ -1,19 +1,33 @@
 """What a text stands in while parts of it are written, and the one way to write them: rows of pins through an engine."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.request import Request, canvas_length
+from diffusiongemma.errors import OptionError
+from diffusiongemma.generation.checkpoint import Checkpoint
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.options import DenoisingOptions, PromptKeywords, PromptOptions, SamplingOptions
+from diffusiongemma.text.messages import Message
 from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["EditContext", "Executor", "OnEvent", "span_text", "write_rows"]
+__all__ = ["EditContext", "EditOptions", "Executor", "OnEvent", "WriteOptions", "context_of", "span_text", "write_rows"]
 
 T = TypeVar("T")
 OnEvent = Callable[[Event], None]
+
+
+class WriteOptions(DenoisingOptions, PromptKeywords, total=False):
+    """The keywords of ``infill``, ``fill`` and ``vary``: sampling parameters but for ``max_tokens`` and ``stop``, since the texts
+    say where all ends; and how the prompt is written, if there is one. ``allow_special`` counts for the texts too."""
+
+
+class EditOptions(SamplingOptions, PromptKeywords, total=False):
+    """The keywords of ``edit``."""
 
 
 class Executor(Protocol):
@@ -69,6 +83,52 @@ class EditContext:
             return list(tokens[:length])
         pad = self.model.config.text.pad_token_id
         return [*tokens, self.ending, *[pad] * (length - len(tokens) - 1)]
+
+
+def context_of(
+    checkpoint: Checkpoint,
+    engine: Executor,
+    prompt: str | None,
+    messages: Sequence[Message] | None,
+    options: Mapping[str, Any],
+    ends: bool = False,
+) -> EditContext:
+    """What a text stands in: after a conversation, or plain after the first token.
+
+    Args:
+        checkpoint: of the model.
+        engine: where its passes are made.
+        prompt: a user's message.
+        messages: a conversation instead; neither: plain text.
+        options: sampling parameters, and how the prompt is written.
+        ends: whether the answer may end where it likes, and ``max_tokens`` and ``stop`` mean something.
+    """
+    written, sampling = PromptOptions.split(options)
+    if written.raw:
+        raise OptionError(
+            "raw means nothing here: a text without prompt and messages stands outside any conversation already", "raw"
+        )
+    if written.thinking_budget is not None:
+        raise OptionError("thinking_budget bounds the thoughts of a reply, and here is none; leave it out", "thinking_budget")
+    for name in () if ends else ("max_tokens", "stop"):
+        if sampling.get(name) is not None:
+            raise OptionError(
+                f"{name} may not be combined with here: what is given around the spans says where the text ends; leave it out", name
+            )
+    seed = secrets.randbits(32) if sampling.get("seed") is None else sampling["seed"]
+    # What stands around a span should be on its canvas, so the longest is taken, whatever the checkpoint's default is.
+    longest = {} if ends else {"canvas_length": checkpoint.config.canvas_length}
+    params = checkpoint.defaults.replaced(**{**longest, **sampling, "seed": seed}).on_canvas()
+    bos = checkpoint.config.text.bos_token_id
+    ids, ending = [] if bos is None else [bos], checkpoint.stop_ids[:1]
+    if prompt is not None or messages is not None:
+        (ids,), ending = checkpoint.prompt_ids(prompt, messages, written), checkpoint.turn_end
+    elif written != PromptOptions(allow_special=written.allow_special):
+        raise OptionError("there is no prompt that these options could be about; give prompt or messages, or leave them out")
+    return EditContext(
+        checkpoint.transformer, engine, checkpoint.tokenizer, ids, ending[0] if ending else None, checkpoint.stop_ids, params,
+        written.allow_special,
+    )  # fmt: skip
 
 
 def write_rows(

@@ -21,6 +21,7 @@ one of them. The noise is the same in all rows: a function of (seed, draw, posit
 Shapes: A answers, R rows, N draws of noise, L canvas, D hidden, V vocabulary.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,11 +34,16 @@ from diffusiongemma.diffusion import CanvasWindow, NoiseProcess, SamplingParams
 from diffusiongemma.engine.prefill import prefill
 from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.generation.checkpoint import Checkpoint
 from diffusiongemma.kernels import RngPurpose, position_keys
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.options import PromptOptions
+from diffusiongemma.text.messages import Message
+from diffusiongemma.text.prompts import with_text
+from diffusiongemma.text.questions import Decisions, Sheet
 
-__all__ = ["MAX_DRAWS", "OPEN", "Alternatives", "Decided", "Factor", "Rule", "chain", "check_alternatives", "decide"]
+__all__ = ["MAX_DRAWS", "OPEN", "Alternatives", "Decided", "Factor", "Rule", "alternatives_of", "chain", "decide", "decide_sheets"]
 
 OPEN = -1
 """Stands on a canvas where nothing is known."""
@@ -154,7 +160,7 @@ def decide(
     """
     if not isinstance(draws, int) or isinstance(draws, bool) or not 1 <= draws <= MAX_DRAWS:
         raise OptionError(f"draws is {draws!r:.50}; the probabilities are the mean over 1 to {MAX_DRAWS} draws of noise")
-    slots = max(check_alternatives(model, one, row, seed) for row, one in enumerate(asked))
+    slots = max(_check_alternatives(model, one, row, seed) for row, one in enumerate(asked))
     sheets, rows = [], 0
     for one in asked:
         sheets.append(_Sheet.of(one, rule(one.answers, model.config.canvas_length)))
@@ -175,6 +181,52 @@ def decide(
             _denoised(model, group[start : start + at_once], cache, prompts, seed, canvas_window, call)
             passes += 1
     return Decided([log_NA.softmax(-1).mean(0).tolist() for log_NA in logs], passes, rows)
+
+
+def decide_sheets(
+    checkpoint: Checkpoint,
+    prompt: str | None,
+    messages: Sequence[Message] | None,
+    asked: Sequence[Sheet],
+    options: PromptOptions,
+    threshold: float,
+    seed: int,
+    draws: int,
+    call: Call,
+) -> Decisions:
+    """Answer sheets of questions about a prompt (``DiffusionGemmaModel.decide``)."""
+    began = time.perf_counter()
+    alternatives = alternatives_of(checkpoint, prompt, messages, asked, options)
+    window = checkpoint.defaults.canvas_window
+    result = decide(checkpoint.transformer, alternatives, seed=seed, draws=draws, canvas_window=window, call=call)
+    pairs = zip(asked, result.probabilities, strict=True)
+    decisions = [decision for sheet, probs in pairs for decision in sheet.decisions(probs, threshold)]
+    tokens = sum(len(one.prompt) for one in alternatives)
+    return Decisions(tuple(decisions), result.passes, result.rows, time.perf_counter() - began, tokens)
+
+
+def alternatives_of(
+    checkpoint: Checkpoint,
+    prompt: str | None,
+    messages: Sequence[Message] | None,
+    asked: Sequence[Sheet],
+    options: PromptOptions | None = None,
+) -> list[Alternatives]:
+    """The tokens of each sheet's prompt and of its answers, with the stop token that ends a turn.
+
+    Raises:
+        InputError, PromptTooLongError: an answer that the tokenizer cannot write; see ``decide``.
+    """
+    result, end = [], checkpoint.turn_end
+    for sheet in asked:
+        (ids,) = checkpoint.prompt_ids(*with_text(prompt, messages, sheet.instructions), options)
+        answers = [checkpoint.tokenizer.encode(answer) for answer in sheet.answers]
+        for answer, tokens in zip(sheet.answers, answers, strict=True):
+            if (read := checkpoint.tokenizer.decode(tokens)) != answer:
+                raise InputError(f"this checkpoint cannot write {answer!r}: its tokens read {read!r}")
+        result.append(Alternatives(ids, [[*tokens, *end] for tokens in answers]))
+        _check_alternatives(checkpoint.transformer, result[-1], len(result) - 1)  # before more prompts are tokenised
+    return result
 
 
 @dataclass(frozen=True)
@@ -271,7 +323,7 @@ def _canvas(answer: Sequence[int], known: set[int], length: int) -> tuple[int, .
     return tuple(answer[at] if at in known else OPEN for at in range(length))
 
 
-def check_alternatives(model: Transformer, one: Alternatives, row: int = 0, seed: int = 0) -> int:
+def _check_alternatives(model: Transformer, one: Alternatives, row: int = 0, seed: int = 0) -> int:
     """Refuse what cannot be decided; returns the cache slots it needs.
 
     Args:

@@ -1,43 +1,51 @@
 """DiffusionGemmaModel: prompts in, answers and decisions out."""
 
-import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import Any, Literal, get_args, overload
+from pathlib import Path
+from typing import Any, Self, Unpack, overload
 
-from diffusiongemma.constraints import Constraint, Gone, Grammar, ReplyGrammar, Vocabulary
-from diffusiongemma.diffusion import SamplingParams
-from diffusiongemma.engine.constraint import Rules
+import torch
+from torch import Tensor
+
+from diffusiongemma.constraints import Gone, Vocabulary
+from diffusiongemma.diffusion import CanvasWindow, SamplingParams
 from diffusiongemma.engine.events import Done, Event, Result
-from diffusiongemma.engine.pins import Pins, pins_by_row
-from diffusiongemma.engine.request import Mode, Request, canvas_length, check
+from diffusiongemma.engine.offline import OfflineEngine
+from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import InputError, OptionError
-from diffusiongemma.generation.context import Executor
-from diffusiongemma.generation.decide import Alternatives, check_alternatives, decide
-from diffusiongemma.generation.replying import ReplyRules, Tools, is_skeleton
-from diffusiongemma.generation.rewriting import Rewriting
-from diffusiongemma.generation.roles import AUTO
+from diffusiongemma.generation.checkpoint import Checkpoint
+from diffusiongemma.generation.context import EditContext, EditOptions, Executor, OnEvent, WriteOptions, context_of
+from diffusiongemma.generation.decide import decide_sheets
+from diffusiongemma.generation.edit import edit_text
+from diffusiongemma.generation.fill import TRIES, Filled, Rank, fill_template
+from diffusiongemma.generation.loading import load
+from diffusiongemma.generation.requests import ReplyOptions, ReplyPlan, Room
+from diffusiongemma.generation.roles import Roles
+from diffusiongemma.generation.saving import save
+from diffusiongemma.generation.template import DEFAULT_MAX_TOKENS, Template
+from diffusiongemma.generation.vary import check_vary, vary_text
+from diffusiongemma.model.cache import KVCache
+from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.options import PromptKeywords, PromptOptions
 from diffusiongemma.text.messages import Message
-from diffusiongemma.text.prompts import PromptOptions
-from diffusiongemma.text.questions import Decisions, Question, Sheet, sheets
+from diffusiongemma.text.prompts import conversations
+from diffusiongemma.text.questions import Decisions, Question, sheets
+from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["DiffusionGemmaModel", "constrained_params"]
+__all__ = ["DiffusionGemmaModel"]
 
-Room = Callable[[int, int, int], int]
-MAX_ANSWERS = 128
-"""To one prompt at a time (as in OpenAI's API)."""
-CONSTRAINED_CONFIDENCE = 2.5
-"""A constrained answer stops at the first canvas that is read to its end and whose mean entropy is below so many times the
-checkpoint's confidence, stable or not, unless ``stability`` or ``confidence`` are given: its skeleton cannot go wrong.
-nano, json-extract, 200 examples: 93.3% in 3.1 steps; 94.7% in 4.5 with the stop rule of free answers; free answers 88.8% in 4.6."""
+OnResult = Callable[[int, Result], object]
+Prompts = list[str] | tuple[str, ...]
 
 
-class DiffusionGemmaModel(Rewriting):
+class DiffusionGemmaModel:
     """A DiffusionGemma checkpoint, ready to generate.
 
-    Make one with ``from_pretrained``. ``generate`` and ``stream`` take text; ``new_cache``, ``encode``, ``denoise``,
-    ``logits`` and ``soften`` are the passes they are built from.
+    Make one with ``from_pretrained``. ``generate``, ``generate_iter`` and ``stream`` take text; ``new_cache``, ``encode``,
+    ``denoise``, ``logits`` and ``soften`` are the passes they are built from.
 
     Args:
         transformer: the stack of weights, in evaluation mode.
@@ -45,86 +53,341 @@ class DiffusionGemmaModel(Rewriting):
         defaults: sampling defaults of the checkpoint.
         stop_ids: token ids that end an answer.
         folder: where the checkpoint came from; None for a model made in memory.
+
+    Attributes:
+        checkpoint: what it was made of.
+        engine: where its passes are made.
+        roles: what ``mode="auto"`` chooses by.
     """
 
-    @overload
-    def generate(self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **options: Any) -> Result: ...
-    @overload
-    def generate(self, prompt: Sequence[str], **options: Any) -> list[Result]: ...
+    def __init__(
+        self,
+        transformer: Transformer,
+        tokenizer: Tokenizer,
+        defaults: SamplingParams,
+        stop_ids: Sequence[int],
+        folder: Path | None = None,
+    ) -> None:
+        self.checkpoint = Checkpoint(transformer, tokenizer, defaults, tuple(stop_ids), folder)
+        self.engine: Executor = OfflineEngine(transformer, tokenizer)
+        self.roles = Roles()
 
-    def generate(self, prompt: Any = None, *, messages: Any = None, **options: Any) -> Any:
-        """Answer a prompt, or a list of prompts as one batch.
+    def __repr__(self) -> str:
+        return f"DiffusionGemmaModel({self.checkpoint!r})"
+
+    # -- loading and saving ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        quantize: str | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Load a checkpoint.
+
+        Args:
+            name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, a GGUF file or a folder with one, or a
+                hub id (``owner/name:Q4_K_M`` where a repository has several GGUF files).
+            dtype: of the computation: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
+                CPU float32 (in which a result depends on the batch by rounding only). Weights are kept in it too, but for those of
+                a quantised checkpoint: their codes stay packed, and on a CPU their other matrices stay as they are stored.
+            device: None: a CUDA device if there is one, else the CPU.
+            quantize: ``int8`` rounds attention, dense MLP, experts and the tied head to int8 as they are loaded, and computes them
+                in int8 too: faster on a CPU and half of bfloat16's memory, not exact (docs/quantisation.md). None: as stored.
+            progress: show a bar while large weights load.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            CheckpointError: no such checkpoint, or its files are incomplete, damaged or of a format that is not read.
+            ConfigError: a config.json that this runtime does not follow.
+            OptionError: an unknown dtype, quantize or a device that is not there, or int8 off a CPU.
+        """
+        return cls(**vars(load(name, dtype, device, quantize, progress)))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dequantize: bool = False) -> None:
+        """Write a folder that ``from_pretrained`` and, where it reads the format, transformers load.
+
+        It gets every field of config.json and generation_config.json and every small file that the checkpoint was loaded with:
+        processor settings, templates, README. Packed weights are written as they are stored, from the checkpoint that they were
+        loaded from, which must still be there; a GGUF file's stay one file. No tensor is expanded and none is held.
+
+        Args:
+            folder: made if it is not there; a checkpoint in it is replaced, all of it or, after an error, nothing.
+            dequantize: packed weights are expanded, and everything is then bfloat16: the memory that takes is needed here. Notes
+                on how weights were quantised are left out.
+
+        Raises:
+            InputError: ``folder`` is no path.
+            CheckpointError: the folder cannot be written, the one that was loaded is not there any more or holds other weights, or
+                packed weights have no stored form (``quantize="int8"``).
+        """
+        save(self.checkpoint, folder, dequantize)
+
+    # -- properties --------------------------------------------------------------------------------------------------
+
+    @property
+    def transformer(self) -> Transformer:
+        """The stack of weights."""
+        return self.checkpoint.transformer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer."""
+        return self.checkpoint.tokenizer
+
+    @property
+    def defaults(self) -> SamplingParams:
+        """Sampling parameters where a call gives none; may be set."""
+        return self.checkpoint.defaults
+
+    @defaults.setter
+    def defaults(self, params: SamplingParams) -> None:
+        self.checkpoint.defaults = params
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Token ids that end an answer."""
+        return self.checkpoint.stop_ids
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the checkpoint came from; None: it was made in memory."""
+        return self.checkpoint.folder
+
+    @property
+    def config(self) -> ModelConfig:
+        """The checkpoint's configuration."""
+        return self.checkpoint.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.checkpoint.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the computation."""
+        return self.checkpoint.dtype
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens as bytes, for grammars; made once."""
+        return self.checkpoint.vocabulary
+
+    # -- the passes (B batch, T tokens, L canvas, D hidden, V vocabulary) ----------------------------------------------
+
+    def new_cache(self, batch_size: int = 1, max_length: int = 4096) -> KVCache:
+        """An empty cache.
+
+        Args:
+            batch_size: rows.
+            max_length: tokens a row can hold; memory is taken as they come.
+
+        Raises:
+            OptionError: a size below 1.
+        """
+        if not all(isinstance(size, int) and size >= 1 for size in (batch_size, max_length)):
+            raise OptionError(f"batch_size is {batch_size!r} and max_length is {max_length!r}; both must be integers, at least 1")
+        return KVCache(self.config.text, batch_size, max_length, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def encode(self, token_ids: Tensor, cache: KVCache, lengths: Tensor | None = None) -> Tensor:
+        """Append tokens to the cache through the causal role.
+
+        Args:
+            token_ids: ``[B, T]`` int64, right-padded where rows differ.
+            cache: of B rows; each row goes on at its own length.
+            lengths: ``[B]`` int64, real tokens a row; None: T.
+
+        Returns:
+            ``[B, T, D]`` final hidden states in the model's dtype.
+
+        Raises:
+            InputError: wrong shape, ids outside the vocabulary, or no room in the cache.
+        """
+        self._check_ids(token_ids, cache)
+        if lengths is not None:
+            rows, tokens = token_ids.shape
+            if lengths.shape != (rows,) or lengths.dtype != torch.int64 or int(lengths.min()) < 0 or int(lengths.max()) > tokens:
+                raise InputError(
+                    f"lengths is {lengths.tolist()} of {lengths.dtype}; needed: {rows} of int64, each from 0 to {tokens}"
+                )
+        return self.transformer.encode(token_ids, cache, lengths)
+
+    @torch.inference_mode()
+    def denoise(
+        self, canvas: Tensor, cache: KVCache, soft: Tensor | None = None, canvas_window: CanvasWindow | None = None
+    ) -> Tensor:
+        """One bidirectional pass over a canvas; the cache is only read.
+
+        Args:
+            canvas: ``[B, L]`` int64.
+            cache: of B rows.
+            soft: ``[B, L, D]``, ``soften`` of the last step's shaped logits; None at the first step.
+            canvas_window: ``shared`` or ``per_position`` (``SamplingParams``); None: the checkpoint's.
+
+        Returns:
+            ``[B, L, D]`` final hidden states in the model's dtype.
+
+        Raises:
+            InputError: wrong shape or ids outside the vocabulary.
+            OptionError: an unknown ``canvas_window``.
+        """
+        self._check_ids(canvas, cache)
+        window = self.defaults.replaced(canvas_window=canvas_window).canvas_window
+        expected = (*canvas.shape, self.config.text.hidden_size)
+        if soft is not None and soft.shape != expected:
+            raise InputError(f"soft has shape {list(soft.shape)}; the canvas needs {list(expected)}")
+        return self.transformer.denoise(canvas, cache, soft, window)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Soft-capped logits, float32 ``[B, T, V]``, of hidden states ``[B, T, D]``."""
+        return self.transformer.logits(hidden)
+
+    @torch.inference_mode()
+    def soften(self, shaped_logits: Tensor) -> Tensor:
+        """The expected embedding ``[B, L, D]`` under the softmax of ``[B, L, V]`` logits."""
+        return self.transformer.soften(shaped_logits)
+
+    # -- prompts -------------------------------------------------------------------------------------------------------
+
+    def prompt_ids(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        **options: Unpack[PromptKeywords],
+    ) -> list[list[int]]:
+        """Token ids of prompts as the model is given them.
+
+        Args:
+            prompt: a user's message, or a list of them.
+            messages: a whole conversation instead.
+            **options: fields of ``PromptOptions`` (``options/prompt.py``): ``tools``, ``enable_thinking``, ``raw`` ...
+
+        Returns:
+            A list of ids for each prompt.
+
+        Raises:
+            InputError: no prompt, an empty one, both prompt and messages, messages the template refuses, or text the tokenizer
+                cannot represent.
+            PromptTooLongError: text that is certain to have more tokens than the model has positions.
+            OptionError: an unknown option, or one that the chat template does not take.
+        """
+        return self.checkpoint.prompt_ids(prompt, messages, PromptOptions.only(options))
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        n: None = None,
+        on_result: OnResult | None = None,
+        **options: Unpack[ReplyOptions],
+    ) -> Result: ...
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        n: int,
+        on_result: OnResult | None = None,
+        **options: Unpack[ReplyOptions],
+    ) -> list[Result]: ...
+    @overload
+    def generate(
+        self, prompt: Prompts, *, n: None = None, on_result: OnResult | None = None, **options: Unpack[ReplyOptions]
+    ) -> list[Result]: ...
+    @overload
+    def generate(
+        self, prompt: Prompts, *, n: int, on_result: OnResult | None = None, **options: Unpack[ReplyOptions]
+    ) -> list[list[Result]]: ...
+
+    def generate(
+        self, prompt: Any = None, *, messages: Any = None, n: int | None = None, on_result: OnResult | None = None, **options: Any
+    ) -> Any:
+        """Answer a prompt, or a list of prompts, however long: few of them are requests of the engine at a time.
 
         Args:
             prompt: a user's message, put into the checkpoint's chat template; or a list of them.
             messages: a whole conversation instead: ``[{"role": ..., "content": ...}, ...]`` (docs/chat.md).
-            **options: see ``stream``.
+            n: answers to each prompt, from seed, seed + 1, ...; given, 1 too, a prompt's answers are a list.
+            on_result: called with each answer's number (``prompt * n + answer``) and its Result as it is there.
+            **options: see ``ReplyOptions``.
 
         Returns:
-            A Result (printing it prints the text); for a list of prompts a list of them, in order.
+            A Result (printing it prints the text); with ``n`` a list of them. For a list of prompts a list of these, in order.
 
         Raises:
             InputError, PromptTooLongError, OptionError: see ``stream``.
         """
-        many = isinstance(prompt, list | tuple)
+        many, each = isinstance(prompt, list | tuple), n or 1
+        asked = conversations(prompt, messages, bool(options.get("raw")))
+        plan = ReplyPlan(self.checkpoint, self.roles, options, rows=len(asked), n=1 if n is None else n)
+        texts = asked if prompt is None else [prompt] if isinstance(prompt, str) else prompt
         results: dict[int, Result] = {}
-        for event in self.stream(prompt, messages=messages, **{"drafts": False} | options):
-            if isinstance(event, Done):
-                results[event.row] = event.result
-        return [results[row] for row in sorted(results)] if many else results[0]
+        for row, result in self._results(plan, texts):
+            results[row] = result
+            if on_result is not None:
+                on_result(row, result)
+        answers = [[results[row * each + answer] for answer in range(each)] for row in range(len(asked))]
+        if n is None:
+            answers = [one for (one,) in answers]  # type: ignore[misc]
+        return answers if many else answers[0]
+
+    def generate_iter(
+        self, prompts: Iterable[str | Sequence[Message]], **options: Unpack[ReplyOptions]
+    ) -> Iterator[tuple[int, Result]]:
+        """Answer a stream of prompts; they are taken from it as the engine has room, and need never be all there.
+
+        Args:
+            prompts: users' messages, or whole conversations.
+            **options: see ``ReplyOptions``; what may be a list with one for each prompt must be one for all here.
+
+        Yields:
+            The prompt's number, from 0, and its Result, as they finish: not always in order.
+
+        Raises:
+            InputError, PromptTooLongError, OptionError: see ``stream``; those of a prompt when its turn comes.
+        """
+        if not isinstance(prompts, Iterable) or isinstance(prompts, str | bytes):
+            raise InputError(f"prompts is of type {type(prompts).__name__}; give a list or another iterable of prompts", "prompts")
+        return self._results(ReplyPlan(self.checkpoint, self.roles, options, rows=None), prompts)
+
+    def _results(self, plan: ReplyPlan, prompts: Iterable[str | Sequence[Message]]) -> Iterator[tuple[int, Result]]:
+        """Results with their requests' numbers, as they finish."""
+        texts = ((prompt, None) if isinstance(prompt, str) else (None, prompt) for prompt in prompts)
+        requests = plan.requests(self.checkpoint.prompt_ids(prompt, messages, plan.written)[0] for prompt, messages in texts)
+        return ((event.row, event.result) for event in self._watched(self.engine.run(requests)) if isinstance(event, Done))
 
     def stream(
         self,
         prompt: str | Sequence[str] | None = None,
         *,
         messages: Sequence[Message] | None = None,
-        mode: Mode | Literal["auto"] = "diffusion",
-        pins: Pins | Sequence[Pins] | None = None,
-        seeds: Sequence[int] | None = None,
+        n: int = 1,
         drafts: bool = True,
-        response_format: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        regex: str | None = None,
-        choices: Sequence[str] | None = None,
-        grammar: str | None = None,
-        rules: Rules | Sequence[Rules] | None = None,
-        tool_choice: str | Mapping[str, Any] | None = None,
-        parallel_tool_calls: bool | None = None,
-        logprobs: int | None = None,
-        **options: Any,
+        **options: Unpack[ReplyOptions],
     ) -> Iterator[Event]:
         """Generate, and see it happen.
 
         Args:
             prompt: a user's message or a list of them (one batch; every row draws from seed, whatever its neighbours are).
             messages: a whole conversation instead of a prompt.
-            mode: ``diffusion``; ``causal``: token by token with the encoder role of the same weights; or ``auto``: the one that is
-                the faster on this machine at the steps a canvas that this model has taken so far (diffusion at first, and for what
-                ``causal`` cannot do).
-            pins: what stays fixed of the answer, over as many canvases as it takes: a list of token ids from its start, -1 where
-                the model writes; or a mapping of position to token, or (position, token) pairs. One for all rows, or a list
-                with one for each. Nothing ends the answer before its last pin.
-            seeds: a seed for each row instead of one for all: rows of one seed begin with the same noise.
-            response_format: ``{"type": "json_schema", "json_schema": {"schema": ...}}`` (or the schema itself) or
-                ``{"type": "json_object"}``, one for all or one for each prompt: the answer is valid JSON, always, unless it
-                ends with ``"length"``.
-            regex: the answer matches it as a whole (syntax: ``constraints.regex``).
-            choices: the answer is one of them.
-            grammar: the answer is a text of this context-free grammar, in Lark's syntax as llguidance reads it.
-            rules: rules of another kind that the answer keeps (``examples.sudoku.rules.SudokuRules``), one for all or one for each
-                prompt.
-            tool_choice: of the ``tools`` (docs/chat.md): ``"auto"`` (the default): words or calls; ``"required"``, or ``{"type":
-                "function", "function": {"name": ...}}``: calls, of any tool or of that one; ``"none"``: no calls. A call can always
-                be read, and its arguments are valid for the tool's parameters.
-            parallel_tool_calls: False: one call at most.
+            n: answers to each prompt; those of one prompt follow each other and draw from seed, seed + 1, ...
             drafts: False leaves out the Draft events, which cost a little at every step.
-            logprobs: alternatives a token, 0 to 20: the commits carry the log-probabilities that the causal role gives the
-                answer's tokens; None: they do not.
-            **options: how the prompt is written, fields of ``PromptOptions``: ``tools``, ``enable_thinking``,
-                ``preserve_thinking``, ``reasoning_effort``, ``chat_template_kwargs``, ``allow_special``, ``raw``. And fields of
-                ``SamplingParams``: ``max_tokens``, ``canvas_length``, ``canvas_window``, ``num_diffusion_steps``, ``seed``,
-                ``entropy_bound``, ``t_min``, ``t_max``, ``schedule``, ``self_conditioning``, ``stability``, ``confidence``,
-                ``early_stop``, ``stop_rule``, ``commit``, ``stop``, ``temperature``. Unset ones come from the checkpoint; ``seed``
-                unset is drawn at random.
+            **options: see ``ReplyOptions``.
 
         Yields:
             Draft (each row and denoising step), Commit (text that is final), Done (the row's Result).
@@ -137,12 +400,7 @@ class DiffusionGemmaModel(Rewriting):
             ConstraintError: a schema, regex, list of choices or grammar that is wrong, impossible or cannot be expressed, or that
                 the pins contradict.
         """
-        asked = self.requests(
-            prompt, messages=messages, mode=mode, pins=pins, seeds=seeds, drafts=drafts, response_format=response_format,
-            regex=regex, choices=choices, grammar=grammar, rules=rules, tool_choice=tool_choice,
-            parallel_tool_calls=parallel_tool_calls, logprobs=logprobs, **options,
-        )  # fmt: skip
-        return self._watched(self.engine.run(asked))
+        return self._watched(self.engine.run(self.requests(prompt, messages=messages, n=n, drafts=drafts, **options)))
 
     def requests(
         self,
@@ -150,93 +408,23 @@ class DiffusionGemmaModel(Rewriting):
         *,
         messages: Sequence[Message] | None = None,
         n: int = 1,
-        mode: Mode | Literal["auto"] = "diffusion",
-        pins: Pins | Sequence[Pins] | None = None,
-        seeds: Sequence[int] | None = None,
         drafts: bool = False,
-        response_format: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        regex: str | None = None,
-        choices: Sequence[str] | None = None,
-        grammar: str | None = None,
-        rules: Rules | Sequence[Rules] | None = None,
-        tool_choice: str | Mapping[str, Any] | None = None,
-        parallel_tool_calls: bool | None = None,
-        logprobs: int | None = None,
         room: Room | None = None,
         gone: Gone | None = None,
-        **options: Any,
+        **options: Unpack[ReplyOptions],
     ) -> list[Request]:
         """What ``stream`` runs: one request a prompt, or n, which the model can take.
 
         Args:
-            n: answers to each prompt; those of one prompt follow each other and draw from seed, seed + 1, ...
-            room: what ``max_tokens`` is where it is not given, of a prompt's tokens, the tokens of a canvas and its steps; None:
-                the checkpoint's, however many the prompt leaves.
-            gone: whether whoever asked has left, so that what may take seconds is given up; None: nobody leaves.
-            prompt, messages, mode, pins, seeds, drafts, response_format, regex, choices, grammar, rules, tool_choice,
-                parallel_tool_calls, logprobs, **options: see ``stream``.
+            prompt, messages, n, drafts, **options: see ``stream``.
+            room, gone: see ``ReplyPlan``.
 
         Raises:
             InputError, PromptTooLongError, OptionError, ConstraintError: see ``stream``.
         """
-        if mode not in (*get_args(Mode), AUTO):
-            raise OptionError(f"mode is {mode!r}; allowed: {', '.join((*get_args(Mode), AUTO))}")
-        if mode == "causal" and pins is not None:
-            raise OptionError("pins need mode 'diffusion': token by token nothing to the right can be held fixed")
-        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_ANSWERS:
-            raise OptionError(f"n is {n!r}; answers to a prompt may be 1 to {MAX_ANSWERS}")
-        formats = [response_format] if response_format is None or isinstance(response_format, Mapping) else response_format
-        constraints = [Constraint.of(each, regex, choices, grammar) for each in formats]
-        written, options = PromptOptions.split(options)
-        tools = Tools.of(written.tools, tool_choice, parallel_tool_calls)
-        if mode == "auto":
-            bound = any(constraints) or rules is not None or pins is not None or written.thinking_budget is not None
-            calls = tools is not None and tools.choice != "auto"
-            mode = "diffusion" if bound or calls else self.roles.choose(self.transformer)
-        self._check_reply(mode, any(constraints), rules is not None, tools, written.thinking_budget)
-        if options.get("seed") is None:
-            options["seed"] = secrets.randbits(32)
-        params = self.defaults.replaced(**options)
-        constrained = constrained_params(params, options)
-        prompts = self._prompt_ids(prompt, messages, written)
-        if not prompts:
-            raise InputError("there is no prompt; give at least one")
-        if seeds is not None and (not isinstance(seeds, Sequence) or len(seeds) != len(prompts)):
-            raise InputError(
-                f"seeds is {seeds!r:.100}; give a list with one for each of the {len(prompts)} prompts, or seed for all"
-            )
-        if seeds is not None and not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
-            raise InputError(f"seeds is {seeds!r:.100}; each must be a whole number, 0 or more")
-        most = [params.max_tokens] * len(prompts)
-        if room is not None and options.get("max_tokens") is None:
-            canvas, steps = (canvas_length(self.transformer, params), params.num_diffusion_steps) if mode == "diffusion" else (1, 1)
-            most = [room(len(ids), canvas, steps) for ids in prompts]
-        fixed = [None] * len(prompts) if pins is None else pins_by_row(pins, len(prompts), max(most))
-        stop_ids = self._reply_stops(tools, prompts)
-        grammars: Sequence[Grammar | ReplyGrammar | Rules | None] = [None] * len(prompts)
-        if rules is not None:
-            grammars = _each(rules, len(prompts))
-        elif mode == "diffusion":
-            grammars = self._grammars(constraints, prompts, stop_ids, tools, written, gone)
-        asked = [
-            Request(
-                prompt=ids,
-                params=(constrained if is_skeleton(grammars[row]) else params).replaced(
-                    seed=(params.seed if seeds is None else seeds[row]) + answer, max_tokens=most[row]
-                ),
-                stop_ids=stop_ids,
-                mode=mode,
-                pins=fixed[row],
-                grammar=grammars[row],
-                drafts=drafts,
-                logprobs=logprobs,
-            )
-            for row, ids in enumerate(prompts)
-            for answer in range(n)
-        ]
-        for number, request in enumerate(asked):
-            check(self.transformer, request, number)
-        return asked
+        rows = len(conversations(prompt, messages, bool(options.get("raw"))))
+        plan = ReplyPlan(self.checkpoint, self.roles, options, rows=rows, n=n, drafts=drafts, room=room, gone=gone)
+        return list(plan.requests(self.checkpoint.prompt_ids(prompt, messages, plan.written)))
 
     def _watched(self, events: Iterator[Event]) -> Iterator[Event]:
         """The same events; what they say of steps is kept for ``mode="auto"``."""
@@ -251,55 +439,143 @@ class DiffusionGemmaModel(Rewriting):
         other.engine = engine
         return other
 
-    def _check_reply(self, mode: Mode, constrained: bool, ruled: bool, tools: Tools | None, budget: int | None) -> None:
-        """What is asked of a reply must go together."""
-        if ruled and (constrained or tools is not None or budget is not None):
-            raise InputError(
-                "rules may not be combined with a response format, regex, choices, grammar, tools or a thinking budget; give one"
-            )
-        if constrained and tools is not None and tools.choice == "required":
-            raise OptionError("tool_choice asks for a call, and a response format, regex, choices or grammar for a text; give one")
-        if mode == "causal" and budget is not None:
-            raise OptionError("thinking_budget needs mode 'diffusion'; bound the answer with max_tokens")
-        if mode == "causal" and (ruled or constrained or (tools is not None and tools.choice != "auto")):
-            raise OptionError(
-                "rules, a response format, regex, choices, grammar and a tool_choice other than 'auto' need mode 'diffusion'"
-            )
-        markup = self.tokenizer.markup
-        if budget is not None and not markup.thoughts:
-            raise OptionError("thinking_budget is given, and this checkpoint's tokenizer marks no thoughts; leave it out")
-        if tools is not None and tools.choice != "auto" and not markup.calls:
-            raise OptionError("tool_choice is given, and this checkpoint's tokenizer has no tokens for calls; leave it out")
+    # -- texts that are there already ----------------------------------------------------------------------------------
 
-    def _reply_stops(self, tools: Tools | None, prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """Stop tokens of replies: after its calls the model waits for their results, whatever the checkpoint says of that token."""
-        markup = self.tokenizer.markup
-        waits, used = markup.response_open, {markup.call_open, markup.response_open}
-        if waits is None or not markup.calls or (tools is None and not any(used.intersection(ids) for ids in prompts)):
-            return self.stop_ids
-        return (*self.stop_ids, *({waits} - set(self.stop_ids)))
-
-    def _grammars(
+    def infill(
         self,
-        constraints: Sequence[Constraint | None],
-        prompts: Sequence[Sequence[int]],
-        stop_ids: Sequence[int],
-        tools: Tools | None,
-        written: PromptOptions,
-        gone: Gone | None,
-    ) -> Sequence[Grammar | ReplyGrammar | Rules | None]:
-        """A grammar a row, None where it is free."""
-        if len(constraints) not in (1, len(prompts)):
-            raise InputError(
-                f"there are {len(constraints)} response formats for {len(prompts)} prompts; give one for all, or one each"
-            )
-        if not any(constraints) and written.thinking_budget is None and (tools is None or not self.tokenizer.markup.calls):
-            return [None] * len(prompts)
-        vocabulary = Vocabulary.of(self.tokenizer, stop_ids, self.config.text.vocab_size)
-        thinks = not written.raw and written.thinks(self.tokenizer.template)
-        rules = ReplyRules(self.tokenizer.markup, vocabulary, tools, written.thinking_budget, thinks, gone)
-        each = constraints if len(constraints) == len(prompts) else list(constraints) * len(prompts)
-        return [rules.grammar(ids, one) for ids, one in zip(prompts, each, strict=True)]
+        prefix: str,
+        suffix: str,
+        *,
+        min_tokens: int = 1,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        rank: Rank = "total",
+        tries: int = TRIES,
+        on_event: OnEvent | None = None,
+        seed: int | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> Filled:
+        """Write what stands between two texts; several lengths are tried at once.
+
+        Args:
+            prefix: text before the span; the encoder reads it.
+            suffix: text after it, pinned on the canvas.
+            min_tokens: tokens of the span, >= 1.
+            max_tokens: tokens of the span.
+            prompt: a user's message that the whole text answers; None: it is plain text.
+            messages: a conversation instead of a prompt.
+            rank: which candidate is best (``generation.fill.fill_template``).
+            tries: most rows of a batch, half of them with open borders (``generation.fill``).
+            on_event: called with each event.
+            seed: None: a random one.
+            **options: see ``generation.context.WriteOptions``.
+
+        Returns:
+            The best text (prefix and suffix in it unchanged), the span's (``spans["span"]``), and all that were tried.
+
+        Raises:
+            InputError: a span of length zero, or texts the tokenizer cannot represent.
+            PromptTooLongError, OptionError: see ``stream``.
+        """
+        template = Template.around(prefix, suffix, min_tokens, max_tokens)
+        return fill_template(self._context(prompt, messages, {**options, "seed": seed}), template, rank, tries, on_event)
+
+    def fill(
+        self,
+        template: str,
+        *,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        rank: Rank = "total",
+        tries: int = TRIES,
+        on_event: OnEvent | None = None,
+        seed: int | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> Filled:
+        """Write all spans of a template together.
+
+        Args:
+            template: ``"Dear {{name:1-6}}, ... {{reason}}"``: a name, and fewest and most tokens (``generation.template``).
+            prompt, messages, rank, tries, on_event, seed, **options: see ``infill``.
+
+        Returns:
+            The best text and its spans by name, and all that were tried.
+
+        Raises:
+            InputError: a template without spans, a span of length zero or without a name, a name used twice.
+            PromptTooLongError, OptionError: see ``stream``.
+        """
+        parsed = Template.parse(template)
+        return fill_template(self._context(prompt, messages, {**options, "seed": seed}), parsed, rank, tries, on_event)
+
+    def edit(
+        self,
+        text: str,
+        instruction: str,
+        *,
+        in_prompt: bool = True,
+        on_event: OnEvent | None = None,
+        **options: Unpack[EditOptions],
+    ) -> Result:
+        """Rewrite a text: the canvas begins with it instead of noise, so that what stays converges at once.
+
+        Args:
+            text: what is there.
+            instruction: what is to become of it.
+            in_prompt: show the text in the user's message, below the instruction; False: the message is the instruction alone.
+            on_event: called with each event.
+            **options: fields of ``SamplingParams`` and ``PromptOptions``; ``max_tokens`` unset: the checkpoint's own, or room for
+                the text and a canvas more, if that is more.
+
+        Raises:
+            InputError: an empty text or instruction.
+            PromptTooLongError, OptionError: see ``stream``.
+        """
+        for what, given in (("text to edit", text), ("instruction", instruction)):
+            if not isinstance(given, str) or not given:
+                raise InputError(f"the {what} is {given!r:.100}; give at least one character")
+        message = f"{instruction}\n\n{text}" if in_prompt and instruction.strip() else instruction
+        context = self._context(message, None, options, ends=True)
+        return edit_text(context, text, grow=options.get("max_tokens") is None, on_event=on_event)
+
+    def vary(
+        self,
+        text: str,
+        strength: float,
+        n: int = 1,
+        seed: int | None = None,
+        *,
+        prompt: str | None = None,
+        messages: Sequence[Message] | None = None,
+        on_event: OnEvent | None = None,
+        **options: Unpack[WriteOptions],
+    ) -> list[str]:
+        """Variants of a text: a share of its tokens is noise again and denoised, the rest is pinned.
+
+        Args:
+            text: not empty.
+            strength: 0 (the text itself) to 1 (all is written anew, in as many tokens).
+            n: variants, one batch.
+            seed: None: a random one.
+            prompt, messages, on_event, **options: see ``infill``.
+
+        Returns:
+            n texts; some may be alike.
+
+        Raises:
+            InputError: an empty text, or one the tokenizer cannot represent.
+            PromptTooLongError, OptionError: a strength outside 0 to 1, n below 1; see ``stream``.
+        """
+        check_vary(text, strength, n)
+        return vary_text(self._context(prompt, messages, {**options, "seed": seed}), text, strength, n, on_event)
+
+    def _context(
+        self, prompt: str | None, messages: Sequence[Message] | None, options: Mapping[str, Any], ends: bool = False
+    ) -> EditContext:
+        return context_of(self.checkpoint, self.engine, prompt, messages, options, ends)
+
+    # -- decisions -----------------------------------------------------------------------------------------------------
 
     def decide(
         self,
@@ -312,7 +588,7 @@ class DiffusionGemmaModel(Rewriting):
         threshold: float = 0.0,
         draws: int = 1,
         seed: int = 0,
-        **options: Any,
+        **options: Unpack[PromptKeywords],
     ) -> Decisions:
         """Answer typed questions by what one denoising pass gives each of the allowed answers; nothing is generated.
 
@@ -338,61 +614,15 @@ class DiffusionGemmaModel(Rewriting):
             OptionError: a threshold outside 0 to 1, draws or a seed outside what is allowed, an unknown option, or one that the
                 chat template does not take.
         """
-        began = time.perf_counter()
-        asked = sheets(questions, joint, template, threshold)
-        alternatives = self._alternatives(prompt, messages, asked, options)
-        result = decide(
-            self.transformer,
-            alternatives,
-            seed=seed,
-            draws=draws,
-            canvas_window=self.defaults.canvas_window,
-            call=self.engine.call,
-        )
-        pairs = zip(asked, result.probabilities, strict=True)
-        decisions = [decision for sheet, probs in pairs for decision in sheet.decisions(probs, threshold)]
-        return Decisions(tuple(decisions), result.passes, result.rows, time.perf_counter() - began)
+        asked, written = sheets(questions, joint, template, threshold), PromptOptions.only(options)
+        return decide_sheets(self.checkpoint, prompt, messages, asked, written, threshold, seed, draws, self.engine.call)
 
-    def _alternatives(
-        self,
-        prompt: str | None,
-        messages: Sequence[Message] | None,
-        asked: Sequence[Sheet],
-        options: Mapping[str, Any] | None = None,
-    ) -> list[Alternatives]:
-        """The tokens of each sheet's prompt and of its answers, with the stop token that ends a turn."""
-        result, end = [], self._turn_end()
-        for sheet in asked:
-            text, said = _with(prompt, messages, sheet.instructions)
-            (ids,) = self.prompt_ids(text, messages=said, **options or {})
-            answers = [self.tokenizer.encode(answer) for answer in sheet.answers]
-            for answer, tokens in zip(sheet.answers, answers, strict=True):
-                if (read := self.tokenizer.decode(tokens)) != answer:
-                    raise InputError(f"this checkpoint cannot write {answer!r}: its tokens read {read!r}")
-            result.append(Alternatives(ids, [[*tokens, *end] for tokens in answers]))
-            check_alternatives(self.transformer, result[-1], len(result) - 1)  # before more prompts are tokenised
-        return result
-
-
-def _each(rules: Rules | Sequence[Rules], rows: int) -> Sequence[Rules]:
-    """Rules a row."""
-    if not isinstance(rules, Sequence):
-        return [rules] * rows
-    if len(rules) != rows:
-        raise InputError(f"there are rules for {len(rules)} rows and {rows} prompts; give one for all, or one each")
-    return rules
-
-
-def constrained_params(params: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
-    """Sampling parameters of a constrained answer: its own stop rule (``CONSTRAINED_CONFIDENCE``), where none is given."""
-    sooner = {"stability": 0, "confidence": CONSTRAINED_CONFIDENCE * params.confidence}
-    return params.replaced(**{name: value for name, value in sooner.items() if given.get(name) is None})
-
-
-def _with(prompt: str | None, messages: Sequence[Message] | None, text: str) -> tuple[str | None, Sequence[Message] | None]:
-    """The prompt, or the last of the messages, with a text after it."""
-    if not text or (prompt is None) == (messages is None):
-        return prompt, messages
-    if prompt is not None:
-        return f"{prompt}\n\n{text}", None
-    return None, [*(messages or ()), {"role": "user", "content": text}]
+    def _check_ids(self, ids: Tensor, cache: KVCache) -> None:
+        if not isinstance(ids, Tensor):
+            raise InputError(f"token ids are of type {type(ids).__name__}; give an int64 tensor [{cache.batch_size}, at least 1]")
+        if ids.ndim != 2 or ids.shape[0] != cache.batch_size or ids.shape[1] < 1 or ids.dtype != torch.int64:
+            raise InputError(
+                f"token ids have shape {list(ids.shape)} and dtype {ids.dtype}; needed: [{cache.batch_size}, at least 1], int64"
+            )
+        if int(ids.min()) < 0 or int(ids.max()) >= self.config.text.vocab_size:
+            raise InputError(f"there are token ids outside 0 to {self.config.text.vocab_size - 1}")

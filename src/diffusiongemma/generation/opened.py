@@ -9,7 +9,7 @@ from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import CheckpointError, ConfigError
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.expected import text_shapes
-from diffusiongemma.quant import Weight
+from diffusiongemma.quant import StoredWeight
 from diffusiongemma.text.files import is_there, read_json
 from diffusiongemma.text.gguf_tokenizer import GGUFTokenizer
 from diffusiongemma.text.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ class Opened:
     stop_ids: tuple[int, ...]
     quantised: bool
     nbytes: int
-    load: Callable[[Progress | None], Iterator[tuple[str, Weight]]]
+    load: Callable[[Progress | None], Iterator[tuple[str, StoredWeight]]]
     metadata: Mapping[str, Any] | None = None
 
 

@@ -6,6 +6,7 @@ the head that it lacks take by the same rates. All of it is one row alone, in th
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -99,6 +100,7 @@ class Roles:
 
     def __init__(self) -> None:
         self.rates: RoleRates | None = None
+        self._measuring = threading.Lock()
         self._canvases = self._steps = self._tokens = 0
 
     def saw(self, result: Result) -> None:
@@ -112,16 +114,16 @@ class Roles:
         """The role; diffusion as long as no canvas has been seen."""
         if not self._canvases:
             return "diffusion"
-        if self.rates is None:
-            quantize = "int8" if model.int8_products else None
-            self.rates = measure_roles(
-                model.config,
-                weights_of(model),
-                model.dtype,
-                model.device,
-                quantize=quantize,
-                batch_invariant=model.batch_invariant,
-            )
+        with self._measuring:
+            if self.rates is None:
+                self.rates = measure_roles(
+                    model.config,
+                    weights_of(model),
+                    model.dtype,
+                    model.device,
+                    quantize="int8" if model.int8_products else None,
+                    batch_invariant=model.batch_invariant,
+                )
         return self.rates.faster(self._steps / self._canvases, self._tokens / self._canvases)
 
 
@@ -196,7 +198,7 @@ class _Sample:
 
     def _weight(
         self, name: str, shape: tuple[int, ...], kinds: dict[str, Resident], layers: int, quantize: str | None, keeps: bool
-    ) -> quant.Weight:
+    ) -> quant.StoredWeight:
         # The sample's last layer is the checkpoint's last: a full one.
         last = self._whole.text.num_hidden_layers - 1
         like = kinds[name.replace(f"layers.{layers - 1}.", f"layers.{last}.") if name.startswith("layers.") else name]
@@ -263,9 +265,7 @@ class _Sample:
     def _apply(self, layer: Layer, tokens: int, chosen: int, used: int) -> None:
         x_TD = torch.ones(tokens, self._text.hidden_size, device=self._device, dtype=self._dtype)
         index_TX = (torch.arange(tokens * chosen, device=self._device) % used).view(tokens, chosen)
-        temperature_TX = torch.ones(tokens, chosen, device=self._device)
-        gate_up, down = (layer.experts.matrix(name) for name in ("gate_up_proj", "down_proj"))
-        quant.experts(x_TD, index_TX, temperature_TX, gate_up, down, torch.nn.functional.gelu)
+        layer.experts(x_TD, quant.Routing(index_TX, torch.ones(tokens, chosen, device=self._device)))
 
     @torch.inference_mode()
     def _best(self, work: Callable[[], object]) -> float:

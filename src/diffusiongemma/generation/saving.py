@@ -1,37 +1,87 @@
-"""A model whose weights are packed, written back in the form that they were read from."""
+"""A model written as a folder: plain weights as they are in memory, packed ones in the form that they were read from."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusiongemma.errors import CheckpointError
-from diffusiongemma.generation.opened import Opened, open_checkpoint
+from diffusiongemma.errors import CheckpointError, InputError
+from diffusiongemma.generation.checkpoint import Checkpoint
+from diffusiongemma.generation.opened import Opened, generation_config, open_checkpoint
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.options import OWN_FIELD
 from diffusiongemma.quant import PackedWeight
+from diffusiongemma.weights.companions import companions
 from diffusiongemma.weights.copying import copy_packed
+from diffusiongemma.weights.load import save as save_plain
+from diffusiongemma.weights.load import vision_tensors
+from diffusiongemma.weights.stream import json_bytes
 
-__all__ = ["save_packed"]
+__all__ = ["save"]
 
 _EXPANDED = "save_pretrained(..., dequantize=True) writes its weights expanded, in bfloat16"
 
 
-def save_packed(
-    transformer: Transformer, source: Path | None, target: Path, files: Mapping[str, Path | bytes], told: tuple[object, ...]
-) -> None:
+def save(checkpoint: Checkpoint, folder: str | os.PathLike[str], dequantize: bool) -> None:
+    """Write a checkpoint (``DiffusionGemmaModel.save_pretrained``)."""
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"the folder is {folder!r:.100} of type {type(folder).__name__}; give a path", "folder")
+    target, transformer, source = Path(folder), checkpoint.transformer, _source(checkpoint)
+    files: dict[str, Path | bytes] = {} if source is None else dict(companions(source, target))
+    files |= checkpoint.tokenizer.files()
+    files["generation_config.json"] = json_bytes(_generation_config(checkpoint))
+    if not dequantize and next(transformer.packed(), None) is not None:
+        files["config.json"] = json_bytes(checkpoint.config.to_dict())
+        _save_packed(checkpoint, target, files)
+        return
+    extra = {} if source is None else vision_tensors(source)
+    save_plain(target, _weights(transformer), replace(checkpoint.config, quantization=None).to_dict(), extra, files)
+
+
+def _source(checkpoint: Checkpoint) -> Path | None:
+    """The folder that was loaded; a GGUF file has none that belongs to it."""
+    return checkpoint.folder if checkpoint.folder is not None and not checkpoint.folder.is_file() else None
+
+
+def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The content of generation_config.json: what was read, but for what says something else now."""
+    folder, text = _source(checkpoint), checkpoint.config.text
+    source = {} if folder is None else generation_config(folder, checkpoint.config)
+    ours = {"eos_token_id": list(checkpoint.stop_ids), **checkpoint.defaults.to_generation_config()}
+    if not source:
+        return {"bos_token_id": text.bos_token_id, "pad_token_id": text.pad_token_id, **ours}
+    said = dict(source)
+    if isinstance(said.get("eos_token_id"), int):
+        said["eos_token_id"] = [said["eos_token_id"]]
+    changed = {name: value for name, value in ours.items() if value != said.get(name)}
+    # What transformers has no name for stands in a field of its own, which goes where nothing is left to say.
+    return {**{name: value for name, value in source.items() if name != OWN_FIELD or name in ours}, **changed}
+
+
+def _weights(transformer: Transformer) -> dict[str, Tensor]:
+    weights = transformer.state_dict()
+    if packed := dict(transformer.packed()):
+        weights = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+        weights |= {name: record.expanded(torch.bfloat16) for name, record in packed.items()}
+    return weights
+
+
+def _save_packed(checkpoint: Checkpoint, target: Path, files: Mapping[str, Path | bytes]) -> None:
     """Write a packed model. Records have no writers of their own: what is stored is copied, once it has been seen to be the same.
 
     Args:
-        transformer: the stack.
-        source: the folder or GGUF file that it was loaded from.
+        checkpoint: the model.
         target: a folder.
         files: what belongs beside the weights of a folder; a GGUF file stands alone.
-        told: sampling defaults and stop tokens, which a GGUF file holds itself.
 
     Raises:
         CheckpointError: weights that have no stored form, or are not those of the source.
     """
+    transformer, source = checkpoint.transformer, checkpoint.folder
     if not all(record.exact for _, record in transformer.packed()):
         raise CheckpointError(
             "this model's weights were rounded to int8 as they were loaded, which is no format of a file; save the model loaded "
@@ -41,7 +91,7 @@ def save_packed(
         raise CheckpointError(f"this model's weights are packed, and it has no checkpoint to copy them from; {_EXPANDED}")
     opened = open_checkpoint(source)
     changed = _changed(transformer, opened)
-    if opened.metadata is not None and told != (opened.defaults, opened.stop_ids):
+    if opened.metadata is not None and (checkpoint.defaults, checkpoint.stop_ids) != (opened.defaults, opened.stop_ids):
         raise CheckpointError(
             f"the sampling defaults or stop tokens are not those of {source}, where they are part of the file; {_EXPANDED}, "
             "and these beside them"

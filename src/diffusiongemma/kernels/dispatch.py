@@ -33,6 +33,8 @@ TILE = 1 << 19
 PLAIN_HEAD_LIMIT = 1 << 16
 """Logits of a canvas up to which the plain head is taken: it makes fewer calls."""
 
+_MATRIX_UNITS = torch.cpu._is_amx_tile_supported()
+"""Whether this CPU has them; asked once, since the question cuts a compiled pass in pieces."""
 DENSE_LIMIT = 1 << 16
 """Largest number of weights of one expert for which running all experts on all tokens is tried.
 
@@ -137,7 +139,7 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     operands are widened, a piece at a time; the result is rounded back, as a product in bfloat16 rounds its sums.
     """
     narrow = dtype in (torch.bfloat16, torch.float16)
-    return torch.float32 if narrow and device.type == "cpu" and not torch.cpu._is_amx_tile_supported() else dtype
+    return torch.float32 if narrow and device.type == "cpu" and not _MATRIX_UNITS else dtype
 
 
 def canvas_head_choice(positions: int, vocab_size: int, kernels: Kernels = "auto") -> Choice:

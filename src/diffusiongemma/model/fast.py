@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from diffusiongemma.quant import Weight, fast_int8
+from diffusiongemma.quant import StoredWeight, fast_int8
 
 __all__ = ["TABLE", "rounded_to_int8", "rounds_to_int8"]
 
@@ -12,7 +12,7 @@ _ROUNDED = re.compile(r"layers\.\d+\.((self_attn\.[qkvo]|mlp\.(gate|up|down))_pr
 """Router, norms and self-conditioning stay as they are, as in the published recipes."""
 
 
-def rounded_to_int8(weights: Iterable[tuple[str, Weight]]) -> Iterator[tuple[str, Weight]]:
+def rounded_to_int8(weights: Iterable[tuple[str, StoredWeight]]) -> Iterator[tuple[str, StoredWeight]]:
     """The same weights, with attention, dense MLP, experts and the tied head as int8 records; one is held at a time.
 
     Args:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusiongemma import kernels, quant
+from diffusiongemma import kernels
 from diffusiongemma.model.attention import AttentionContext, Role
 from diffusiongemma.model.config import LayerConfig, TextConfig
 from diffusiongemma.model.packable import Packable
+from diffusiongemma.quant import Routing
 
 __all__ = ["Attention", "Embedding", "Experts", "GatedMLP", "Layer", "RMSNorm", "Router", "SelfConditioning", "activation"]
 
@@ -49,7 +50,7 @@ class Linear(Packable, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in] -> [..., out]``."""
-        return quant.linear(x, self.matrix("weight"), self.bias)
+        return self.matrix("weight").apply(x, self.bias)
 
 
 class Embedding(Packable, nn.Embedding):
@@ -57,15 +58,15 @@ class Embedding(Packable, nn.Embedding):
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows by number in a dtype: ``[...] -> [..., D]``."""
-        return kernels.table_rows(self.matrix("weight"), ids, dtype)
+        return kernels.table_rows(self.matrix("weight").table, ids, dtype)
 
     def head(self, x: Tensor) -> Tensor:
         """``x @ table.T``: ``[..., D] -> [..., V]``."""
-        return quant.linear(x, self.matrix("weight"))
+        return self.matrix("weight").apply(x)
 
     def mix(self, probs: Tensor) -> Tensor:
         """``probs @ table``: ``[..., V] -> [..., D]``."""
-        return quant.mix_rows(probs, self.matrix("weight"))
+        return self.matrix("weight").mix(probs)
 
 
 class GatedMLP(nn.Module):
@@ -140,12 +141,12 @@ class Router(nn.Module):
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
 
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """``[T, D]`` to the chosen experts ``[T, X]`` int64 and their weights ``[T, X]`` float32."""
+    def forward(self, x_TD: Tensor) -> Routing:
+        """Where each of the tokens ``[T, D]`` goes."""
         scores = self.proj(kernels.rms_norm(x_TD, None, self.eps) * self.scale * self.root)
         weight, index = scores.softmax(dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
         weight = weight / weight.sum(dim=-1, keepdim=True)
-        return index, weight * self.per_expert_scale[index]
+        return Routing(index, weight * self.per_expert_scale[index])
 
 
 class Experts(Packable, nn.Module):
@@ -158,10 +159,9 @@ class Experts(Packable, nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
 
-    def forward(self, x_TD: Tensor, index_TX: Tensor, weight_TX: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """``[T, D] -> [T, D]``."""
-        gate_up, down = self.matrix("gate_up_proj"), self.matrix("down_proj")
-        return quant.experts(x_TD, index_TX, weight_TX, gate_up, down, self.act)
+        return self.matrix("gate_up_proj").apply_experts(x_TD, routing, self.matrix("down_proj"), self.act)
 
 
 class Layer(nn.Module):
@@ -193,7 +193,7 @@ class Layer(nn.Module):
         residual = x_BTD + self.post_attention_layernorm(attended)
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(residual)))
         flat_TD = residual.flatten(0, 1)
-        mixed = self.experts(self.pre_feedforward_layernorm_2(flat_TD), *self.router(flat_TD)).view_as(residual)
+        mixed = self.experts(self.pre_feedforward_layernorm_2(flat_TD), self.router(flat_TD)).view_as(residual)
         mixed = self.post_feedforward_layernorm_2(mixed)
         out = residual + self.post_feedforward_layernorm(dense + mixed)
         scaled: Tensor = out * (self.encoder_layer_scalar if role is Role.ENCODE else self.layer_scalar)

@@ -6,7 +6,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from diffusiongemma.quant import PackedWeight, Weight
+from diffusiongemma.quant import PackedWeight, PlainWeight, Weight
 
 __all__ = ["Packable"]
 
@@ -38,10 +38,10 @@ class Packable(nn.Module):
         self._packed = {**self.packed, name: record}
 
     def matrix(self, name: str) -> Weight:
-        """A weight, packed or plain."""
+        """A weight as a record; of a parameter, one that is made each time and holds it."""
         if self._packed and name in self._packed:
             return self._packed[name]
-        return cast(Tensor, getattr(self, name))
+        return PlainWeight(cast(Tensor, getattr(self, name)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -63,6 +63,9 @@ class Transformer(nn.Module):
         self.int8_products = False
         self.compute_dtype: torch.dtype | None = None
         text = config.text
+        # Rounded to each dtype once: a tensor read back in a pass would cut a compiled one in pieces.
+        kinds = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+        self._embed_scales = {dtype: torch.tensor(text.hidden_size**0.5, dtype=dtype, device="cpu").item() for dtype in kinds}
         # Given its memory, it does not draw numbers that a checkpoint replaces (and on the meta device imports the compiler for).
         self.embed_tokens = Embedding(text.vocab_size, text.hidden_size, _weight=torch.empty(text.vocab_size, text.hidden_size))
         self.layers = nn.ModuleList(Layer(text, i) for i in range(text.num_hidden_layers))
@@ -246,7 +249,7 @@ class Transformer(nn.Module):
             soft: where the expected embedding is wanted, and of how many tokens it is made.
             top, top_at_M: see ``kernels.reference.canvas_head``.
         """
-        cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.matrix("weight")
+        cap, table = self.config.text.final_logit_softcapping, self.embed_tokens.matrix("weight").table
         statistics = kernels.canvas_head(
             hidden_BLD, table, cap, temperature_B, keys_BL, likely_BL, soft=soft, top=top, top_at_M=top_at_M,
             positions=self.config.canvas_length, kernels=self.kernels, invariance=self.invariance,
@@ -285,7 +288,7 @@ class Transformer(nn.Module):
         return self.invariance.fill(x_1T, 1)
 
     def _embed_scale(self) -> float:
-        return torch.tensor(self.config.text.hidden_size**0.5, dtype=self.dtype).item()
+        return self._embed_scales[self.dtype]
 
 
 def _joined(rows: Sequence[Tensor], dim: int = 1) -> Tensor:

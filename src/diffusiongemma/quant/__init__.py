@@ -1,10 +1,10 @@
-"""Weights whose codes stay packed: records, their values, and how a linear and a set of experts are applied to them."""
+"""Weights as records that apply themselves, plain or with their codes packed: as a linear, a set of experts, a table."""
 
-from diffusiongemma.quant.apply import Weight, experts, linear, mix_rows
 from diffusiongemma.quant.eight_bit import Fp8Weight, Int8Weight
 from diffusiongemma.quant.fast_int8 import fast_int8
 from diffusiongemma.quant.four_bit import Int4Weight, Mxfp4Weight, Nvfp4Weight
-from diffusiongemma.quant.packed import PackedWeight
+from diffusiongemma.quant.packed import PackedWeight, StoredWeight
+from diffusiongemma.quant.weight import PlainWeight, Routing, Weight
 
 __all__ = [
     "Fp8Weight",
@@ -13,9 +13,9 @@ __all__ = [
     "Mxfp4Weight",
     "Nvfp4Weight",
     "PackedWeight",
+    "PlainWeight",
+    "Routing",
+    "StoredWeight",
     "Weight",
-    "experts",
     "fast_int8",
-    "linear",
-    "mix_rows",
 ]

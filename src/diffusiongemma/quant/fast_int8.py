@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from diffusiongemma import kernels
 from diffusiongemma.errors import OptionError
 from diffusiongemma.kernels import TableReader
 from diffusiongemma.kernels.int8 import (
@@ -25,6 +26,7 @@ from diffusiongemma.kernels.int8 import (
     quantize_rows,
 )
 from diffusiongemma.quant.packed import PackedWeight
+from diffusiongemma.quant.weight import Activation, Routing, Weight
 
 __all__ = ["FastInt8", "FastInt8Matrix", "FastInt8Stack", "FastInt8Table", "FastPacked", "fast_int8", "stays_packed"]
 
@@ -68,9 +70,31 @@ class FastInt8(_OnCPU):
     def product_of_rows(self, rows: Int8Rows) -> Tensor:
         """``x @ W.T`` for rows that are rounded already: ``[T, K]`` to float32 ``[T, N]``."""
 
-    def apply(self, x_TK: Tensor) -> Tensor:
-        """``x @ W.T``."""
+    def multiply(self, x_TK: Tensor) -> Tensor:
+        """See ``PackedWeight``."""
         return self.product_of_rows(quantize_rows(x_TK, self.largest)).to(x_TK.dtype)
+
+    def apply_experts(self, x_TD: Tensor, routing: Routing, down: Weight, act: Activation) -> Tensor:
+        """See ``Weight``; each token is rounded once, however many experts it goes to."""
+        if not isinstance(down, FastInt8):
+            return super().apply_experts(x_TD, routing, down, act)
+        order, source = kernels.by_expert(routing.index_TX)
+        counts = torch.bincount(routing.index_TX.reshape(-1), minlength=self.shape[0]).tolist()
+        gate, up = self._each_expert(quantize_rows(x_TD, self.largest).take(source), counts).chunk(2, dim=-1)
+        out = down._each_expert(quantize_rows(act(gate) * up, down.largest), counts)
+        out *= routing.weight_TX.reshape(-1)[order].unsqueeze(-1)
+        return out.new_zeros(x_TD.shape).index_add_(0, source, out).to(x_TD.dtype)
+
+    def _each_expert(self, rows: Int8Rows, counts: list[int]) -> Tensor:
+        """Rows in the order of their experts, each times its expert's matrix: float32."""
+        out = torch.empty(len(rows.codes), self.shape[1])
+        start = 0
+        for expert, count in enumerate(counts):
+            if count:
+                span = slice(start, start + count)
+                out[span] = self.expert(expert).product_of_rows(rows.take(span))
+                start += count
+        return out
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -3,22 +3,23 @@
 Shapes: N rows (outputs), K columns (inputs), E experts, T tokens.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from diffusiongemma import kernels
 from diffusiongemma.kernels.int8 import Int8Rows, quantize_rows
+from diffusiongemma.quant.weight import Weight
 
-__all__ = ["PackedWeight"]
+__all__ = ["PackedWeight", "StoredWeight"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PackedWeight(ABC):
+class PackedWeight(Weight):
     """A matrix ``[N, K]``, or experts stacked as ``[E, N, K]``, whose codes stay packed.
 
     A format is a subclass that adds tensors as fields (those of a stack all begin with E; None where the format leaves one out)
@@ -26,11 +27,9 @@ class PackedWeight(ABC):
 
     Attributes:
         shape: of the values.
-        exact: whether products are those of ``values``; False: they round x to multiply codes.
     """
 
     shape: tuple[int, ...]
-    exact: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -57,7 +56,20 @@ class PackedWeight(ABC):
         """Rows by number: ``[...]`` int64 to float32 ``[..., K]``."""
         return self.values(ids.flatten()).view(*ids.shape, self.shape[-1])
 
-    def apply(self, x_TK: Tensor) -> Tensor:
+    @property
+    def table(self) -> kernels.Table:
+        """See ``Weight``."""
+        return self
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See ``Weight``."""
+        wide = x.to(kernels.product_dtype(x.dtype, x.device))
+        out_TN = self.multiply(wide.reshape(-1, self.shape[1]))
+        if bias is not None:
+            out_TN += bias
+        return out_TN.view(*x.shape[:-1], self.shape[0]).to(x.dtype)
+
+    def multiply(self, x_TK: Tensor) -> Tensor:
         """``x @ W.T`` in x's dtype: ``[T, K]`` to ``[T, N]``, a tile of rows at a time."""
         rows, columns = self.shape
         out_TN = x_TK.new_empty(len(x_TK), rows)
@@ -116,9 +128,13 @@ class PackedWeight(ABC):
         return self._each(lambda tensor: tensor.to(device), self.shape)
 
     def expert(self, index: int) -> "PackedWeight":
-        """One matrix of a stack, as a view."""
+        """See ``Weight``."""
         return self._each(lambda tensor: tensor[index], self.shape[1:])
 
     def _each(self, change: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Self:
         changed = {name: change(tensor) for name, tensor in self.tensors().items()}
         return replace(self, shape=shape, **changed)
+
+
+StoredWeight = Tensor | PackedWeight
+"""A weight as a checkpoint has it."""

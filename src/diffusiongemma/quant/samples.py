@@ -9,11 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusiongemma.quant.apply import Weight
 from diffusiongemma.quant.eight_bit import Fp8Weight, Int8Weight
 from diffusiongemma.quant.four_bit import MXFP4_GROUP, NVFP4_GROUP, Int4Weight, Mxfp4Weight, Nvfp4Weight
 from diffusiongemma.quant.gguf import GGUFWeight
 from diffusiongemma.quant.gguf_blocks import BLOCK_TYPES
+from diffusiongemma.quant.packed import StoredWeight
 
 __all__ = ["sample"]
 
@@ -22,7 +22,7 @@ _INT4_GROUP = 32
 _BLOCKS = {f"gguf-{block.name.lower()}": block for block in BLOCK_TYPES.values()}
 
 
-def sample(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> Weight:
+def sample(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> StoredWeight:
     """A weight of a kind whose values are about ``K ** -0.5``; GGUF blocks are zeros.
 
     Args:
@@ -56,32 +56,32 @@ def _groups(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
     return (*shape[:-1], -(-shape[-1] // width))
 
 
-def _fp8(shape: tuple[int, ...], size: float) -> Weight:
+def _fp8(shape: tuple[int, ...], size: float) -> StoredWeight:
     scale = torch.full((*shape[:-1], 1), size / 100)
     return Fp8Weight(shape=shape, codes=_codes(*shape).view(torch.float8_e4m3fn), scale=scale, width=shape[-1])
 
 
-def _int8(shape: tuple[int, ...], size: float) -> Weight:
+def _int8(shape: tuple[int, ...], size: float) -> StoredWeight:
     scale = torch.full((*shape[:-1], 1), size / 64)
     return Int8Weight(shape=shape, codes=_codes(*shape).view(torch.int8), scale=scale, width=shape[-1])
 
 
-def _int4(shape: tuple[int, ...], size: float) -> Weight:
+def _int4(shape: tuple[int, ...], size: float) -> StoredWeight:
     scale = torch.full(_groups(shape, _INT4_GROUP), size / 4)
     return Int4Weight(shape=shape, codes=_codes(*_groups(shape, 2)), scale=scale, width=_INT4_GROUP)
 
 
-def _nvfp4(shape: tuple[int, ...], size: float) -> Weight:
+def _nvfp4(shape: tuple[int, ...], size: float) -> StoredWeight:
     scale = torch.full(_groups(shape, NVFP4_GROUP), 1.0).to(torch.float8_e4m3fn)
     second = torch.full(shape[:-1], size / 3)
     return Nvfp4Weight(shape=shape, codes=_codes(*_groups(shape, 2)), scale=scale, second=second, divides=False)
 
 
-def _mxfp4(shape: tuple[int, ...], size: float) -> Weight:
+def _mxfp4(shape: tuple[int, ...], size: float) -> StoredWeight:
     scale = torch.full(_groups(shape, MXFP4_GROUP), 127 + round(math.log2(size / 3)), dtype=torch.uint8)
     return Mxfp4Weight(shape=shape, codes=_codes(*_groups(shape, 2)), scale=scale)
 
 
-_MADE: dict[str, Callable[[tuple[int, ...], float], Weight]] = {
+_MADE: dict[str, Callable[[tuple[int, ...], float], StoredWeight]] = {
     "fp8": _fp8, "int8": _int8, "int4": _int4, "nvfp4": _nvfp4, "mxfp4": _mxfp4,
 }  # fmt: skip

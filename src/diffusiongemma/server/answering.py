@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.events import Commit, Done, Result, TokenLogprob
 from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import ConstraintError
@@ -14,7 +15,7 @@ from diffusiongemma.server.answers import Canvases, usage
 from diffusiongemma.server.bridge import EventBridge, Returned, unless_gone
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, to_json
-from diffusiongemma.server.protocol import Answering, Generation
+from diffusiongemma.server.protocol import Answering, Generation, given
 from diffusiongemma.server.security import client_name
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.sse import DONE, EventStream, frame
@@ -62,10 +63,12 @@ def answer_options(endpoint: ModelEndpoint, body: Answering, settings: Settings)
     Raises:
         ApiError: fields that do not go together, or are too large.
     """
-    mode = body.mode or "diffusion"
+    mode = body.mode or endpoint.mode
+    if body.diffusing and mode == "auto":
+        mode = "diffusion"
     check_stream(body, mode)
     check_size(body, settings)
-    options = endpoint.options(body, mode) | {"mode": mode, "n": body.n or 1, "max_tokens": body.max_tokens, "stop": body.stop}
+    options = given(body, SamplingParams) | {"mode": mode, "n": body.n or 1}
     if body.pins is not None:
         options["pins"] = [(position, token) for position, token in body.pins]
     if body.response_format is not None and body.response_format.type != "text":
@@ -157,12 +160,14 @@ async def answer(
     if body.stream:
         return EventStream(_frames(bridge, endpoint, body, formatter, len(requests), each), bridge.close)
     try:
-        return JSONAnswer(await unless_gone(http, _whole(bridge, formatter, len(requests), each)))
+        return JSONAnswer(await unless_gone(http, _whole(bridge, endpoint, formatter, len(requests), each)))
     finally:
         bridge.close()
 
 
-async def _whole(bridge: EventBridge, formatter: ResponseFormatter, count: int, each: int) -> dict[str, Any]:
+async def _whole(
+    bridge: EventBridge, endpoint: ModelEndpoint, formatter: ResponseFormatter, count: int, each: int
+) -> dict[str, Any]:
     logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
     results: dict[int, Result] = {}
     async for event in bridge:
@@ -170,6 +175,7 @@ async def _whole(bridge: EventBridge, formatter: ResponseFormatter, count: int, 
             logprobs[event.row] += event.logprobs or []
         elif isinstance(event, Done):
             results[event.row] = event.result
+            endpoint.model.roles.saw(event.result)
     ordered = [results[row] for row in range(count)]
     choices = [formatter.choice(row, result, logprobs[row]) for row, result in enumerate(ordered)]
     return formatter.head | {"choices": choices, "usage": usage(ordered, each)}
@@ -194,6 +200,7 @@ async def _frames(
                 choices = formatter.delta(event.row, event)
             elif isinstance(event, Done):
                 results[event.row] = event.result
+                endpoint.model.roles.saw(event.result)
                 choices = formatter.closing(event.row, event.result)
             for choice in choices:
                 yield frame(base | {"choices": [choice]})

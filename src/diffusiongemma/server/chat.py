@@ -10,21 +10,19 @@ from starlette.responses import Response
 from diffusiongemma.constraints import Gone
 from diffusiongemma.engine.events import Commit, Result, TokenLogprob, ToolCall
 from diffusiongemma.engine.request import Request
+from diffusiongemma.options import REASONING_EFFORTS, PromptOptions
 from diffusiongemma.server.answering import answer, answer_options, naming, prepared
 from diffusiongemma.server.answers import chat_logprobs, head
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
-from diffusiongemma.server.protocol import ChatRequest
+from diffusiongemma.server.protocol import ChatRequest, given
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.tools import MARK, Toolset, conversation
-from diffusiongemma.text.prompts import SEARCH_BUDGETS
 
 __all__ = ["IGNORED", "ChatFormatter", "chat"]
 
 IGNORED = "X-Diffusiongemma-Ignored"
 """Header of an answer with the name of a field that clients send to every model and that means nothing to this one."""
-_WRITTEN = ("enable_thinking", "preserve_thinking", "reasoning_effort", "thinking_budget", "chat_template_kwargs")
-"""Fields about how the prompt is written."""
 
 
 async def chat(http: HttpRequest, endpoint: ModelEndpoint, body: ChatRequest, settings: Settings) -> Response:
@@ -53,13 +51,14 @@ def _requests(
     if body.logprobs:
         options["logprobs"] = body.top_logprobs or 0
     options["room"] = endpoint.room
-    options |= {name: value for name in _WRITTEN if (value := getattr(body, name)) is not None}
+    options |= {name: value for name, value in given(body, PromptOptions).items() if name != "tools"}
     if _effort_means_nothing(endpoint, body):
         del options["reasoning_effort"]
     native = _native(endpoint)
     messages = conversation(body.messages, tools, native)
     with naming(body):
         if tools is not None:
+            options["mode"] = "diffusion"
             options |= _called(tools, body) if native else tools.required_schema(endpoint.model.vocabulary, gone)
         return endpoint.model.requests(messages=messages, gone=gone, **options)
 
@@ -80,7 +79,7 @@ def _effort_means_nothing(endpoint: ModelEndpoint, body: ChatRequest) -> bool:
     """Whether thinking is asked for by ``reasoning_effort``, which clients send to any model, and the model cannot think."""
     template = endpoint.model.tokenizer.template
     can = template is not None and not template.options.isdisjoint(("enable_thinking", "reasoning_effort"))
-    return SEARCH_BUDGETS.get(body.reasoning_effort or "", False) and not can
+    return REASONING_EFFORTS.get(body.reasoning_effort or "", False) and not can
 
 
 class ChatFormatter:

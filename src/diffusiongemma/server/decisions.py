@@ -27,14 +27,12 @@ async def decisions(http: HttpRequest, endpoint: ModelEndpoint, body: DecisionsR
     source = _source(body)
     options = {name: value for name in ("joint", "draws", "seed") if (value := getattr(body, name)) is not None}
 
-    def work(on_event: Callable[[Event], None], client: BlockingClient) -> tuple[Decisions, int]:
-        result = endpoint.model.with_engine(client).decide(questions=asked, **source, **options)
-        prompts = [asked] if body.joint else [[question] for question in asked]
-        return result, sum(_tokens(endpoint, source, group) for group in prompts)
+    def work(on_event: Callable[[Event], None], client: BlockingClient) -> Decisions:
+        return endpoint.model.with_engine(client).decide(questions=asked, **source, **options)
 
     bridge = EventBridge.call(endpoint.engine, endpoint.rewriting, work, client_name(http.scope))
     try:
-        ((result, tokens),) = await unless_gone(http, _returned(bridge))
+        (result,) = await unless_gone(http, _returned(bridge))
     finally:
         bridge.close()
     pairs = zip(body.questions, asked, result.decisions, strict=True)
@@ -44,18 +42,18 @@ async def decisions(http: HttpRequest, endpoint: ModelEndpoint, body: DecisionsR
             "model": endpoint.name,
             "answers": [_answer(question, texts.texts, decision, body.threshold) for question, texts, decision in pairs],
             "usage": {
-                "input_tokens": tokens,
+                "input_tokens": result.prompt_tokens,
                 "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
                 "output_tokens": 0,
                 "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": tokens,
+                "total_tokens": result.prompt_tokens,
                 "diffusion": {"passes": result.passes, "rows": result.rows},
             },
         }
     )
 
 
-async def _returned(bridge: EventBridge) -> list[tuple[Decisions, int]]:
+async def _returned(bridge: EventBridge) -> list[Decisions]:
     return [item.value async for item in bridge if isinstance(item, Returned)]
 
 
@@ -111,15 +109,3 @@ def _answer(question: Question, texts: Sequence[str], decision: Decision, thresh
     pairs = [{"value": v, "label": label, "probability": p} for v, (label, p) in enumerate(zip(levels, probabilities, strict=True))]
     mean = sum(pair["value"] * pair["probability"] for pair in pairs)
     return base | {"score": mean, "confidence": probabilities[best], "probabilities": pairs}
-
-
-def _tokens(endpoint: ModelEndpoint, source: dict[str, Any], group: Sequence[Predicate | Choice]) -> int:
-    """Tokens of the prompt that a group of questions is read from."""
-    said = "\n".join(question.instructions for question in group if question.instructions)
-    if not said:
-        (request,) = endpoint.model.requests(**source, max_tokens=1)
-    elif "prompt" in source:
-        (request,) = endpoint.model.requests(f"{source['prompt']}\n\n{said}", max_tokens=1)
-    else:
-        (request,) = endpoint.model.requests(messages=[*source["messages"], {"role": "user", "content": said}], max_tokens=1)
-    return len(request.prompt)

@@ -12,13 +12,10 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from diffusiongemma.diffusion import COLDEST
 from diffusiongemma.engine.threaded import ThreadedEngine
 from diffusiongemma.errors import OverloadedError
-from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.generation import AnyMode, DiffusionGemmaModel
 from diffusiongemma.model.cache import KVCache
-from diffusiongemma.server.errors import ApiError
-from diffusiongemma.server.protocol import Generation
 
 __all__ = ["ModelEndpoint", "Places", "public_name"]
 
@@ -29,10 +26,6 @@ _CHATS = 4
 """Answers of unsaid length for each row of the engine that a client may wait for at a time."""
 _COMPILING = 32
 """Threads for requests with a grammar. Most of those that wait there wait for large ones, of which few are compiled at once."""
-_OPTIONS = (
-    "seed", "num_diffusion_steps", "canvas_length", "canvas_window", "entropy_bound", "t_min", "t_max", "schedule",
-    "self_conditioning", "soft_top_k", "stability", "confidence", "early_stop", "stop_rule", "commit",
-)  # fmt: skip
 
 
 def public_name(name: str) -> str:
@@ -89,10 +82,19 @@ class ModelEndpoint:
         model: for templates, tokens, grammars; it runs only through the engine.
         engine: of this model.
         rewrites: infills, edits and decisions at a time; each has a thread.
+        mode: of chats and completions that name none.
     """
 
-    def __init__(self, name: str, model: DiffusionGemmaModel, engine: ThreadedEngine, rewrites: int = MAX_REWRITES) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: DiffusionGemmaModel,
+        engine: ThreadedEngine,
+        rewrites: int = MAX_REWRITES,
+        mode: AnyMode = "diffusion",
+    ) -> None:
         self.name = name
+        self.mode: AnyMode = mode
         self.model = model
         self.engine = engine
         self.created = int(time.time())
@@ -126,23 +128,6 @@ class ModelEndpoint:
         if token not in self._texts:
             self._texts[token] = self.model.tokenizer.token_text(token)
         return self._texts[token]
-
-    def options(self, body: Generation, mode: str = "diffusion") -> dict[str, Any]:
-        """The sampling options of a request, as the model takes them.
-
-        Raises:
-            ApiError: temperature beside ``t_min`` or ``t_max``.
-        """
-        given = {name: value for name in _OPTIONS if (value := getattr(body, name)) is not None}
-        if body.temperature is None:
-            return given
-        if mode == "causal":
-            return given | {"temperature": body.temperature}
-        if "t_min" in given or "t_max" in given:
-            raise ApiError(400, "temperature scales t_min and t_max; give either it or them", "temperature")
-        defaults = self.model.defaults
-        heat = {"t_min": defaults.t_min * body.temperature, "t_max": max(defaults.t_max * body.temperature, COLDEST)}
-        return given | heat
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a text that is to be gone on with as it is, outside any conversation.
@@ -184,6 +169,7 @@ class ModelEndpoint:
             "created": self.created,
             "owned_by": "diffusiongemma",
             "diffusiongemma": {
+                "mode": self.mode,
                 "canvas_length": self.model.config.canvas_length,
                 "max_positions": text.max_position_embeddings,
                 "vocab_size": text.vocab_size,

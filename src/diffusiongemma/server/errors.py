@@ -95,6 +95,9 @@ def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     if first["type"] == "missing":
         what = "the request has no body; send a JSON object as application/json" if param is None else f"{param} is missing"
         return ApiError(400, what, param, "missing_field")
+    said = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "value_error" and said.startswith(f"{place[-1]} is "):
+        return ApiError(400, said, param)  # an option's own check
     given = json.dumps(first.get("input"), default=str)[:80]
     said = " or ".join(dict.fromkeys(str(each["msg"]) for at, each in of_first if at == place))
     return ApiError(400, f"{param or 'the body'} is {given}: {said}", param)
@@ -135,7 +138,7 @@ def from_exception(error: BaseException, fields: Collection[str] = (), draining:
     if isinstance(error, PromptTooLongError):
         return ApiError(400, str(error), None, "context_length_exceeded")
     if isinstance(error, DiffusionGemmaError) and isinstance(error, ValueError):
-        return ApiError(400, str(error), _param(str(error), fields))
+        return ApiError(400, str(error), error.param if error.param in fields else _param(str(error), fields))
     if isinstance(error, CancelledError):
         return ApiError(503, "the server stopped before the answer was complete", None, "stopped", 1.0)
     if isinstance(error, RecursionError):

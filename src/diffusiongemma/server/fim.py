@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
+from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.blocking import BlockingClient
 from diffusiongemma.engine.events import Event, Result
 from diffusiongemma.generation.fill import Filled
@@ -14,7 +15,7 @@ from diffusiongemma.server.answers import Canvases, head, usage
 from diffusiongemma.server.bridge import EventBridge, Returned, Work, unless_gone
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception
-from diffusiongemma.server.protocol import CompletionRequest, EditRequest, Generation, text_of
+from diffusiongemma.server.protocol import CompletionRequest, EditRequest, Generation, given, text_of
 from diffusiongemma.server.security import client_name
 from diffusiongemma.server.sse import DONE, EventStream, frame
 
@@ -28,9 +29,7 @@ Spelled = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 
 async def infill(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, prompt: str, suffix: str) -> Response:
     """Write what stands between two texts; ``max_tokens`` is the longest hole that is tried."""
-    options = _options(endpoint, body) | ({} if body.stop is None else {"stop": body.stop})
-    if body.max_tokens is not None:
-        options["max_tokens"] = body.max_tokens
+    options = _options(body)
 
     def work(on_event: OnEvent, client: BlockingClient) -> Filled:
         model = endpoint.model.with_engine(client)
@@ -55,7 +54,7 @@ async def infill(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionReq
 async def edit(http: HttpRequest, endpoint: ModelEndpoint, body: EditRequest) -> Response:
     """Rewrite a text as an instruction says."""
     text, instruction, in_prompt = _to_edit(body)
-    options = _options(endpoint, body) | ({} if body.stop is None else {"stop": body.stop})
+    options = _options(body)
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens are the same; give one", "max_tokens")
     options["max_tokens"] = body.max_tokens or body.max_completion_tokens
@@ -133,11 +132,11 @@ async def _frames(
         yield frame(from_exception(error).body)
 
 
-def _options(endpoint: ModelEndpoint, body: Generation) -> dict[str, Any]:
+def _options(body: Generation) -> dict[str, Any]:
     check_stream(body)
     if body.n not in (None, 1):
         raise ApiError(400, f"n is {body.n}; of a text that is there already there is one answer", "n")
-    return endpoint.options(body)
+    return given(body, SamplingParams)
 
 
 def _to_edit(body: EditRequest) -> tuple[str, str, bool]:

@@ -4,10 +4,24 @@ Every list has a bound, and its first wrong item ends the check (``fail_fast``):
 quickly as any.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    WithJsonSchema,
+    create_model,
+)  # fmt: skip
 
+from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.generation import AnyMode
+from diffusiongemma.options import Option, PromptOptions, options_of
 from diffusiongemma.text.messages import part_text
 
 __all__ = [
@@ -25,6 +39,7 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolMessage",
+    "given",
     "text_of",
 ]
 
@@ -183,30 +198,33 @@ class NamedTool(Body):
     function: NamedFunction
 
 
-class Generation(Body):
+def _field(option: Option) -> Any:
+    """A field of a body for an option: checked as it is everywhere, and described for ``/openapi.json``."""
+    bounds = {"minimum": option.ge, "exclusiveMinimum": option.gt, "maximum": option.le, "enum": option.choices or None}
+    kind = {int: "integer", float: "number", bool: "boolean", str: "string"}.get(option.kind, "object")
+    described = {"type": kind, **{name: bound for name, bound in bounds.items() if bound is not None}}
+
+    def checked(value: Any) -> Any:
+        value = _whole(value) if option.kind is int else value
+        option.check(value)
+        return value
+
+    as_json = WithJsonSchema(described | {"description": option.help})
+    return Annotated[Any, PlainValidator(checked), as_json] | None, None
+
+
+def _options(name: str, options: Mapping[str, Option], *but: str) -> Any:
+    """A body with a field for each option but for some."""
+    return create_model(name, __base__=Body, **{each: _field(one) for each, one in options.items() if each not in but})
+
+
+class Generation(_options("Sampling", options_of(SamplingParams), "stop")):  # type: ignore[misc]
     """What all generating requests take: the model, and fields of ``SamplingParams`` (docs/api.md has a line for each)."""
 
     model: Text | None = None
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     diffusing: Flag | None = None
-    max_tokens: Positive | None = None
-    seed: Annotated[Whole, Field(ge=0, le=2**63 - 1)] | None = None
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    num_diffusion_steps: Annotated[Whole, Field(ge=1, le=100_000)] | None = None
-    canvas_length: Annotated[Whole, Field(ge=1, le=1 << 16)] | None = None
-    canvas_window: Text | None = None
-    entropy_bound: Number | None = None
-    t_min: Number | None = None
-    t_max: Number | None = None
-    schedule: Text | None = None
-    self_conditioning: Flag | None = None
-    soft_top_k: Annotated[Whole, Field(ge=1, le=4096)] | None = None
-    stability: Annotated[Whole, Field(ge=0, le=1000)] | None = None
-    confidence: Number | None = None
-    early_stop: Flag | None = None
-    stop_rule: Text | None = None
-    commit: Text | None = None
     user: Text | None = None
     # Only the values that change nothing: clients send them without being asked.
     n: Annotated[Whole, Field(ge=1, le=128)] | None = None
@@ -220,7 +238,7 @@ class Answering(Generation):
     """What chat and completions take beyond that."""
 
     stop: Stop | None = None
-    mode: Literal["diffusion", "causal"] | None = None
+    mode: AnyMode | None = None
     pins: Annotated[list[Pin], Field(max_length=1 << 16, fail_fast=True)] | None = None
     response_format: ResponseFormat | None = None
     regex: Text | None = None
@@ -229,7 +247,7 @@ class Answering(Generation):
     allow_special: Flag | None = None
 
 
-class ChatRequest(Answering):
+class ChatRequest(_options("Prompt", options_of(PromptOptions), "tools", "allow_special", "raw"), Answering):  # type: ignore[misc]
     """``/v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
@@ -237,11 +255,6 @@ class ChatRequest(Answering):
     tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: Flag | None = None
-    enable_thinking: Flag | None = None
-    preserve_thinking: Flag | None = None
-    reasoning_effort: Text | None = None
-    thinking_budget: Annotated[Whole, Field(ge=0, le=1 << 24)] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     metadata: dict[str, Text] | None = None
@@ -353,6 +366,11 @@ class DecisionsRequest(Body):
     threshold: Annotated[Number, Field(ge=0, le=1)] | None = None
     draws: Annotated[Whole, Field(ge=1, le=64)] | None = None
     seed: Annotated[Whole, Field(ge=0, le=2**63 - 1)] | None = None
+
+
+def given(body: BaseModel, cls: type) -> dict[str, Any]:
+    """The options of a class that a body gives."""
+    return {name: value for name in options_of(cls) if (value := getattr(body, name, None)) is not None}
 
 
 def text_of(content: str | list[Any] | None, where: str = "content") -> str:

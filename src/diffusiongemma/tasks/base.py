@@ -14,6 +14,7 @@ __all__ = [
     "PinnedTask",
     "SchemaTask",
     "Task",
+    "ToolTask",
     "example_number",
     "example_rng",
 ]
@@ -98,6 +99,14 @@ class SchemaTask(Protocol):
 
     def schema(self, example: Example) -> dict[str, Any]:
         """The JSON schema of an answer to this example."""
+
+
+@runtime_checkable
+class ToolTask(Protocol):
+    """A task whose prompts declare functions."""
+
+    def tools(self, example: Example) -> list[dict[str, Any]]:
+        """The declarations of an example, in OpenAI's form."""
 
 
 def example_number(task: str, seed: int, index: int) -> int:

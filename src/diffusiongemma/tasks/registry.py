@@ -5,8 +5,10 @@ from diffusiongemma.plugins import plugins
 from diffusiongemma.tasks.base import Task
 from diffusiongemma.tasks.human_eval import HumanEvalInfill
 from diffusiongemma.tasks.json_extract import JsonExtract
+from diffusiongemma.tasks.people import EXTRACT_PEOPLE, OUT_OF_SCOPE_PEOPLE
 from diffusiongemma.tasks.python_code import InfillPython
 from diffusiongemma.tasks.reasoning import REASONING_TASKS
+from diffusiongemma.tasks.useful import USEFUL_TASKS
 
 __all__ = ["TASKS", "task_named"]
 
@@ -14,6 +16,9 @@ _ALL: tuple[Task, ...] = (
     *(task() for task in plugins("tasks").values()),
     *REASONING_TASKS,
     JsonExtract(),
+    *USEFUL_TASKS,
+    EXTRACT_PEOPLE,
+    OUT_OF_SCOPE_PEOPLE,
     InfillPython(),
     HumanEvalInfill(),
 )

@@ -1,112 +1,56 @@
 """The one way from a prompt or messages to token ids: generation, infilling, decisions, the server and training all take it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.options import REASONING_EFFORTS, PromptOptions
 from diffusiongemma.text.chat import ChatTemplate
 from diffusiongemma.text.control import Disguise, Segment
 from diffusiongemma.text.messages import Message
 from diffusiongemma.text.tokenizer import Tokenizer
 
-__all__ = ["SEARCH_BUDGETS", "PromptOptions", "Prompts", "conversations", "prompt_ids"]
+__all__ = ["Prompts", "conversations", "prompt_ids", "thinks", "variables", "with_text"]
 
-SEARCH_BUDGETS = {"none": False, "minimal": False, "low": True, "medium": True, "high": True, "xhigh": True}
-"""Values of ``reasoning_effort`` (OpenAI's), and whether the model thinks."""
 _MODEL_ROLES = ("assistant", "model")
 Prompts = str | Sequence[str] | None
-Tool = Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptOptions:
-    """How a prompt is written.
+def variables(options: PromptOptions, template: ChatTemplate | None) -> dict[str, Any]:
+    """What the template is rendered with beside the messages.
 
-    Attributes:
-        tools: functions that the model may call: OpenAI's ``{"type": "function", "function": {...}}``, or what is in ``function``.
-        enable_thinking: whether the model thinks before it answers; None: as the template has it.
-        preserve_thinking: whether thoughts of earlier turns with calls stay in the prompt; None: as the template has it.
-        reasoning_effort: OpenAI's; ``none`` and ``minimal`` are ``enable_thinking=False``, the others True. A template that reads
-            ``reasoning_effort`` itself gets it too.
-        thinking_budget: most tokens of the thoughts of a reply, without their marks; then they end.
-        chat_template_kwargs: other variables of the template, by name.
-        allow_special: whether texts of control tokens in what a user wrote become control tokens.
-        raw: the prompt is a text that is gone on with, outside any conversation.
+    Raises:
+        OptionError: what the template does not take, or options that contradict each other.
     """
+    given = dict(options.chat_template_kwargs or {})
+    thinks = None if options.reasoning_effort is None else REASONING_EFFORTS[options.reasoning_effort]
+    for name, value in (
+        ("enable_thinking", options.enable_thinking),
+        ("enable_thinking", thinks),
+        ("preserve_thinking", options.preserve_thinking),
+    ):
+        if value is not None and given.setdefault(name, value) != value:
+            raise OptionError(f"{name} is asked to be {given[name]!r} and {value!r}; give it once (reasoning_effort sets it too)")
+    known = frozenset[str]() if template is None else template.options
+    for name in ("enable_thinking", "preserve_thinking"):
+        if given.get(name) is False and name not in known:
+            del given[name]  # a template that cannot do it does not
+    if options.reasoning_effort is not None and "reasoning_effort" in known:
+        given["reasoning_effort"] = options.reasoning_effort
+    tools = [_declared(tool, place) for place, tool in enumerate(options.tools or ())]
+    if template is None:
+        if given or tools:
+            names = ", ".join([*given, *(["tools"] if tools else [])])
+            raise OptionError(f"{names}: {'this prompt' if options.raw else 'this checkpoint'} has no chat template")
+        return {}
+    template.check_options({name: None for name in given if name not in (options.chat_template_kwargs or {})})
+    template.check_options(given, "chat_template_kwargs: ")
+    return given | ({"tools": tools} if tools else {})
 
-    tools: Sequence[Tool] | None = None
-    enable_thinking: bool | None = None
-    preserve_thinking: bool | None = None
-    reasoning_effort: str | None = None
-    thinking_budget: int | None = None
-    chat_template_kwargs: Mapping[str, Any] | None = None
-    allow_special: bool = False
-    raw: bool = False
 
-    def thinks(self, template: ChatTemplate | None) -> bool:
-        """Whether the model is asked to think before it answers.
-
-        Raises:
-            OptionError: see ``variables``.
-        """
-        return self.variables(template).get("enable_thinking") is True
-
-    def __post_init__(self) -> None:
-        for name in ("enable_thinking", "preserve_thinking", "allow_special", "raw"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, bool):
-                raise OptionError(f"{name} is {value!r}; give True or False")
-        if self.tools is not None and (not isinstance(self.tools, Sequence) or isinstance(self.tools, str | bytes)):
-            raise OptionError(f"tools is of type {type(self.tools).__name__}; give a list of functions")
-        if self.reasoning_effort is not None and self.reasoning_effort not in SEARCH_BUDGETS:
-            raise OptionError(f"reasoning_effort is {self.reasoning_effort!r}; allowed: {', '.join(SEARCH_BUDGETS)}")
-        if self.chat_template_kwargs is not None and not isinstance(self.chat_template_kwargs, Mapping):
-            raise OptionError(f"chat_template_kwargs is {self.chat_template_kwargs!r}; give a mapping of names to values")
-        budget = self.thinking_budget
-        if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 0):
-            raise OptionError(f"thinking_budget is {budget!r}; it must be a whole number of tokens, 0 or more")
-
-    @classmethod
-    def split(cls, options: Mapping[str, Any]) -> tuple["PromptOptions", dict[str, Any]]:
-        """Those of these options that are about the prompt, and the others."""
-        ours = {each.name for each in fields(cls)}
-        return cls(**{name: options[name] for name in options.keys() & ours}), {
-            name: value for name, value in options.items() if name not in ours
-        }
-
-    def variables(self, template: ChatTemplate | None) -> dict[str, Any]:
-        """What the template is rendered with beside the messages.
-
-        Raises:
-            OptionError: what the template does not take, or options that contradict each other.
-        """
-        given = dict(self.chat_template_kwargs or {})
-        thinks = None if self.reasoning_effort is None else SEARCH_BUDGETS[self.reasoning_effort]
-        for name, value in (
-            ("enable_thinking", self.enable_thinking),
-            ("enable_thinking", thinks),
-            ("preserve_thinking", self.preserve_thinking),
-        ):
-            if value is not None and given.setdefault(name, value) != value:
-                raise OptionError(
-                    f"{name} is asked to be {given[name]!r} and {value!r}; give it once (reasoning_effort sets it too)"
-                )
-        known = frozenset[str]() if template is None else template.options
-        for name in ("enable_thinking", "preserve_thinking"):
-            if given.get(name) is False and name not in known:
-                del given[name]  # a template that cannot do it does not
-        if self.reasoning_effort is not None and "reasoning_effort" in known:
-            given["reasoning_effort"] = self.reasoning_effort
-        tools = [_declared(tool, place) for place, tool in enumerate(self.tools or ())]
-        if template is None:
-            if given or tools:
-                names = ", ".join([*given, *(["tools"] if tools else [])])
-                raise OptionError(f"{names}: {'this prompt' if self.raw else 'this checkpoint'} has no chat template")
-            return {}
-        template.check_options({name: None for name in given if name not in (self.chat_template_kwargs or {})})
-        template.check_options(given, "chat_template_kwargs: ")
-        return given | ({"tools": tools} if tools else {})
+def thinks(options: PromptOptions, template: ChatTemplate | None) -> bool:
+    """Whether the model is asked to think before it answers; raises what ``variables`` does."""
+    return variables(options, template).get("enable_thinking") is True
 
 
 def conversations(prompt: Prompts, messages: Sequence[Message] | None, raw: bool = False) -> list[Sequence[Message]]:
@@ -130,6 +74,15 @@ def conversations(prompt: Prompts, messages: Sequence[Message] | None, raw: bool
         if not text.strip():
             raise InputError(f"prompt {i} is empty; give it at least one character that is not a space")
     return [[{"role": "user", "content": text}] for text in texts]
+
+
+def with_text(prompt: str | None, messages: Sequence[Message] | None, text: str) -> tuple[str | None, Sequence[Message] | None]:
+    """A prompt, or messages, with a text of the user after it; an empty one changes nothing."""
+    if not text or (prompt is None) == (messages is None):
+        return prompt, messages
+    if prompt is not None:
+        return f"{prompt}\n\n{text}", None
+    return None, [*(messages or ()), {"role": "user", "content": text}]
 
 
 def prompt_ids(
@@ -160,7 +113,7 @@ def prompt_ids(
     """
     options = options or PromptOptions()
     asked = conversations(prompt, messages, options.raw)
-    variables = options.variables(None if options.raw else tokenizer.template)
+    shown = variables(options, None if options.raw else tokenizer.template)
     if options.raw or tokenizer.template is None:
         if messages is not None:
             raise InputError("this checkpoint has no chat template; give prompt instead of messages")
@@ -168,7 +121,7 @@ def prompt_ids(
         first = [bos] if options.raw and bos is not None else []
         whole = [[Segment(text, literal=False)] if options.allow_special else tokenizer.control.segments(text) for text in texts]
         return [[*first, *ids] for ids in tokenizer.encode_segments(whole, most)]
-    return tokenizer.encode_segments([_segments(tokenizer, tokenizer.template, each, variables, options) for each in asked], most)
+    return tokenizer.encode_segments([_segments(tokenizer, tokenizer.template, each, shown, options) for each in asked], most)
 
 
 def _segments(

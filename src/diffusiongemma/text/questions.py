@@ -147,12 +147,14 @@ class Decisions:
         passes: denoising passes.
         rows: canvases in all passes together.
         seconds: wall time, prompt included.
+        prompt_tokens: of the prompts that the questions were read from.
     """
 
     decisions: tuple[Decision, ...]
     passes: int
     rows: int
     seconds: float
+    prompt_tokens: int = 0
 
     def __getitem__(self, name: str) -> Decision:
         """The decision on a question.

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-__all__ = ["CHAT_TEMPLATE", "MASK", "SPECIALS", "STOP_IDS", "TrainBatch", "TrainData"]
+__all__ = ["CHAT_TEMPLATE", "MARKS", "MASK", "SPECIALS", "STOP_IDS", "TOOL_TEMPLATE", "TrainBatch", "TrainData"]
 
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>")
 """The first token ids of every checkpoint we train."""
@@ -21,6 +21,22 @@ CHAT_TEMPLATE = (
     "<bos>{% for message in messages %}<|turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
     "{{ message['content'] }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
 )
+MARKS = ("<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+"""The tokens of tools, behind the specials of a checkpoint that is taught to call them."""
+TOOL_TEMPLATE = (
+    "{% macro value(v) %}{% if v is string %}<|\"|>{{ v }}<|\"|>{% elif v is mapping %}{{ '{' }}"
+    "{% for k, w in v | dictsort %}{{ k }}:{{ value(w) }}{% if not loop.last %},{% endif %}{% endfor %}{{ '}' }}"
+    "{% else %}{{ v | tojson }}{% endif %}{% endmacro %}"
+    "<bos>{% if tools %}<|turn>system\n{% for tool in tools %}<|tool>{{ tool.function.name }}("
+    "{% for name, schema in ((tool.function.parameters or {}).properties or {}).items() %}{{ name }}: {{ schema.type or 'any' }}"
+    "{% if not loop.last %}, {% endif %}{% endfor %})"
+    "{% if tool.function.description %} {{ tool.function.description }}{% endif %}<tool|>{% endfor %}<turn|>\n{% endif %}"
+    "{% for message in messages %}<|turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
+    "{{ message['content'] or '' }}{% for call in message['tool_calls'] or [] %}<|tool_call>call:{{ call.function.name }}"
+    "{{ value(call.function.arguments) }}<tool_call|>{% endfor %}<turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+"""``CHAT_TEMPLATE`` with declarations of tools, ``name(argument: type, ...) description``, and calls in the model's own markup."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +71,12 @@ class TrainData(Protocol):
     Attributes:
         tokenizer: ``SPECIALS`` are its first tokens.
         canvas_length: of the checkpoint.
+        chat_template: jinja text of the checkpoint.
     """
 
     tokenizer: Tokenizer
     canvas_length: int
+    chat_template: str
 
     def batch(self, step: int, prompts: int) -> TrainBatch:
         """The examples of a step; nothing but (seed, step) decides them."""

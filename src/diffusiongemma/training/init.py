@@ -8,12 +8,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from diffusiongemma.errors import TrainingError
 from diffusiongemma.model.expected import vision_shapes
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.training.data import MASK
-from diffusiongemma.weights.stream import write_json
+from diffusiongemma.weights.names import to_ours
+from diffusiongemma.weights.stream import stream_tensors, write_json
 
-__all__ = ["blank_vision", "initialise", "write_tokenizer"]
+__all__ = ["blank_vision", "initialise", "start_from", "write_tokenizer"]
 
 
 def initialise(model: Transformer, generator: torch.Generator) -> None:
@@ -36,6 +38,43 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
                 nn.init.zeros_(weight)
             else:
                 weight.fill_(1.0)
+
+
+def start_from(model: Transformer, tokenizer: Tokenizer, folder: Path) -> None:
+    """Take the weights of a checkpoint over a model's own: each tensor of equal shape, and embedding rows by the token's text.
+
+    A token that the checkpoint does not have begins as the mean of those that it would take for the same text.
+
+    Args:
+        model: with initial weights, which stay where the checkpoint has nothing to put in their place.
+        tokenizer: of the model.
+        folder: the checkpoint, with safetensors and tokenizer.json.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        TrainingError: the hidden sizes differ, or nothing else fits.
+    """
+    try:
+        source = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises bare Exception for every damage
+        raise TrainingError(f"{folder / 'tokenizer.json'} cannot be read ({error}); give a checkpoint with one") from error
+    own, taken = model.state_dict(), 0
+    with torch.no_grad():
+        for stored, tensor in stream_tensors(folder, lambda name: to_ours(name) is not None):
+            name = to_ours(stored)
+            if name == "embed_tokens.weight":
+                if tensor.shape[1] != own[name].shape[1]:
+                    raise TrainingError(f"{folder} has hidden size {tensor.shape[1]}, the recipe {own[name].shape[1]}")
+                for token, row in tokenizer.get_vocab().items():
+                    known = source.token_to_id(token)
+                    pieces = [known] if known is not None else source.encode(tokenizer.decode([row]), add_special_tokens=False).ids
+                    if pieces:
+                        own[name][row] = tensor[pieces].float().mean(0)
+            elif name in own and own[name].shape == tensor.shape:
+                own[name].copy_(tensor)
+                taken += 1
+    if not taken:
+        raise TrainingError(f"no tensor of {folder} has the name and shape of one of the recipe's model")
 
 
 def blank_vision(config: Mapping[str, Any], text_hidden: int) -> dict[str, Tensor]:

@@ -24,12 +24,13 @@ from diffusiongemma.diffusion import Corrupted, SamplingParams, noise_levels
 from diffusiongemma.errors import InputError, TrainingError
 from diffusiongemma.lines import LinesFile, json_line
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.training.data import CHAT_TEMPLATE, MASK, SPECIALS, STOP_IDS, TrainBatch, TrainData
-from diffusiongemma.training.init import blank_vision, initialise, write_tokenizer
-from diffusiongemma.training.loss import causal_loss, losses
+from diffusiongemma.training.data import MASK, SPECIALS, STOP_IDS, TrainBatch, TrainData
+from diffusiongemma.training.init import blank_vision, initialise, start_from, write_tokenizer
+from diffusiongemma.training.loss import causal_loss, compiled_parts, losses
 from diffusiongemma.training.plot import plot_losses
 from diffusiongemma.training.recipe import Recipe, data_kinds
 from diffusiongemma.weights.load import save
+from diffusiongemma.weights.resolve import resolve
 from diffusiongemma.weights.stream import write_json
 
 __all__ = ["Hooks", "TrainRun", "learning_rate"]
@@ -90,14 +91,19 @@ class TrainRun:
         start = torch.Generator().manual_seed(recipe.seed)
         initialise(self.model, start)
         self._data.initial_embeddings(self.model.embed_tokens.weight.data, start)
+        resumed = (folder / "state.pt").exists()
+        if recipe.train.init and not resumed:
+            start_from(self.model, self._data.tokenizer, resolve(recipe.train.init))
         self.model.to(device)
+        self._average = (
+            {name: weight.detach().clone() for name, weight in self.model.named_parameters()} if recipe.train.average else {}
+        )
         self._optimisers = _optimisers(self.model, recipe)
-        self._losses = torch.compile(losses, dynamic=False) if compile_model else losses
-        self._causal_loss = torch.compile(causal_loss, dynamic=False) if compile_model else causal_loss
+        self._parts = compiled_parts(self.model) if compile_model else None
         self.step = self._kept = 0
         self._line: dict[str, Any] | None = None
         self._stamp: tuple[int, int] | None = None
-        if (folder / "state.pt").exists():
+        if resumed:
             self._restore()
 
     def train(self) -> Path:
@@ -150,7 +156,7 @@ class TrainRun:
         """Write the weights as they are now as a checkpoint in bfloat16."""
         target = self.folder / "model"
         target.mkdir(exist_ok=True)
-        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in self.model.state_dict().items()}
+        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in (self.model.state_dict() | self._average).items()}
         config = self.model.config
         blank = blank_vision(config.vision, config.text.hidden_size) if config.vision is not None else {}
         save(target, tensors, config.to_dict(), {name: tensor.to(torch.bfloat16) for name, tensor in blank.items()})
@@ -164,7 +170,7 @@ class TrainRun:
                 **params.to_generation_config(),
             },
         )
-        write_tokenizer(target, self._data.tokenizer, CHAT_TEMPLATE, SPECIALS)
+        write_tokenizer(target, self._data.tokenizer, self._data.chat_template, SPECIALS)
         return target
 
     def _step(self) -> dict[str, Any]:
@@ -180,20 +186,25 @@ class TrainRun:
         for optimiser in self._optimisers:
             optimiser.step()
             optimiser.zero_grad()
+        if self._average:
+            kept = min(t.average, (1 + self.step) / (10 + self.step))
+            named = dict(self.model.named_parameters())
+            torch._foreach_lerp_(list(self._average.values()), [named[name].detach() for name in self._average], 1 - kept)
         return {name: loss.item() for name, loss in parts.items()}
 
     def _backward(self) -> dict[str, Tensor]:
         """Losses of this step's batch, their gradients left on the weights."""
         t, device = self.recipe.train, self.model.device
-        with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
+        narrow = device.type == "cuda" or t.compute == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16) if narrow else nullcontext():
             if self.step < t.causal_steps:
                 batch = self._data.batch(self.step, t.causal_prompts).to(device)
-                parts = {"causal": self._causal_loss(self.model, batch)}
+                parts = {"causal": causal_loss(self.model, batch, self._parts)}
             else:
                 batch, corrupted = self._noisy_batch()
                 causal = t.causal_every > 0 and self.step % t.causal_every == 0
                 conditioned = round(t.canvases * t.self_conditioning)
-                denoising, next_token = self._losses(self.model, batch, corrupted, conditioned, causal)
+                denoising, next_token = losses(self.model, batch, corrupted, conditioned, causal, self._parts)
                 parts = {"denoising": denoising, "causal": next_token} if causal else {"denoising": denoising}
         total: Tensor = sum(parts.values(), torch.zeros((), device=device))
         torch.autograd.backward(total)
@@ -236,6 +247,7 @@ class TrainRun:
             "model": self.model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             "line": json.dumps(self._line),
+            "average": self._average,
         }
         target, part = self.folder / "state.pt", self.folder / "state.pt.part"
         try:
@@ -258,6 +270,8 @@ class TrainRun:
             self.model.load_state_dict(state["model"])
             for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(kept)
+            for name, tensor in self._average.items():
+                tensor.copy_(state["average"][name])
             self.step = self._kept = int(state["step"])
             self._line = json.loads(state.get("line", "null"))
         except Exception as error:  # whatever pickle, zip and torch make of a damaged file

@@ -3,20 +3,58 @@
 Shapes: P prompts, C canvases a prompt, B = P * C, T prompt tokens, L canvas, D hidden, V vocabulary.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from diffusiongemma.diffusion import Corrupted
-from diffusiongemma.model.attention import Role, SharedPrompt
+from diffusiongemma.model.attention import PromptCanvases, Role, SharedPrompt
 from diffusiongemma.model.masks import plain_denoise_masks, plain_encode_masks
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.training.data import TrainBatch
 
-__all__ = ["causal_loss", "losses"]
+__all__ = ["Parts", "causal_loss", "compiled_parts", "losses"]
+
+_Context = TypeVar("_Context", SharedPrompt, PromptCanvases)
 
 
-def losses(model: Transformer, batch: TrainBatch, corrupted: Corrupted, conditioned: int, causal: bool) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Parts:
+    """How the parts of a loss are computed; ``compiled_parts`` gives others.
+
+    Attributes:
+        head_loss: the head and the cross-entropy of its logits.
+        believed: the expected embeddings of hidden states.
+        outside: keeps a function out of compiled layers.
+    """
+
+    head_loss: Callable[..., Tensor]
+    believed: Callable[[Transformer, Tensor], Tensor]
+    outside: Callable[[Any], Any]
+
+
+def compiled_parts(model: Transformer) -> Parts:
+    """Compile what repeats: a layer, and the head with its loss; a few small graphs for each size of batch.
+
+    One graph of all passes computes no faster, and takes far longer to compile (docs/lab-log.md). A layer's place in the stack,
+    its role and the size of the batch each make a graph of their own. Attention is one kernel already; its context stays
+    outside, since what it keeps would make each call another.
+    """
+    torch._dynamo.config.recompile_limit = 512
+    torch._dynamo.config.accumulated_recompile_limit = 4096
+    for layer in model.layers:
+        layer.compile(dynamic=False)
+    disable: Any = torch.compiler.disable
+    return Parts(torch.compile(_head_loss, dynamic=False), torch.compile(_believed, dynamic=False), disable)
+
+
+def losses(
+    model: Transformer, batch: TrainBatch, corrupted: Corrupted, conditioned: int, causal: bool, parts: Parts | None = None
+) -> tuple[Tensor, Tensor]:
     """Denoising and causal loss of a batch.
 
     One encoder pass serves the C canvases of a prompt, and the causal loss too: what stands after the prompt does not
@@ -29,19 +67,21 @@ def losses(model: Transformer, batch: TrainBatch, corrupted: Corrupted, conditio
         corrupted: the canvases ``[P * C, L]``, those of one prompt side by side.
         conditioned: how many of each prompt's C canvases get self-conditioning from a first pass without gradient.
         causal: whether to encode the answer too and take the causal loss.
+        parts: compiled ones (``compiled_parts``); None: plain.
 
     Returns:
         denoising loss and causal loss (zero without ``causal``): weighted mean cross-entropy in nats a token.
     """
+    parts = parts or _PLAIN
     noisy_BL, prompts, prompt_length = corrupted.noisy_BL, *batch.prompt_PT.shape
     canvases = noisy_BL.shape[0] // prompts
     length = batch.answer_PL.shape[1]
 
     # 1. Encode the prompt once, with the answer after it when the causal role learns too.
     if causal:
-        hidden, context, next_token = _causal(model, batch)
+        hidden, context, next_token = _causal(model, batch, parts)
     else:
-        hidden, context = _encode(model, batch, batch.prompt_PT)
+        hidden, context = _encode(model, batch, batch.prompt_PT, parts)
         next_token = hidden.new_zeros(())
 
     # 2. A first look without gradient gives part of the canvases their self-conditioning.
@@ -51,9 +91,9 @@ def losses(model: Transformer, batch: TrainBatch, corrupted: Corrupted, conditio
     if conditioned:
         with torch.no_grad():
             first = noisy_BL.view(prompts, canvases, length)[:, :conditioned].reshape(-1, length)
-            seen = context.canvases(_canvas_masks(model, batch, conditioned))
+            seen = _apart(parts, context.canvases(_canvas_masks(model, batch, conditioned)))
             looked = model.stack(model.canvas_embeds(first, None), Role.DENOISE, tables, seen)
-            believed = model.soften(model.logits(looked)).view(prompts, conditioned, length, -1)
+            believed = parts.believed(model, looked).view(prompts, conditioned, length, -1)
             if corrupted.kept_BL is not None:  # a position known to be clean is believed to be what it is, as in sampling
                 kept = corrupted.kept_BL.view(prompts, canvases, length, 1)[:, :conditioned]
                 believed = torch.where(kept, model.embed(first).view_as(believed), believed)
@@ -61,22 +101,22 @@ def losses(model: Transformer, batch: TrainBatch, corrupted: Corrupted, conditio
 
     # 3. The denoising loss: the clean token, at the positions and with the weights of the process.
     embeds = model.canvas_embeds(noisy_BL, soft.flatten(0, 1))
-    denoised = model.stack(embeds, Role.DENOISE, tables, context.canvases(_canvas_masks(model, batch, canvases)))
+    denoised = model.stack(embeds, Role.DENOISE, tables, _apart(parts, context.canvases(_canvas_masks(model, batch, canvases))))
     target = batch.answer_PL.repeat_interleave(canvases, 0)
     weight = None if batch.weight_PL is None else batch.weight_PL.repeat_interleave(canvases, 0)
-    return _cross_entropy(model.logits(denoised), target, weight, corrupted.weight_BL), next_token
+    return parts.head_loss(model, denoised, target, weight, corrupted.weight_BL), next_token
 
 
-def causal_loss(model: Transformer, batch: TrainBatch) -> Tensor:
+def causal_loss(model: Transformer, batch: TrainBatch, parts: Parts | None = None) -> Tensor:
     """The causal loss alone; see ``losses``."""
-    return _causal(model, batch)[2]
+    return _causal(model, batch, parts or _PLAIN)[2]
 
 
-def _causal(model: Transformer, batch: TrainBatch) -> tuple[Tensor, SharedPrompt, Tensor]:
+def _causal(model: Transformer, batch: TrainBatch, parts: Parts) -> tuple[Tensor, SharedPrompt, Tensor]:
     """Hidden states of prompt and answer, the prompt as a context, and the next-token loss over the answer (and the prompt, where
     it has weight)."""
     ids = torch.cat((batch.prompt_PT, batch.answer_PL), dim=1)
-    hidden, context = _encode(model, batch, ids[:, :-1])
+    hidden, context = _encode(model, batch, ids[:, :-1], parts)
     begin = batch.prompt_PT.shape[1] - 1
     weight = batch.weight_PL
     if batch.prompt_weight:
@@ -85,14 +125,29 @@ def _causal(model: Transformer, batch: TrainBatch) -> tuple[Tensor, SharedPrompt
         pads = torch.zeros_like(ids[:, 0]) if batch.padding_P is None else batch.padding_P
         weight = torch.cat(((place > pads[:, None]) * batch.prompt_weight, answer_weight), dim=1)
         begin = 0
-    return hidden, context, _cross_entropy(model.logits(hidden[:, begin:]), ids[:, begin + 1 :], weight)
+    return hidden, context, parts.head_loss(model, hidden[:, begin:], ids[:, begin + 1 :], weight)
 
 
-def _encode(model: Transformer, batch: TrainBatch, ids_PT: Tensor) -> tuple[Tensor, SharedPrompt]:
+def _encode(model: Transformer, batch: TrainBatch, ids_PT: Tensor, parts: Parts) -> tuple[Tensor, SharedPrompt]:
     positions = torch.arange(ids_PT.shape[1], device=ids_PT.device)[None]
     embeds = model.embed(ids_PT)
-    context = SharedPrompt(batch.prompt_PT.shape[1], _prompt_masks(model, batch, ids_PT.shape[1]))
+    context = _apart(parts, SharedPrompt(batch.prompt_PT.shape[1], _prompt_masks(model, batch, ids_PT.shape[1])))
     return model.stack(embeds, Role.ENCODE, model.rotary(positions, embeds.dtype), context), context
+
+
+def _apart(parts: Parts, context: _Context) -> _Context:
+    context.attend = parts.outside(context.attend)  # type: ignore[method-assign]
+    return context
+
+
+def _believed(model: Transformer, hidden_BLD: Tensor) -> Tensor:
+    return model.soften(model.logits(hidden_BLD))
+
+
+def _head_loss(
+    model: Transformer, hidden_BLD: Tensor, target_BL: Tensor, weight_BL: Tensor | None, factor_BL: Tensor | None = None
+) -> Tensor:
+    return _cross_entropy(model.logits(hidden_BLD), target_BL, weight_BL, factor_BL)
 
 
 def _cross_entropy(logits_BLV: Tensor, target_BL: Tensor, weight_BL: Tensor | None, factor_BL: Tensor | None = None) -> Tensor:
@@ -126,3 +181,6 @@ def _canvas_masks(model: Transformer, batch: TrainBatch, copies: int) -> list[Te
         real = (key >= batch.padding_P[:, None])[:, None, None].repeat_interleave(copies, 0)
         masks = {kind: mask & real for kind, mask in masks.items()}
     return [masks[kind] for kind in config.layer_types]
+
+
+_PLAIN = Parts(_head_loss, _believed, lambda function: function)

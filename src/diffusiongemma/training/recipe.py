@@ -82,6 +82,13 @@ class TrainRecipe(_Part):
     """Share of the canvases that get self-conditioning."""
     high_noise: float = Field(0.0, ge=0, le=1)
     """Share of the canvases whose noise level is drawn from (0.5, 1)."""
+    init: str = ""
+    """A checkpoint to start from, by built-in name or path; empty: random weights. Tokens are matched by their text."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Of the products on a CPU (weights, gradients and optimisers stay in float32); CUDA always takes bfloat16."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is what the checkpoint gets; 0: the weights themselves.
+    After n updates the decay is at most (1 + n) / (10 + n), so that a run's begin is forgotten."""
     checkpoint_every: int = Field(200, ge=1)
 
 

@@ -13,21 +13,28 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from diffusiongemma.errors import TrainingError
-from diffusiongemma.tasks.base import FIRST_EVAL_SEED, example_rng
+from diffusiongemma.options import PromptOptions
+from diffusiongemma.tasks.base import FIRST_EVAL_SEED, Example, ToolTask, example_rng
+from diffusiongemma.tasks.generated import GeneratedTask
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.tasks.python_code import cut_hole, functions, infill_prompt, module_files
 from diffusiongemma.tasks.reasoning import REASONING_TASKS, ReasoningTask
+from diffusiongemma.tasks.useful import USEFUL_TASKS
 from diffusiongemma.text import prompts as writing
 from diffusiongemma.text.chat import ChatTemplate
 from diffusiongemma.text.tokenizer import Tokenizer as PromptTokenizer
-from diffusiongemma.training.data import CHAT_TEMPLATE, SPECIALS, TrainBatch
+from diffusiongemma.training.data import MARKS, SPECIALS, TOOL_TEMPLATE, TrainBatch
 from diffusiongemma.training.recipe import Bucket, TextData
 
 __all__ = ["SOURCES", "TextMixture"]
 
 Progress = Callable[[int, int], None]
 _PAD, _EOS, _BOS, _TURN_END = (SPECIALS.index(token) for token in ("<pad>", "<eos>", "<bos>", "<turn|>"))
-_TASKS: dict[str, ReasoningTask | JsonExtract] = {task.name: task for task in REASONING_TASKS} | {JsonExtract.name: JsonExtract()}
+_TASKS: dict[str, ReasoningTask | JsonExtract | GeneratedTask] = {
+    **{task.name: task for task in REASONING_TASKS},
+    JsonExtract.name: JsonExtract(),
+    **{task.name: task for task in USEFUL_TASKS},
+}
 SOURCES = (*_TASKS, "infill-python", "python")
 """What a bucket may draw from: the tasks that make their own examples, holes in code as a prompt, and plain code."""
 _MAX_TRIES = 200
@@ -45,6 +52,8 @@ class TextMixture:
         progress: called with (done, of) while the code is read and the tokenizer made.
     """
 
+    chat_template = TOOL_TEMPLATE
+
     def __init__(self, recipe: TextData, seed: int, folder: Path, progress: Progress) -> None:
         if seed >= FIRST_EVAL_SEED:
             raise TrainingError(f"the recipe's seed is {seed}; seeds from {FIRST_EVAL_SEED} are for evaluation, take one below")
@@ -58,7 +67,7 @@ class TextMixture:
         self.tokenizer = self._load_or_train(folder / "tokenizer.json")
         progress(2, 2)
         self.canvas_length = recipe.canvas_length
-        self._prompts = PromptTokenizer(self.tokenizer, ChatTemplate(CHAT_TEMPLATE, {}), folder)
+        self._prompts = PromptTokenizer(self.tokenizer, ChatTemplate(self.chat_template, {}), folder)
 
     def batch(self, step: int, prompts: int) -> TrainBatch:
         """The examples of one step, all from one bucket."""
@@ -97,21 +106,27 @@ class TextMixture:
             if name == "python":
                 prompt, answer, hole = self._plain_code(bucket, index)
             else:
-                text, answer_text = self._example(name, index)
-                (prompt,) = writing.prompt_ids(self._prompts, text)
-                answer, hole = [*self._ids(answer_text), _TURN_END], None
+                example = self._example(name, index)
+                assert example.answer is not None
+                (prompt,) = writing.prompt_ids(self._prompts, example.prompt, options=_options(name, example))
+                answer, hole = [*self._ids(example.answer), _TURN_END], None
+                if len(answer) > bucket.answer == self.canvas_length:
+                    # A longer answer: one of its canvases, behind those before it.
+                    begin = (
+                        example_rng("canvas", self._seed, index).randrange(-(-len(answer) // self.canvas_length))
+                        * self.canvas_length
+                    )
+                    prompt, answer = prompt + answer[:begin], answer[begin : begin + self.canvas_length]
             if len(prompt) <= bucket.prompt and len(answer) <= bucket.answer:
                 return prompt, answer, hole
         raise TrainingError(f"{_MAX_TRIES} examples of {name} in a row exceed a bucket of {bucket.prompt} + {bucket.answer} tokens")
 
-    def _example(self, name: str, index: int) -> tuple[str, str]:
+    def _example(self, name: str, index: int) -> Example:
         if name == "infill-python":
             rng = example_rng("train-infill", self._seed, index)
             prefix, hole, suffix = cut_hole(rng.choice(self._code), rng)
-            return infill_prompt(prefix, suffix), hole
-        example = _TASKS[name].example(self._seed, index)
-        assert example.answer is not None
-        return example.prompt, example.answer
+            return Example(infill_prompt(prefix, suffix), hole)
+        return _TASKS[name].example(self._seed, index)
 
     def _plain_code(self, bucket: Bucket, index: int) -> tuple[list[int], list[int], tuple[int, int] | None]:
         """A function from somewhere in it on; half of the time with a hole, the rest of the canvas to be kept."""
@@ -143,7 +158,7 @@ class TextMixture:
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=self._recipe.vocab_size,
-            special_tokens=list(SPECIALS),
+            special_tokens=[*SPECIALS, *MARKS],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -157,9 +172,16 @@ class TextMixture:
         """Text the vocabulary is learnt from: examples of every task, and a share of the code."""
         for name in sorted({name for bucket in self._recipe.buckets for name in bucket.sources} & set(_TASKS)):
             for index in range(self._recipe.tokenizer_examples):
-                yield "\n".join(self._example(name, index))
+                example = self._example(name, index)
+                yield f"{example.prompt}\n{example.answer}"
         for _ in range(self._recipe.tokenizer_examples):
-            yield "user\nmodel\nsystem\n"
+            yield "user\nmodel\nsystem\n(: string, : integer)"
         for index in range(self._recipe.tokenizer_functions):
             rng = example_rng("tokenizer", self._seed, index)
             yield infill_prompt(rng.choice(self._code), str(index))
+
+
+def _options(name: str, example: Example) -> PromptOptions:
+    """What stands in a prompt of a task beside the user's message."""
+    task = _TASKS.get(name)
+    return PromptOptions(tools=task.tools(example)) if isinstance(task, ToolTask) else PromptOptions()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError
-from diffusiongemma.quant import PackedWeight, Weight
+from diffusiongemma.quant import PackedWeight, StoredWeight
 from diffusiongemma.quant.gguf import GGUFWeight, JoinedRows
 from diffusiongemma.weights.gguf import GGUFFile, GGUFTensor
 from diffusiongemma.weights.gguf_names import GATE_EXPERTS, ROPE_FREQS, UNTIED_HEAD, UP_EXPERTS, to_gguf, to_ours
@@ -19,7 +19,7 @@ _TABLE = "token_embd.weight"
 
 def read_weights(
     file: GGUFFile, shapes: Mapping[str, tuple[int, ...]], progress: Callable[[str, int], None] | None = None
-) -> Iterator[tuple[str, Weight]]:
+) -> Iterator[tuple[str, StoredWeight]]:
     """Every weight of a model, by our names: records whose blocks are views of the file, and copies of what is plain numbers.
 
     Names and shapes are checked before the first weight, values as they come.
@@ -53,7 +53,7 @@ def tensors_of(file: GGUFFile, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
 
 def _weights(
     file: GGUFFile, sources: Mapping[str, tuple[GGUFTensor, ...]], progress: Callable[[str, int], None] | None
-) -> Iterator[tuple[str, Weight]]:
+) -> Iterator[tuple[str, StoredWeight]]:
     for ours, tensors in sources.items():
         for tensor in tensors:
             file.read_ahead(tensor.name)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError, InputError, OptionError
-from diffusiongemma.quant import PackedWeight, Weight
+from diffusiongemma.quant import PackedWeight, StoredWeight
 from diffusiongemma.quant.gguf import GGUFWeight
 from diffusiongemma.quant.gguf_blocks import BLOCK_TYPES, BlockType
 from diffusiongemma.weights.gguf_names import ROPE_FREQS, to_gguf
@@ -60,7 +60,7 @@ def write_gguf(
     path: Path,
     kind: str,
     metadata: Mapping[str, Any],
-    weights: Iterable[tuple[str, Weight]],
+    weights: Iterable[tuple[str, StoredWeight]],
     shapes: Mapping[str, tuple[int, ...]],
     rope_freqs: Tensor,
     *,
@@ -199,7 +199,7 @@ class _Rounding:
         self._number = gguf.GGMLQuantizationType[block.name]
         self._name, self._block = name, block
 
-    def of(self, weight: Weight, errors: PartErrors) -> np.ndarray[Any, Any]:
+    def of(self, weight: StoredWeight, errors: PartErrors) -> np.ndarray[Any, Any]:
         """The blocks, uint8 ``[N, bytes of a row]``; those of a GGUF file that are of the type already, as they are."""
         part = part_of(self._name)
         if isinstance(weight, GGUFWeight) and weight.block is self._block:
@@ -221,7 +221,7 @@ class _Rounding:
         return out
 
 
-def _tiles(weight: Weight) -> Iterator[Tensor]:
+def _tiles(weight: StoredWeight) -> Iterator[Tensor]:
     """All rows as float32 ``[n, K]``, some at a time."""
     if len(weight.shape) == 3:
         for index in range(weight.shape[0]):

@@ -8,7 +8,9 @@ import torch
 
 from diffusiongemma.errors import TrainingError
 from diffusiongemma.examples.sudoku.data import SudokuData, SudokuPuzzles, build_tokenizer, vocabulary
+from diffusiongemma.examples.sudoku.generator import base_puzzles
 from diffusiongemma.examples.sudoku.puzzles import answer_text, grid_of_answer, parse, prompt_text, reasoning_gym_puzzles, solves
+from diffusiongemma.examples.sudoku.rules import solution
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.training.data import CHAT_TEMPLATE, SPECIALS
 from diffusiongemma.training.init import write_tokenizer
@@ -98,3 +100,24 @@ def test_words_that_are_not_in_the_vocabulary_are_refused(tokenizer: Tokenizer) 
 
     with pytest.raises(InputError, match="no token for 'quantum'"):
         tokenizer.encode("Solve this quantum")
+
+
+def test_own_puzzles_have_one_solution_and_few_clues() -> None:
+    puzzles = base_puzzles(12, 3, 22)
+    again = base_puzzles(12, 3, 22)
+    assert puzzles.shape == (12, 2, 81) and (puzzles == again).all() and (base_puzzles(12, 4, 22) != puzzles).any()
+    assert (puzzles[:, 0] > 0).sum(axis=1).min() >= 22 and (puzzles[:, 0] > 0).sum(axis=1).mean() < 28
+    assert (base_puzzles(3, 3, 40)[:, 0] > 0).sum(axis=1).tolist() == [40, 40, 40]
+    for clues, grid in puzzles.tolist():
+        # From both ends: were there two solutions, one of them would be found by either order.
+        assert solution(clues, lambda cell: range(1, 10), [0.0] * 81) == grid
+        assert solution(clues, lambda cell: range(9, 0, -1), [0.0] * 81) == grid
+
+
+def test_a_recipe_takes_own_puzzles(tmp_path: Path) -> None:
+    recipe = SudokuPuzzles(base="own", base_puzzles=4, min_clues=25, max_clues=40)
+    progress: list[tuple[int, int]] = []
+    data = SudokuData(recipe, 1, tmp_path, lambda done, of: progress.append((done, of)))
+    assert progress == [(4, 4)] and [path.name for path in tmp_path.iterdir()] == ["puzzles-own-1-4-25.npy"]
+    again = SudokuData(recipe, 1, tmp_path, lambda done, of: None)
+    assert torch.equal(data.batch(3, 4).prompt_PT, again.batch(3, 4).prompt_PT)

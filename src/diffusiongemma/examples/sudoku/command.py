@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from diffusiongemma.cli import common
+from diffusiongemma.cli.command import command
 from diffusiongemma.cli.display import LiveCanvas, entropy_colour
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.examples.sudoku.puzzles import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, solves
@@ -22,7 +23,9 @@ EXAMPLE = ".958.2....6.34.8..38..7.19....93527......4..8...28.4....9.....11..4..
 """Solved when no puzzle is given: 32 clues, one of the hard puzzles that the built-in checkpoint does solve."""
 
 
+@command(model="sudoku", but=("max_tokens", "stop"))
 def sudoku(
+    *,
     puzzle: Annotated[
         str | None,
         typer.Argument(
@@ -30,9 +33,6 @@ def sudoku(
             metavar="[PUZZLE|FILE]",
         ),
     ] = None,
-    model: common.ModelOption = "sudoku",
-    steps: common.StepsOption = None,
-    seed: common.SeedOption = 0,
     mode: common.ModeOption = "diffusion",
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold the clues fixed on the canvas.")] = False,
     rules: Annotated[
@@ -43,28 +43,28 @@ def sudoku(
         ),
     ] = None,
     pace: Annotated[float, typer.Option(help="Seconds each step stays on the screen, in a terminal.", min=0)] = 0.15,
-    json: common.JsonOption = False,
+    sampling: dict[str, Any],
+    load: common.Load,
+    json: bool,
 ) -> None:
     """Solve a sudoku by denoising, and check the solution.
 
     A file holds one puzzle a line, or one puzzle over several lines. The status is 0 if every puzzle is solved, 1 if not.
     """
-    with common.reporting(json):
-        if rules not in (None, "eliminate", "solve"):
-            raise OptionError(f"--rules is {rules!r}; it is eliminate or solve")
-        puzzles = _read(puzzle)
-        loaded = common.load(model)
-        options = common.sampling_options(num_diffusion_steps=steps, seed=seed)
-        reports = []
-        for one in puzzles:
-            live = common.out.is_terminal and not json and mode == "diffusion"
-            reports.append(_solve(loaded, one, mode, pin, rules, pace if live else None, options))
-            if not json and not live:
-                common.out.print(_plain(reports[-1]), markup=False, soft_wrap=True)
-        if json:
-            common.print_json(reports[0] if len(reports) == 1 else _summary(reports))
-        elif len(reports) > 1:
-            common.out.print(f"{sum(r['solved'] for r in reports)} of {len(reports)} solved")
+    if rules not in (None, "eliminate", "solve"):
+        raise OptionError(f"--rules is {rules!r}; it is eliminate or solve")
+    puzzles = _read(puzzle)
+    loaded = load()
+    reports = []
+    for one in puzzles:
+        live = common.out.is_terminal and not json and mode == "diffusion"
+        reports.append(_solve(loaded, one, mode, pin, rules, pace if live else None, {"seed": 0, **sampling}))
+        if not json and not live:
+            common.out.print(_plain(reports[-1]), markup=False, soft_wrap=True)
+    if json:
+        common.print_json(reports[0] if len(reports) == 1 else _summary(reports))
+    elif len(reports) > 1:
+        common.out.print(f"{sum(r['solved'] for r in reports)} of {len(reports)} solved")
     if not all(report["solved"] for report in reports):
         raise typer.Exit(1)
 

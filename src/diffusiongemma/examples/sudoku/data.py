@@ -14,12 +14,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from diffusiongemma.errors import TrainingError
+from diffusiongemma.examples.sudoku.generator import base_puzzles
 from diffusiongemma.examples.sudoku.puzzles import ANSWER_LENGTH, CLUE_BANDS, INSTRUCTION, ROWS, reasoning_gym_puzzles
-from diffusiongemma.training.data import SPECIALS, TrainBatch
+from diffusiongemma.training.data import CHAT_TEMPLATE, SPECIALS, TrainBatch
 
 __all__ = ["SudokuData", "SudokuPuzzles", "build_tokenizer", "vocabulary"]
 
 _WORDS = ("user", "model", "system", "\n", *INSTRUCTION.split())
+_CHUNK = 500
+"""Own puzzles that are made at once."""
 _DIGITS = tuple("123456789")
 _CELLS = tuple(f"{row}{column}={value}" for row in ROWS for column in range(1, 10) for value in "?123456789")
 
@@ -45,8 +48,10 @@ class SudokuPuzzles(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["sudoku"] = "sudoku"
+    base: Literal["reasoning-gym", "own"] = "reasoning-gym"
+    """Whose puzzles: reasoning-gym's with ``min_clues`` clues, or our own with as few clues as go (``generator``)."""
     base_puzzles: int = Field(6000, ge=1)
-    """Unique-solution puzzles taken from reasoning-gym; symmetries make the rest."""
+    """Unique-solution puzzles; symmetries and clues given back make the rest."""
     base_seed: int = Field(1, ge=0)
     min_clues: int = Field(31, ge=17, le=81)
     max_clues: int = Field(51, ge=17, le=81)
@@ -65,6 +70,7 @@ class SudokuData:
     """
 
     Recipe = SudokuPuzzles
+    chat_template = CHAT_TEMPLATE
 
     def __init__(self, recipe: SudokuPuzzles, seed: int, folder: Path, progress: Callable[[int, int], None]) -> None:
         self._recipe = recipe
@@ -135,7 +141,8 @@ def _line_order(rng: np.random.Generator) -> np.ndarray:
 
 def _base_puzzles(recipe: SudokuPuzzles, folder: Path, progress: Callable[[int, int], None]) -> np.ndarray:
     """Base puzzles ``[N, 2, 81]`` uint8 (clues with 0 for empty, solution), from the folder or made now."""
-    path = folder / f"puzzles-{recipe.base_seed}-{recipe.base_puzzles}-{recipe.min_clues}.npy"
+    own = "own-" if recipe.base == "own" else ""
+    path = folder / f"puzzles-{own}{recipe.base_seed}-{recipe.base_puzzles}-{recipe.min_clues}.npy"
     if path.is_file():
         try:
             base: np.ndarray = np.load(path)
@@ -144,14 +151,27 @@ def _base_puzzles(recipe: SudokuPuzzles, folder: Path, progress: Callable[[int, 
         if base.shape != (recipe.base_puzzles, 2, 81):
             raise TrainingError(f"{path} has shape {base.shape}; remove it, and it is made again")
         return base
+    base = _own_puzzles(recipe, progress) if own else _reasoning_gym_puzzles(recipe, progress)
+    part = path.with_suffix(".part.npy")
+    np.save(part, base)
+    part.replace(path)
+    return base
+
+
+def _own_puzzles(recipe: SudokuPuzzles, progress: Callable[[int, int], None]) -> np.ndarray:
+    found: list[np.ndarray] = []
+    for begin in range(0, recipe.base_puzzles, _CHUNK):
+        count = min(_CHUNK, recipe.base_puzzles - begin)
+        found.append(base_puzzles(count, recipe.base_seed * 1_000_003 + begin // _CHUNK, recipe.min_clues))
+        progress(begin + count, recipe.base_puzzles)
+    return np.concatenate(found)
+
+
+def _reasoning_gym_puzzles(recipe: SudokuPuzzles, progress: Callable[[int, int], None]) -> np.ndarray:
     empty = 81 - recipe.min_clues
     pairs = []
     for puzzle in reasoning_gym_puzzles(recipe.base_puzzles, recipe.base_seed, (empty, empty)):
         assert puzzle.solution is not None
         pairs.append([[int(c) for c in text.replace(".", "0")] for text in (puzzle.clues, puzzle.solution)])
         progress(len(pairs), recipe.base_puzzles)
-    base = np.array(pairs, dtype=np.uint8)
-    part = path.with_suffix(".part.npy")
-    np.save(part, base)
-    part.replace(path)
-    return base
+    return np.array(pairs, dtype=np.uint8)

@@ -31,7 +31,6 @@ def model_alone(
         seed: puzzle i draws from seed + i.
     """
     encode, solved, taken, began = model.tokenizer.encode, 0, 0, time.perf_counter()
-    options = {} if steps is None else {"num_diffusion_steps": steps}
     for start in range(0, len(puzzles), _BATCH):
         part = puzzles[start : start + _BATCH]
         results = model.generate(
@@ -39,7 +38,7 @@ def model_alone(
             seeds=[seed + start + i for i in range(len(part))],
             pins=[clue_pins(encode, puzzle) for puzzle in part] if kind == "pinned" else None,
             rules=[SudokuRules(puzzle, encode, kind == "solve") for puzzle in part] if kind in ("eliminate", "solve") else None,
-            **options,
+            num_diffusion_steps=steps,
         )
         for puzzle, result in zip(part, results, strict=True):
             solved += solves(puzzle, grid_of_answer(result.text))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.generation.check.published import published
 from diffusiongemma.generation.check.report import Row
-from diffusiongemma.generation.loaded import device_of
+from diffusiongemma.generation.loading import device_of
 from diffusiongemma.generation.machine import free_memory
 from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.cache import KVCache

@@ -9,8 +9,9 @@ from diffusiongemma.errors import DiffusionGemmaError
 from diffusiongemma.generation.check.published import published
 from diffusiongemma.generation.check.report import Row, listed
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.options import PromptOptions
 from diffusiongemma.text.files import is_there, read_json
-from diffusiongemma.text.prompts import PromptOptions, prompt_ids
+from diffusiongemma.text.prompts import prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer
 
 __all__ = ["check_generation", "check_texts"]

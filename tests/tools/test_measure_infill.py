@@ -4,8 +4,8 @@ import json
 import random
 
 import pytest
+from tools.measure_infill import CASES, _spoilt, edits, infills, variants
 
-from diffusiongemma.evals.infill import CASES, _spoilt, edits, infills, variants
 from diffusiongemma.tasks.base import EVAL_SEED
 from diffusiongemma.tasks.json_extract import JsonExtract
 from tests.engine.test_constraint import model_of

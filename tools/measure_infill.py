@@ -1,6 +1,6 @@
 """How well spans are filled, and how many passes an edit takes: what docs/canvas.md reports.
 
-``python -m diffusiongemma.evals.spans --model nano`` prints it.
+``python -m tools.measure_infill --model nano`` prints it.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 from diffusiongemma.engine.events import Done
 from diffusiongemma.engine.request import Request
 from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.generation.context import context_of
 from diffusiongemma.tasks.base import EVAL_SEED
 from diffusiongemma.tasks.human_eval import HumanEvalInfill
 from diffusiongemma.tasks.json_extract import JsonExtract
@@ -107,7 +108,7 @@ def infills(model: DiffusionGemmaModel, cases: Sequence[Case], seed: int) -> dic
 
 def _goes_on(model: DiffusionGemmaModel, case: Case, opened: int) -> bool:
     """Whether the causal role goes on with the span, from the prefix less some tokens."""
-    context = model._context(case.prompt, None, {"seed": 0})
+    context = context_of(model.checkpoint, model.engine, case.prompt, None, {"seed": 0})
     ids = model.tokenizer.encode(case.prefix)
     kept = len(ids) - min(opened, len(ids))
     whole = model.tokenizer.decode(ids[kept:]) + case.span
@@ -163,7 +164,7 @@ def _is_json(text: str) -> bool:
 
 def main() -> None:
     """Print everything."""
-    parser = argparse.ArgumentParser(prog="python -m diffusiongemma.evals.infill", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.measure_infill", description=__doc__)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--n", type=int, default=100, help="examples of each kind")
     parser.add_argument("--seed", type=int, default=EVAL_SEED)

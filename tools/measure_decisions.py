@@ -1,21 +1,22 @@
 """How good decisions are: accuracy, calibration, and the time against generating the same answer.
 
-``python -m diffusiongemma.evals.decisions --model nano`` prints what docs/decide.md reports; ``--plot`` draws the reliability.
+``python -m tools.measure_decisions --model nano`` prints what docs/decide.md reports; ``--plot`` draws the reliability.
 """
 
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-from diffusiongemma.evals.plot import check_plot, plot_reliability
-from diffusiongemma.evals.problems import PROBLEMS, Problem, problems
-from diffusiongemma.generation import DiffusionGemmaModel
-from diffusiongemma.generation.decide import OPEN, Alternatives, Factor, Rule, chain, decide
+from tools.decision_problems import PROBLEMS, Problem, problems
+
+from diffusiongemma.evals.plot import check_plot, figure_of, write_plot
+from diffusiongemma.generation import DiffusionGemmaModel, Mode
+from diffusiongemma.generation.decide import OPEN, Alternatives, Factor, Rule, alternatives_of, chain, decide
 from diffusiongemma.generation.score import log_probs
 from diffusiongemma.tasks.base import EVAL_SEED
 from diffusiongemma.text.questions import sheets
@@ -119,7 +120,7 @@ def judge(model: DiffusionGemmaModel, problems: Sequence[Problem], draws: int = 
     right = []
     for problem in problems:
         (sheet,) = sheets(problem.questions, joint=True, template=problem.template, threshold=0)
-        asked += model._alternatives(problem.prompt, None, [sheet])
+        asked += alternatives_of(model.checkpoint, problem.prompt, None, [sheet])
         right.append(sheet.answers.index(problem.answer))
     if rule is not None:
         return Judged.of(decide(model.transformer, asked, seed=EVAL_SEED, draws=draws, rule=rule).probabilities, right)
@@ -137,13 +138,36 @@ def speed(model: DiffusionGemmaModel, problems: Sequence[Problem]) -> dict[str, 
                 result = model.decide(problem.prompt, problem.questions, joint=True, template=problem.template)
                 correct = [decision.answer for decision in result.decisions] == problem.values
             else:
-                mode = "causal" if "causal" in way else "diffusion"
-                text = model.generate(problem.prompt, mode=mode, seed=EVAL_SEED + i, max_tokens=64, temperature=0.0).text
+                mode: Mode = "causal" if "causal" in way else "diffusion"
+                text = model.generate(problem.prompt, mode=mode, seed=EVAL_SEED + i, max_tokens=64).text
                 correct = text == problem.answer
             if i:  # The first one warms up.
                 seconds[way].append(time.perf_counter() - began)
                 right[way] += correct
     return {way: (median(times), right[way] / len(problems)) for way, times in seconds.items()}
+
+
+def plot_reliability(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, int]]]], target: Path) -> None:
+    """Draw accuracy against confidence: on the diagonal an answer is right as often as it says.
+
+    Args:
+        panels: title to curves; a curve is (mean confidence, accuracy, examples) of each bin, its points as large as their bins.
+        target: the PNG.
+    """
+    figure, axes = figure_of(1, len(panels), (5.4 * len(panels) + 2.2, 5), sharey=True, squeeze=False)
+    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", zorder=0)
+        for i, (name, bins) in enumerate(curves.items()):
+            total = sum(count for _, _, count in bins)
+            sure, right, counts = zip(*bins, strict=True)
+            axis.plot(sure, right, color=f"C{i % 10}", alpha=0.5)
+            axis.scatter(sure, right, [10 + 300 * count / total for count in counts], color=f"C{i % 10}", label=name, alpha=0.8)
+        axis.set(title=title, xlabel="probability of the answer", xlim=(0, 1.02), ylim=(-0.02, 1.02))
+    axes[0][0].set(ylabel="share that is right")
+    legend = figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])
+    write_plot(figure, target)
 
 
 def _causal(model: DiffusionGemmaModel, one: Alternatives) -> list[float]:
@@ -182,7 +206,7 @@ def _measure(
 
 def main() -> None:
     """Print the tables and draw the plot."""
-    parser = argparse.ArgumentParser(prog="python -m diffusiongemma.evals.decisions", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.measure_decisions", description=__doc__)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--count", type=int, default=300, help="problems a task")
     parser.add_argument("--timed", type=int, default=50, help="problems that are timed, one at a time")

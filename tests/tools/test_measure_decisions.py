@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
+from tools.decision_problems import PROBLEMS, problems
+from tools.measure_decisions import Judged, calibration_error, plot_reliability, reliability
 
 from diffusiongemma.errors import InputError
-from diffusiongemma.evals.decisions import Judged, calibration_error, reliability
-from diffusiongemma.evals.plot import plot_reliability
-from diffusiongemma.evals.problems import PROBLEMS, problems
 from diffusiongemma.text.questions import sheets
 
 
