@@ -52,15 +52,15 @@ class OurSide:
     """
 
     def __init__(self, spec: SideSpec) -> None:
+        self._mode: Mode = "causal" if spec.kind == "causal" else "diffusion"
+        # Token by token at its best: nothing is filled up for the sake of neighbours.
+        exact = self._mode == "diffusion"
         loaded = DiffusionGemmaModel.from_pretrained(
-            spec.folder, dtype=spec.dtype, device=spec.device, quantize=spec.quantize, progress=False
+            spec.folder, dtype=spec.dtype, device=spec.device, quantize=spec.quantize, batch_invariant=exact, progress=False
         )
         self._model = loaded.transformer
         if spec.kind == "plain":
             self._model.kernels = "plain"
-        self._mode: Mode = "causal" if spec.kind == "causal" else "diffusion"
-        # Token by token at its best: nothing is filled up for the sake of neighbours.
-        self._model.batch_invariant = self._mode == "diffusion"
         self._tokenizer = loaded.tokenizer
         self._defaults = loaded.defaults
 

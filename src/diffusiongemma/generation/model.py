@@ -85,6 +85,7 @@ class DiffusionGemmaModel:
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         quantize: str | None = None,
+        batch_invariant: bool = True,
         progress: bool = True,
     ) -> Self:
         """Load a checkpoint.
@@ -93,11 +94,13 @@ class DiffusionGemmaModel:
             name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, a GGUF file or a folder with one, or a
                 hub id (``owner/name:Q4_K_M`` where a repository has several GGUF files).
             dtype: of the computation: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
-                CPU float32 (in which a result depends on the batch by rounding only). Weights are kept in it too, but for those of
+                CPU float32. Weights are kept in it too, but for those of
                 a quantised checkpoint: their codes stay packed, and on a CPU their other matrices stay as they are stored.
             device: None: a CUDA device if there is one, else the CPU.
             quantize: ``int8`` rounds attention, dense MLP, experts and the tied head to int8 as they are loaded, and computes them
                 in int8 too: faster on a CPU and half of bfloat16's memory, not exact (docs/quantisation.md). None: as stored.
+            batch_invariant: in float32 on a CPU a result has the same bits alone and in any batch; False: it may differ by
+                rounding, and a causal token alone costs less (decision 0007).
             progress: show a bar while large weights load.
 
         Returns:
@@ -108,7 +111,9 @@ class DiffusionGemmaModel:
             ConfigError: a config.json that this runtime does not follow.
             OptionError: an unknown dtype, quantize or a device that is not there, or int8 off a CPU.
         """
-        return cls(**vars(load(name, dtype, device, quantize, progress)))
+        parts = load(name, dtype, device, quantize, progress)
+        parts.transformer.batch_invariant = batch_invariant
+        return cls(**vars(parts))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dequantize: bool = False) -> None:
         """Write a folder that ``from_pretrained`` and, where it reads the format, transformers load.
