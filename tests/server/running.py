@@ -120,7 +120,7 @@ class StillEngine:
         """The first job that was not taken yet, once there is one: two may come at once."""
         return self.came.get(timeout=30)
 
-    def blocking_client(self) -> BlockingClient:
+    def client(self) -> BlockingClient:
         return BlockingClient(self)
 
     def stop(self) -> None:
