@@ -1,4 +1,4 @@
-"""Tasks as typed questions: what ``evals.decisions`` decides."""
+"""Tasks as typed questions: what ``measure_decisions`` decides."""
 
 import json
 import re

@@ -110,6 +110,17 @@ def test_a_second_signal_stops_at_once() -> None:
         assert isinstance(lost.exception(), httpx.HTTPError)
 
 
+def test_it_ends_though_nobody_reads_what_it_says() -> None:
+    """What it is started by may be gone: a pipe that nothing reads fails at each line."""
+    with serving("--model", "sudoku") as (process, url):
+        assert process.stderr is not None and process.stdout is not None
+        process.stderr.close()
+        process.stdout.close()
+        assert httpx.get(f"{url}/health").json()["status"] == "ok"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
 def test_a_port_that_is_taken() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -118,7 +118,6 @@ MISSPELT = ['model.generate("x", num_difusion_steps=3)', 'model.generate("x", co
 
 
 def test_a_type_checker_refuses_a_misspelt_option(tmp_path: Path) -> None:
-    pytest.importorskip("mypy")
     file = tmp_path / "snippet.py"
     file.write_text(SNIPPET + "\n".join(MISSPELT))
     run = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(file)]

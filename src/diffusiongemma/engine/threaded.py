@@ -342,7 +342,7 @@ class ThreadedEngine:
                 self._changed.notify_all()
 
     def client(self) -> BlockingClient:
-        """An executor for one caller that waits for its events, as ``DiffusionGemmaModel.served`` takes it."""
+        """An executor for one caller that waits for its events, as ``DiffusionGemmaModel.with_engine`` takes it."""
         return BlockingClient(self)
 
 

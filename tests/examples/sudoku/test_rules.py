@@ -183,7 +183,7 @@ def test_what_rules_do_not_go_with(
 
 def test_rules_for_another_number_of_rows(model: DiffusionGemmaModel) -> None:
     rules = SudokuRules(PUZZLE, model.tokenizer.encode)
-    with pytest.raises(InputError, match="rules for 1 rows and 2 prompts"):
+    with pytest.raises(InputError, match="rules is a list of 1 for 2 prompts"):
         list(model.stream([prompt_text(PUZZLE)] * 2, rules=[rules]))
 
 
