@@ -278,7 +278,8 @@ def _soft_positions(sequences: Sequence[SequenceState], places: _Places) -> Soft
 
 
 def _each(statistics: Statistics, change: Callable[[Tensor], Tensor]) -> Statistics:
-    return Statistics(change(statistics.argmax_ids_BL), change(statistics.drawn_BL), change(statistics.entropy_BL), None)
+    best, drawn, entropy, probability = (change(value) for value in statistics[:4])
+    return Statistics(best, drawn, entropy, probability, None)
 
 
 def _params(sequences: Sequence[SequenceState]) -> BatchParams:
