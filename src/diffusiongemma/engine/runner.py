@@ -109,7 +109,7 @@ class ModelRunner:
 
     def new_cache(self, sequence: SequenceState) -> RowCache:
         """An empty cache for a sequence."""
-        return RowCache(self.model.config.text, sequence.max_length, self.model.dtype, self.model.device)
+        return RowCache(self.model.config.text, sequence.max_length, self.model.cache_dtype, self.model.device)
 
     def encode(self, batch: Sequence[tuple[SequenceState, list[int]]]) -> list[Tensor]:
         """One encoder pass; the tokens of each sequence go into its cache. Returns their final hidden states ``[T, D]``."""

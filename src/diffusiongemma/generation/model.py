@@ -83,6 +83,7 @@ class DiffusionGemmaModel:
         name: str | os.PathLike[str],
         *,
         dtype: torch.dtype | str | None = None,
+        cache_dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         quantize: str | None = None,
         progress: bool = True,
@@ -95,6 +96,8 @@ class DiffusionGemmaModel:
             dtype: of the computation: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
                 CPU float32 (in which a result depends on the batch by rounding only). Weights are kept in it too, but for those of
                 a quantised checkpoint: their codes stay packed, and on a CPU their other matrices stay as they are stored.
+            cache_dtype: of the keys and values that are kept of a context, as for ``dtype``; None: that of the computation.
+                bfloat16 beside float32 halves their memory; they are rounded once, as they are stored.
             device: None: a CUDA device if there is one, else the CPU.
             quantize: ``int8`` rounds attention, dense MLP, experts and the tied head to int8 as they are loaded, and computes them
                 in int8 too: faster on a CPU and half of bfloat16's memory, not exact (docs/quantisation.md). None: as stored.
@@ -106,9 +109,9 @@ class DiffusionGemmaModel:
         Raises:
             CheckpointError: no such checkpoint, or its files are incomplete, damaged or of a format that is not read.
             ConfigError: a config.json that this runtime does not follow.
-            OptionError: an unknown dtype, quantize or a device that is not there, or int8 off a CPU.
+            OptionError: an unknown dtype, cache_dtype, quantize or a device that is not there, or int8 off a CPU.
         """
-        return cls(**vars(load(name, dtype, device, quantize, progress)))
+        return cls(**vars(load(name, dtype, device, quantize, progress, cache_dtype)))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dequantize: bool = False) -> None:
         """Write a folder that ``from_pretrained`` and, where it reads the format, transformers load.
@@ -194,7 +197,7 @@ class DiffusionGemmaModel:
         """
         if not all(isinstance(size, int) and size >= 1 for size in (batch_size, max_length)):
             raise OptionError(f"batch_size is {batch_size!r} and max_length is {max_length!r}; both must be integers, at least 1")
-        return KVCache(self.config.text, batch_size, max_length, self.dtype, self.device)
+        return KVCache(self.config.text, batch_size, max_length, self.transformer.cache_dtype, self.device)
 
     @torch.inference_mode()
     def encode(self, token_ids: Tensor, cache: KVCache, lengths: Tensor | None = None) -> Tensor:
