@@ -16,13 +16,13 @@ from diffusiongemma.diffusion import (
     NoiseProcess,
     SamplingParams,
     Uniform,
-    accept,
     committed,
     new_canvas,
     relevant,
     temperature,
 )
 from diffusiongemma.diffusion import step as step_of
+from diffusiongemma.diffusion.rules import above_probability, surest, within_entropy
 from diffusiongemma.kernels import RngPurpose, entropy, statistics
 
 LENGTH, VOCABULARY = 8, 11
@@ -60,7 +60,7 @@ def step(
 @given(entropies, st.floats(0.01, 4))
 def test_acceptance_is_the_naive_loop(values: list[float], bound: float) -> None:
     row = torch.tensor(values, dtype=torch.float64)
-    got = accept(row[None], torch.ones(1, len(values), dtype=torch.bool), torch.tensor([bound], dtype=torch.float64))[0]
+    got = within_entropy(row[None], torch.ones(1, len(values), dtype=torch.bool), torch.tensor([bound], dtype=torch.float64))[0]
     before = 0.0
     expected = set()
     for i in sorted(range(len(values)), key=lambda i: (values[i], i)):
@@ -78,8 +78,53 @@ def test_acceptance_is_the_naive_loop(values: list[float], bound: float) -> None
 def test_pinned_positions_are_neither_accepted_nor_counted() -> None:
     uncertain = torch.tensor([[9.0, 0.05, 0.06, 0.2]])
     opened = torch.tensor([[False, True, True, True]])
-    assert accept(uncertain, opened, torch.tensor([0.1])).tolist() == [[False, True, True, False]]
-    assert accept(torch.tensor([[0.0, 2.0, 3.0, 2.5]]), opened, torch.tensor([0.1])).tolist() == [[False, True, False, False]]
+    assert within_entropy(uncertain, opened, torch.tensor([0.1])).tolist() == [[False, True, True, False]]
+    assert within_entropy(torch.tensor([[0.0, 2.0, 3.0, 2.5]]), opened, torch.tensor([0.1])).tolist() == [
+        [False, True, False, False]
+    ]
+
+
+def test_a_confident_position_is_accepted_and_the_most_confident_in_any_case() -> None:
+    probability = torch.tensor([[0.99, 0.9, 0.3, 0.95], [0.99, 0.2, 0.3, 0.1], [0.5, 0.5, 0.5, 0.5]])
+    opened = torch.tensor([[False, True, True, True], [False, True, True, True], [False] * 4])
+    accepted = above_probability(probability, opened, torch.tensor([0.9, 0.9, 0.1]))
+    assert accepted.tolist() == [[False, True, False, True], [False, False, True, False], [False] * 4]
+
+
+def test_so_many_of_the_surest_are_accepted() -> None:
+    uncertain, opened = torch.tensor([[0.0, 0.5, 0.2, 0.5]] * 3), torch.tensor([[False, True, True, True]] * 3)
+    accepted = surest(uncertain, opened, torch.tensor([1, 2, 9]))
+    assert accepted.tolist() == [[False, False, True, False], [False, True, True, False], [False, True, True, True]]
+
+
+@pytest.mark.parametrize("process", [UNIFORM, ABSORBING])
+@pytest.mark.parametrize(("count", "steps", "expected"), [(2, 9, [2, 4, 6, 7, 7]), (None, 3, [3, 5, 7])])
+def test_the_count_rule_adds_so_many_a_step_whether_or_not_they_are_kept(
+    process: NoiseProcess, count: int | None, steps: int, expected: list[int]
+) -> None:
+    pins = torch.full((1, LENGTH), -1)
+    pins[0, 3] = 4
+    state, params = canvas(1, pins, process=process), SamplingParams(accept="count", accept_count=count, num_diffusion_steps=steps)
+    for at, total in enumerate(expected):
+        flat = logits(1, seed=at, sharp=0.5)
+        flat[..., 10] = -100.0  # never the mask
+        state = step(state, flat, params, process=process)
+        assert int((state.accepted_BL & ~state.pinned_BL).sum()) == total
+
+
+def test_the_accept_rule_is_the_rows_own() -> None:
+    """Distributions of one certain token and many even ones: a rule that asks for certainty takes fewer than a generous one."""
+    made = logits(1, sharp=1.0)
+    made[0, 2, 5] = 50.0
+    asked = {
+        "accept_probability": SamplingParams(accept="confidence", accept_probability=0.99),
+        "entropy_bound": SamplingParams(entropy_bound=100.0),
+        "accept_count": SamplingParams(accept="count", accept_count=3),
+    }
+    accepted = [int(step(canvas(1), made, params).accepted_BL.sum()) for params in asked.values()]
+    assert accepted == [1, LENGTH, 3]
+    together = step(canvas(3), made.expand(3, -1, -1), batch(*asked.values()))
+    assert together.accepted_BL.sum(-1).tolist() == accepted
 
 
 def test_entropy_is_torchs() -> None:
@@ -256,6 +301,9 @@ _each = st.builds(
     stability=st.integers(0, 3),
     confidence=st.floats(0.01, 3),
     early_stop=st.booleans(),
+    accept=st.sampled_from(["entropy", "confidence", "count"]),
+    accept_probability=st.floats(0.1, 1),
+    accept_count=st.none() | st.integers(1, 3),
     stop_rule=st.sampled_from(["canvas", "answer"]),
     commit=st.sampled_from(["best", "canvas", "accepted"]),
     canvas_length=st.integers(1, 20),

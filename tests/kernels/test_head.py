@@ -53,6 +53,7 @@ def test_equals_the_plain_head(rows: int, length: int, vocab: int, spread: float
     assert torch.equal(ours.argmax_ids_BL, plain.argmax_ids_BL)
     assert torch.equal(ours.drawn_BL, plain.drawn_BL)
     assert torch.allclose(ours.entropy_BL, plain.entropy_BL, atol=3e-5, rtol=1e-5)
+    assert torch.allclose(ours.probability_BL, plain.probability_BL, atol=1e-6, rtol=1e-5)
     assert ours.soft_BLD is not None and plain.soft_BLD is not None
     scale = float(arguments[1].abs().max())
     assert torch.allclose(ours.soft_BLD, plain.soft_BLD, atol=3e-6 * scale, rtol=1e-5)

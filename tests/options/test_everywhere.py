@@ -64,6 +64,9 @@ def test_docs_name_every_sampling_parameter() -> None:
 WRONG = [
     ("num_diffusion_steps", 0),
     ("entropy_bound", 0),
+    ("accept", "all"),
+    ("accept_probability", 1.5),
+    ("accept_count", 0),
     ("t_min", -1),
     ("temperature", 3),
     ("commit", "worst"),

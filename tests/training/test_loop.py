@@ -281,8 +281,9 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
 
 
 def test_built_in_recipes_load_and_unknown_fields_do_not(tmp_path: Path) -> None:
-    assert list(builtin_recipes()) == ["nano-2", "nano", "sudoku-2", "sudoku"]
+    assert list(builtin_recipes()) == ["nano-2", "nano", "sudoku-2", "sudoku-masked", "sudoku"]
     assert load_recipe("nano").data.kind == "text"
+    assert load_recipe("sudoku-masked").process == {"name": "absorbing"}
     text = builtin_recipes()["sudoku"].read_text()
     for before, after, needle in (
         ("[eval]", "[evaluation]", "evaluation"),

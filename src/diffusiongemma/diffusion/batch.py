@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from diffusiongemma.diffusion.params import CommitRule, SamplingParams, Schedule, StopRule
+from diffusiongemma.diffusion.params import AcceptRule, CommitRule, SamplingParams, Schedule, StopRule
 
 __all__ = ["BatchParams", "PerRow"]
 
@@ -56,12 +56,15 @@ class BatchParams:
     Attributes:
         num_diffusion_steps_B: int64, most steps a canvas.
         entropy_bound_B: float32, nats.
+        accept_probability_B: float32.
+        accept_count_B: int64, positions a step; 0: an even share of the canvas.
         t_min_B: float32, temperature at the last step.
         t_span_B: float32, by how much the first step's is higher.
         stability_B: int64, steps the most probable canvas must stay the same before a stop.
         confidence_B: float32, nats.
         early_stop_B: bool.
         stop_ids_BK: int64, token ids that end an answer, -1 in rows that have fewer; for the stop rule ``"answer"``.
+        accept: which draws a step accepts.
         schedule: how the temperature falls.
         stop_rule: of which positions stability and confidence are asked.
         commit: which tokens a finished canvas gives to the answer.
@@ -69,12 +72,15 @@ class BatchParams:
 
     num_diffusion_steps_B: Tensor
     entropy_bound_B: Tensor
+    accept_probability_B: Tensor
+    accept_count_B: Tensor
     t_min_B: Tensor
     t_span_B: Tensor
     stability_B: Tensor
     confidence_B: Tensor
     early_stop_B: Tensor
     stop_ids_BK: Tensor
+    accept: PerRow[AcceptRule]
     schedule: PerRow[Schedule]
     stop_rule: PerRow[StopRule]
     commit: PerRow[CommitRule]
@@ -92,19 +98,22 @@ class BatchParams:
         """
         ids = [()] * len(rows) if stop_ids is None else stop_ids
         longest = max(map(len, ids))
-        reals = [(one.entropy_bound, one.t_min, one.t_max - one.t_min, one.confidence) for one in rows]
-        whole = [(one.num_diffusion_steps, one.stability, one.early_stop) for one in rows]
-        entropy_bound_B, t_min_B, t_span_B, confidence_B = torch.tensor(reals, device=device).unbind(1)
-        num_diffusion_steps_B, stability_B, early_stop_B = torch.tensor(whole, device=device).unbind(1)
+        reals = [(one.entropy_bound, one.accept_probability, one.t_min, one.t_max - one.t_min, one.confidence) for one in rows]
+        whole = [(one.num_diffusion_steps, one.accept_count or 0, one.stability, one.early_stop) for one in rows]
+        entropy_bound_B, accept_probability_B, t_min_B, t_span_B, confidence_B = torch.tensor(reals, device=device).unbind(1)
+        num_diffusion_steps_B, accept_count_B, stability_B, early_stop_B = torch.tensor(whole, device=device).unbind(1)
         return cls(
             num_diffusion_steps_B=num_diffusion_steps_B,
             entropy_bound_B=entropy_bound_B,
+            accept_probability_B=accept_probability_B,
+            accept_count_B=accept_count_B,
             t_min_B=t_min_B,
             t_span_B=t_span_B,
             stability_B=stability_B,
             confidence_B=confidence_B,
             early_stop_B=early_stop_B.bool(),
             stop_ids_BK=torch.tensor([[*one, *[-1] * (longest - len(one))] for one in ids], dtype=torch.int64, device=device),
+            accept=PerRow.of([one.accept for one in rows], device),
             schedule=PerRow.of([one.schedule for one in rows], device),
             stop_rule=PerRow.of([one.stop_rule for one in rows], device),
             commit=PerRow.of([one.commit for one in rows], device),

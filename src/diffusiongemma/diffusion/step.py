@@ -35,7 +35,7 @@ def step(canvas: Canvas, statistics: Statistics, params: BatchParams, process: N
     uncertain = statistics.entropy_BL.masked_fill(~open_BL, 0.0)
 
     # 2. Accept the surest draws, re-noise the rest. Unless the process keeps what it accepts, all is open again at the next step.
-    accepted = accept(uncertain, open_BL, params.entropy_bound_B)
+    accepted = accept(canvas, uncertain, statistics.probability_BL, params)
     noise = process.renoise(statistics.drawn_BL, canvas.keys(RngPurpose.RENOISE))
     tokens = torch.where(accepted, statistics.drawn_BL, torch.where(open_BL, noise, canvas.noisy_ids_BL))
     kept = canvas.kept_BL

@@ -308,5 +308,6 @@ def applied(statistics: Statistics, canvas: Canvas, readings: Sequence[Reading |
         argmax_ids_BL=torch.where(constrained_BL, repaired_BL, statistics.argmax_ids_BL),
         drawn_BL=torch.where(constrained_BL, repaired_BL, statistics.drawn_BL),
         entropy_BL=statistics.entropy_BL.masked_fill(constrained_BL, 0.0),
+        probability_BL=statistics.probability_BL.masked_fill(constrained_BL, 1.0),
     )
     return certain, constrained_BL, broken.to(device)

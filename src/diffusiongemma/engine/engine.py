@@ -84,7 +84,7 @@ class Engine:
     ) -> None:
         self.model, self._tokenizer = model, tokenizer
         self._chunk = prefill_chunk(model.device)
-        self.prefix = PrefixCache(model.config.text, model.dtype, self._chunk, prefix_bytes)
+        self.prefix = PrefixCache(model.config.text, model.cache_dtype, self._chunk, prefix_bytes)
         self.runner = ModelRunner(model)
         self.scheduler = Scheduler(
             lambda one, tokens: self.cache_bytes(one.request, tokens),
@@ -113,7 +113,7 @@ class Engine:
     def cache_bytes(self, request: Request, tokens: int) -> int:
         """The most memory that the cache of a request takes which may hold so many tokens."""
         canvas = unit_of(self.model, request)
-        return KVCache.bytes_of(self.model.config.text, tokens, self.model.dtype, canvas=canvas, chunk=self._chunk)
+        return KVCache.bytes_of(self.model.config.text, tokens, self.model.cache_dtype, canvas=canvas, chunk=self._chunk)
 
     def add(self, request: Request, key: object = None, number: int = 0) -> None:
         """Let a request wait for a place.

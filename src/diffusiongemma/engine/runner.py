@@ -109,7 +109,7 @@ class ModelRunner:
 
     def new_cache(self, sequence: SequenceState) -> RowCache:
         """An empty cache for a sequence."""
-        return RowCache(self.model.config.text, sequence.max_length, self.model.dtype, self.model.device)
+        return RowCache(self.model.config.text, sequence.max_length, self.model.cache_dtype, self.model.device)
 
     def encode(self, batch: Sequence[tuple[SequenceState, list[int]]]) -> list[Tensor]:
         """One encoder pass; the tokens of each sequence go into its cache. Returns their final hidden states ``[T, D]``."""
@@ -278,7 +278,8 @@ def _soft_positions(sequences: Sequence[SequenceState], places: _Places) -> Soft
 
 
 def _each(statistics: Statistics, change: Callable[[Tensor], Tensor]) -> Statistics:
-    return Statistics(change(statistics.argmax_ids_BL), change(statistics.drawn_BL), change(statistics.entropy_BL), None)
+    best, drawn, entropy, probability = (change(value) for value in statistics[:4])
+    return Statistics(best, drawn, entropy, probability, None)
 
 
 def _params(sequences: Sequence[SequenceState]) -> BatchParams:

@@ -136,7 +136,7 @@ class ThreadedEngine:
         self._max_bytes = kv_bytes or default_kv_bytes(model.device)
         self._admission = Admission(max_batch, max_waiting, self._max_bytes, client_rows, client_steps)
         if prefix_bytes is None:
-            prefix_bytes = default_prefix_bytes(model.config.text, model.dtype, prefill_chunk(model.device), self._max_bytes)
+            prefix_bytes = default_prefix_bytes(model.config.text, model.cache_dtype, prefill_chunk(model.device), self._max_bytes)
         self._engine = Engine(
             model, tokenizer, max_rows=max_batch, kv_bytes=self._max_bytes, prefix_bytes=prefix_bytes, prefill_rows=PREFILL_ROWS
         )
@@ -332,7 +332,7 @@ class ThreadedEngine:
         """After a failure: whether the model computes at all; raises what it does instead."""
         model = self._engine.model
         with torch.inference_mode():
-            cache = RowCache(model.config.text, 1, model.dtype, model.device)
+            cache = RowCache(model.config.text, 1, model.cache_dtype, model.device)
             model.logits(model.encode_rows([[0]], [cache])[0]).argmax(-1).tolist()
 
     def _cancel(self, handle: RequestHandle) -> None:

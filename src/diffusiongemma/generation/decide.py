@@ -174,7 +174,7 @@ def decide(
     passes, at_once = 0, ROWS_A_PASS if model.device.type == "cpu" else ROWS_A_PASS_GPU
     for group in _groups(sheets, logs, draws, at_once):
         prompts = list(dict.fromkeys(row.sheet.prompt for row in group))
-        cache = KVCache(model.config.text, len(prompts), slots, model.dtype, model.device)
+        cache = KVCache(model.config.text, len(prompts), slots, model.cache_dtype, model.device)
         for encode in prefill(model, prompts, cache):
             call(torch.inference_mode()(encode))
         for start in range(0, len(group), at_once):

@@ -30,6 +30,7 @@ def load(
     device: torch.device | str | None,
     quantize: str | None,
     progress: bool,
+    cache_dtype: torch.dtype | str | None = None,
 ) -> Checkpoint:
     """Load a checkpoint (``DiffusionGemmaModel.from_pretrained``)."""
     chosen_device = device_of(device)
@@ -38,13 +39,14 @@ def load(
     if quantize and chosen_device.type != "cpu":
         raise OptionError(f"quantize='int8' computes on a CPU, not on {chosen_device}; leave it out there", "quantize")
     chosen_dtype = _dtype(dtype, chosen_device)
+    stored_dtype = None if cache_dtype is None else _dtype(cache_dtype, chosen_device, "cache_dtype")
     opened = open_checkpoint(resolve(name))
     with _loading_bar(opened.nbytes, progress) as advance:
         weights = opened.load(advance)
         transformer = assemble(
             opened.config, rounded_to_int8(weights) if quantize else weights, chosen_dtype, chosen_device, keep=opened.quantised
         )
-    transformer.int8_products = quantize == "int8"
+    transformer.int8_products, transformer.stored_dtype = quantize == "int8", stored_dtype
     if quantize:
         give_back()  # what rounding used
     keep_freed()
@@ -83,10 +85,10 @@ def device_of(device: torch.device | str | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+def _dtype(dtype: torch.dtype | str | None, device: torch.device, name: str = "dtype") -> torch.dtype:
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in _DTYPES.values():
-        raise OptionError(f"dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}", "dtype")
+        raise OptionError(f"{name} is {dtype!r}; allowed: {', '.join(_DTYPES)}", name)
     return chosen

@@ -83,6 +83,7 @@ class DiffusionGemmaModel:
         name: str | os.PathLike[str],
         *,
         dtype: torch.dtype | str | None = None,
+        cache_dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         quantize: str | None = None,
         batch_invariant: bool = True,
@@ -96,6 +97,8 @@ class DiffusionGemmaModel:
             dtype: of the computation: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
                 CPU float32. Weights are kept in it too, but for those of
                 a quantised checkpoint: their codes stay packed, and on a CPU their other matrices stay as they are stored.
+            cache_dtype: of the keys and values that are kept of a context, as for ``dtype``; None: that of the computation.
+                bfloat16 beside float32 halves their memory; they are rounded once, as they are stored.
             device: None: a CUDA device if there is one, else the CPU.
             quantize: ``int8`` rounds attention, dense MLP, experts and the tied head to int8 as they are loaded, and computes them
                 in int8 too: faster on a CPU and half of bfloat16's memory, not exact (docs/quantisation.md). None: as stored.
@@ -109,9 +112,9 @@ class DiffusionGemmaModel:
         Raises:
             CheckpointError: no such checkpoint, or its files are incomplete, damaged or of a format that is not read.
             ConfigError: a config.json that this runtime does not follow.
-            OptionError: an unknown dtype, quantize or a device that is not there, or int8 off a CPU.
+            OptionError: an unknown dtype, cache_dtype, quantize or a device that is not there, or int8 off a CPU.
         """
-        parts = load(name, dtype, device, quantize, progress)
+        parts = load(name, dtype, device, quantize, progress, cache_dtype)
         parts.transformer.batch_invariant = batch_invariant
         return cls(**vars(parts))
 
@@ -199,7 +202,7 @@ class DiffusionGemmaModel:
         """
         if not all(isinstance(size, int) and size >= 1 for size in (batch_size, max_length)):
             raise OptionError(f"batch_size is {batch_size!r} and max_length is {max_length!r}; both must be integers, at least 1")
-        return KVCache(self.config.text, batch_size, max_length, self.dtype, self.device)
+        return KVCache(self.config.text, batch_size, max_length, self.transformer.cache_dtype, self.device)
 
     @torch.inference_mode()
     def encode(self, token_ids: Tensor, cache: KVCache, lengths: Tensor | None = None) -> Tensor:

@@ -39,7 +39,7 @@ def log_probs(
     longest = max(map(len, texts), default=0)
     if not longest:
         return [[] for _ in texts]
-    cache = KVCache(model.config.text, 1, len(prompt) + longest, model.dtype, model.device)
+    cache = KVCache(model.config.text, 1, len(prompt) + longest, model.cache_dtype, model.device)
     most = min(LOGITS_BYTES // (4 * model.config.text.vocab_size), PASS_ROWS * prefill_chunk(model.device))
     chunk = max(1, most // len(texts))
     rows: list[RowCache] = []

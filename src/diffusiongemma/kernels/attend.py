@@ -30,12 +30,13 @@ def attention(q_BTNH: Tensor, pieces: Sequence[KeysValues], mask: Mask = None) -
 
     Args:
         q_BTNH: ``[B, T, N, H]``.
-        pieces: keys and values, in the order of their positions; at least one.
+        pieces: keys and values, in the order of their positions; at least one. Those of another dtype than q's are converted.
         mask: of the last piece, a tensor only where it is the only one; of the others everything is seen.
 
     Returns:
         ``[B, T, N * H]`` in q's dtype.
     """
+    pieces = [(k.to(q_BTNH.dtype), v.to(q_BTNH.dtype)) for k, v in pieces]  # a cache may be of another dtype
     if len(pieces) == 1:
         return _attend(q_BTNH, *pieces[0], mask)
     assert not isinstance(mask, Tensor), "what lies in several pieces is seen whole, but for the last piece's causal order"

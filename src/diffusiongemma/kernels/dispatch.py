@@ -205,6 +205,6 @@ def canvas_head(
         )  # fmt: skip
     if not filled:
         return result
-    best, drawn, entropy = (one[: rows * length].view(rows, length) for one in result[:3])
+    best, drawn, entropy, probability = (one[: rows * length].view(rows, length) for one in result[:4])
     soft_BLD = None if result.soft_BLD is None else result.soft_BLD[: rows * length].view(rows, length, -1)
-    return Statistics(best, drawn, entropy, soft_BLD, result.top_ids_MK)
+    return Statistics(best, drawn, entropy, probability, soft_BLD, result.top_ids_MK)

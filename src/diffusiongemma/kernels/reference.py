@@ -162,6 +162,7 @@ class Statistics(NamedTuple):
         argmax_ids_BL: int64, the most probable token; the first of equals.
         drawn_BL: int64, a categorical draw.
         entropy_BL: float32, nats.
+        probability_BL: float32, of the most probable token.
         soft_BLD: the expected row of the table, in the hidden states' dtype, 0 at positions of which it was not asked for; None
             where it was asked for nowhere.
         top_ids_MK: int64, the most probable tokens of the positions asked for, best first; None where there are none.
@@ -170,14 +171,20 @@ class Statistics(NamedTuple):
     argmax_ids_BL: Tensor
     drawn_BL: Tensor
     entropy_BL: Tensor
+    probability_BL: Tensor
     soft_BLD: Tensor | None
     top_ids_MK: Tensor | None = None
 
 
 def entropy(shaped_BLV: Tensor) -> Tensor:
     """Entropy ``[B, L]`` in nats."""
+    return _sureness(shaped_BLV)[0]
+
+
+def _sureness(shaped_BLV: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy, and the largest probability."""
     log_probs = shaped_BLV.log_softmax(-1)
-    return -(log_probs.exp() * log_probs).sum(-1)
+    return -(log_probs.exp() * log_probs).sum(-1), log_probs.amax(-1).exp()
 
 
 def draw(shaped: Tensor, keys: Tensor) -> Tensor:
@@ -209,7 +216,7 @@ def statistics(shaped_BLV: Tensor, keys_BL: Tensor, table_VD: Tensor | None) -> 
     soft = None
     if table_VD is not None:
         soft = shaped_BLV.softmax(dim=-1, dtype=torch.float32).to(table_VD.dtype) @ table_VD
-    return Statistics(shaped_BLV.argmax(-1), draw(shaped_BLV, keys_BL), entropy(shaped_BLV), soft)
+    return Statistics(shaped_BLV.argmax(-1), draw(shaped_BLV, keys_BL), *_sureness(shaped_BLV), soft)
 
 
 def canvas_head(

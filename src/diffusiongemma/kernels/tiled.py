@@ -144,6 +144,7 @@ def canvas_head(
         _token(best).view(shape),
         _token(drawn, keys_N1).view(shape),
         entropy_N1.view(shape),
+        ((best.value_N - largest_N1[:, 0]).exp() / mass_N1[:, 0]).view(shape),
         soft_joined(full_BLD, soft, mixed, hidden_BLD),
         None if best_few is None else best_few.tokens(table_VD.shape[0])[1],
     )

@@ -50,7 +50,8 @@ class Transformer(nn.Module):
             (``kernels.BatchInvariance``). Without it a causal token alone costs less.
         attention: how rows attend to their caches.
         int8_products: whether weights and products are in int8 (``model.fast``): faster on a CPU, not exact.
-        compute_dtype: of hidden states and of the cache, where it is not that of the weights; None: theirs.
+        compute_dtype: of hidden states, where it is not that of the weights; None: theirs.
+        stored_dtype: of keys and values in the cache, where it is not that of hidden states; None: theirs.
     """
 
     def __init__(self, config: ModelConfig, kernels: Kernels = "auto") -> None:
@@ -62,6 +63,7 @@ class Transformer(nn.Module):
         self.attention: AttentionBackend = RowLoop(config.text)
         self.int8_products = False
         self.compute_dtype: torch.dtype | None = None
+        self.stored_dtype: torch.dtype | None = None
         text = config.text
         # Rounded to each dtype once: a tensor read back in a pass would cut a compiled one in pieces.
         kinds = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -79,8 +81,13 @@ class Transformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of hidden states and of the cache."""
+        """The dtype of hidden states."""
         return self.compute_dtype or self.norm.weight.dtype
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The dtype that keys and values are stored in."""
+        return self.stored_dtype or self.dtype
 
     @property
     def invariance(self) -> BatchInvariance:

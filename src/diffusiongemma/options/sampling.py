@@ -9,10 +9,11 @@ from diffusiongemma.errors import ConfigError, OptionError
 from diffusiongemma.options.option import check_options, documented, given, option, options_of, unknown_option
 
 __all__ = [
-    "COLDEST", "OWN_FIELD", "CanvasWindow", "CommitRule", "DenoisingOptions", "SamplingOptions", "SamplingParams", "Schedule",
-    "StopRule",
+    "COLDEST", "OWN_FIELD", "AcceptRule", "CanvasWindow", "CommitRule", "DenoisingOptions", "SamplingOptions", "SamplingParams",
+    "Schedule", "StopRule",
 ]  # fmt: skip
 
+AcceptRule = Literal["entropy", "confidence", "count"]
 CommitRule = Literal["best", "canvas", "accepted"]
 Schedule = Literal["linear", "cosine"]
 StopRule = Literal["canvas", "answer"]
@@ -42,7 +43,10 @@ class DenoisingOptions(TypedDict, total=False):
     """The keywords of ``SamplingParams`` that say how a canvas is denoised; None is the same as leaving one out."""
 
     num_diffusion_steps: int | None
+    accept: AcceptRule | None
     entropy_bound: float | None
+    accept_probability: float | None
+    accept_count: int | None
     t_min: float | None
     t_max: float | None
     temperature: float | None
@@ -76,7 +80,16 @@ class SamplingParams:
     """
 
     num_diffusion_steps: int = option(48, "Most denoising steps a canvas.", ge=1, le=100_000, flags=("--steps", "-n"))
+    accept: AcceptRule = option(
+        "entropy",
+        "Which draws a step accepts, one at least: entropy: the surest, their summed entropy within entropy_bound (transformers); "
+        "confidence: where the most probable token has accept_probability; count: accept_count more a step.",
+    )
     entropy_bound: float = option(0.1, "Entropy bound in nats: higher accepts more a step.", gt=0)
+    accept_probability: float = option(0.9, "Probability from which accept confidence takes a position.", gt=0, le=1)
+    accept_count: int | None = option(
+        None, "Positions a step of accept count; unset: an even share of the canvas for each step.", ge=1, le=1 << 16
+    )
     t_min: float = option(0.4, "Temperature at the last step; what is below 1e-4 counts as 1e-4, as of the others.", ge=0)
     t_max: float = option(0.8, "Temperature at the first step, at least t_min.", gt=0)
     temperature: float | None = option(

@@ -155,7 +155,9 @@ class ModelEndpoint:
         if stats.max_rows:
             share = stats.max_kv_bytes // stats.max_rows
             slots = bisect_right(
-                range(1, config.max_position_embeddings + 1), share, key=lambda n: KVCache.bytes_of(config, n, self.model.dtype)
+                range(1, config.max_position_embeddings + 1),
+                share,
+                key=lambda n: KVCache.bytes_of(config, n, self.model.transformer.cache_dtype),
             )
             wanted = min(slots - prompt, canvas * (stats.client_steps // (_CHATS * stats.max_rows) // steps))
         return max(min(most, max(wanted, usual)) // canvas * canvas, 1)

@@ -95,7 +95,7 @@ def _row(what: str, logits: Tensor, layers: int, the_26b: bool, quantised: bool)
 @torch.inference_mode()
 def _step(model: Transformer, prompt: Sequence[int], canvas: Sequence[int]) -> Tensor:
     """Logits of the first step without self-conditioning, of the first positions: ``[10, V]`` float32."""
-    cache = KVCache(model.config.text, 1, len(prompt), model.dtype, model.device)
+    cache = KVCache(model.config.text, 1, len(prompt), model.cache_dtype, model.device)
     model.encode(torch.tensor([list(prompt)], device=model.device), cache)
     hidden = model.denoise(torch.tensor([list(canvas)], device=model.device), cache)
     return model.logits(hidden[:, : len(published().logits)])[0].cpu()
