@@ -705,6 +705,142 @@ _JOB = (
         "{} years of experience|experience {} years",
     ),
 )
+_VEHICLE = (
+    Part(
+        "year|built|model_year",
+        _whole(1960, 2026),
+        ("was built in {}|is from {}|left the factory in {}|dates back to {}"),
+        "{}|built {}|from {}|model {}",
+    ),
+    Part(
+        "km|mileage|kilometres",
+        _whole(0, 400000),
+        ("has run {} km|has {} kilometres on it|shows {} km|was driven for {} kilometres"),
+        "{} km|mileage {}|{} kilometres|with {} km",
+    ),
+    Part(
+        "price|asking_price|cost",
+        _money,
+        ("is for sale at {}|costs {}|can be had for {}|changed hands for {}|is listed at {}"),
+        "{}|price {}|for {}|asking {}",
+    ),
+    Part(
+        "colour|color|paint", _one("|".join(words.COLOURS)), "is {}|is painted {}|has {} paint|shines in {}", "{}|in {}|colour {}"
+    ),
+    Part(
+        "seller|owner|dealer|contact",
+        _NAME,
+        ("belongs to {}|is sold by {}|stands at {}'s garage|was kept by {}"),
+        "seller {}|ask for {}|from {}|owner: {}",
+    ),
+    Part("seats|doors|places", _whole(1, 9), "has {} seats|takes {} people|comes with {} seats", "{} seats|{} places|seats {}"),
+    Part(
+        "fuel|engine|runs_on",
+        _one("petrol|diesel|electricity|gas|hydrogen|hybrid"),
+        "runs on {}|needs {}|drinks {}|burns {}",
+        "{}|fuel {}|on {}",
+    ),
+    Part(
+        "accident_free|undamaged",
+        _flag(("is accident free|has never been in a crash|is undamaged"), "has had an accident|is damaged|was in a crash"),
+        "{}",
+        "{}",
+    ),
+    Part("plate|licence|registration", _CODE, "has the plate {}|is registered as {}|drives under {}", "plate {}|{}|reg. {}"),
+)
+_COMPANY = (
+    Part(
+        "founder|founded_by|started_by|boss",
+        _NAME,
+        ("was founded by {}|was started by {}|is the work of {}|goes back to {}|is headed by {}"),
+        "founder {}|founded by {}|by {}|boss: {}",
+    ),
+    Part(
+        "founded|year|since",
+        _whole(1850, 2026),
+        ("was founded in {}|began in {}|opened its doors in {}|has been around since {}"),
+        "since {}|founded {}|est. {}|{}",
+    ),
+    Part(
+        "city|seat|headquarters|place",
+        _CITY,
+        ("sits in {}|has its headquarters in {}|is at home in {}|started out in {}|works from {}"),
+        "in {}|{}|seat {}|based in {}",
+    ),
+    Part(
+        "employees|staff|people|headcount",
+        _whole(2, 90000),
+        ("employs {} people|has {} employees|has a staff of {}|gives work to {} people"),
+        "{} employees|staff {}|{} people",
+    ),
+    Part(
+        "product|makes|business|sells",
+        _THING,
+        ("makes a {}|sells one thing, the {}|is known for its {}|lives off the {}"),
+        "maker of the {}|product: {}|{}",
+    ),
+    Part(
+        "revenue|turnover|sales", _money, ("turned over {}|has sales of {}|took in {} last year"), "revenue {}|turnover {}|sales {}"
+    ),
+    Part(
+        "phone|telephone|tel",
+        _same(
+            lambda r: either(r, "{a}-{b}|{a} {b}|+{c} {a} {b}|0{a}/{b}").format(
+                a=r.randint(100, 999), b=r.randint(1000, 99999), c=r.randint(10, 99)
+            )
+        ),
+        ("can be called on {}|has the number {}|picks up at {}|answers {}"),
+        "tel. {}|phone {}|{}|call {}",
+    ),
+    Part(
+        "public|listed|is_listed", _flag("is listed|trades on the stock exchange", "is in private hands|is not listed"), "{}", "{}"
+    ),
+)
+_DISH = (
+    Part(
+        "minutes|time|cooking_time|duration",
+        _whole(5, 240),
+        ("takes {} minutes|is ready in {} minutes|needs {} minutes in the oven|simmers for {} minutes"),
+        ("{} minutes|{} min|time {} min|ready in {} minutes"),
+    ),
+    Part(
+        "servings|serves|portions|people",
+        _whole(1, 20),
+        ("serves {}|is enough for {} people|makes {} portions|feeds {}"),
+        "serves {}|for {}|{} portions|{} servings",
+    ),
+    Part(
+        "ingredients|contains|needs|made_of",
+        _several(words.word),
+        ("contains {}|is made with {}|calls for {}|needs {}"),
+        "with {}|ingredients: {}|of {}",
+    ),
+    Part(
+        "calories|kcal|energy",
+        _whole(20, 1500),
+        ("has {} calories|comes to {} kcal|packs {} calories"),
+        "{} kcal|{} calories|energy {}",
+    ),
+    Part(
+        "cook|chef|by|author",
+        _NAME,
+        ("was invented by {}|comes from {}'s kitchen|was cooked by {}|is a speciality of {}"),
+        "by {}|chef {}|from {}'s kitchen",
+    ),
+    Part(
+        "vegan|is_vegan",
+        _flag("is vegan|has no animal products", ("is not vegan|has meat in it|contains milk and eggs")),
+        "{}",
+        "{}",
+    ),
+    Part("rating|stars", _decimal(1, 5), "got {} stars|is rated {}|was given {} out of 5", "{} stars|rated {}|rating {}"),
+    Part(
+        "origin|country|from|region",
+        _one("Italy|France|Spain|Greece|Turkey|India|Japan|Thailand|Mexico|Peru|Morocco|Poland|Sweden|Korea|Vietnam|Brazil"),
+        ("comes from {}|is eaten all over {}|was brought here from {}"),
+        "from {}|{}|origin {}",
+    ),
+)
 _NAMED = "|".join(("name", "full_name", "person", "who"))
 KINDS: tuple[Kind, ...] = (
     Kind("person", True, Part(_NAMED, _NAME, "", ""), _PERSON),
@@ -761,5 +897,38 @@ KINDS: tuple[Kind, ...] = (
     Kind("sensor", False, Part("sensor|device|id|name|unit", _CODE, "", ""), _SENSOR),
     Kind("team", False, Part("team|club|side|home", _CITY, "", ""), _MATCH),
     Kind("pet", False, Part("name|pet|patient|animal_name", _same(words.first_name), "", ""), _ANIMAL),
+    Kind(
+        "car",
+        False,
+        Part(
+            "make|vehicle|model|car|what",
+            _same(lambda r: f"{words.made_up(r).capitalize()}{either(r, '| S| 200| GT| Combi')}"),
+            "",
+            "",
+        ),
+        _VEHICLE,
+    ),
+    Kind(
+        "company",
+        False,
+        Part(
+            "company|name|firm|business",
+            _same(lambda r: f"{words.made_up(r).capitalize()}{either(r, '| Ltd| Group| Foods| & Co|tec')}"),
+            "",
+            "",
+        ),
+        _COMPANY,
+    ),
+    Kind(
+        "dish",
+        False,
+        Part(
+            "dish|recipe|name|meal|food",
+            _same(lambda r: f"{words.word(r)} {either(r, 'soup|stew|cake|salad|pie|curry|bread|pasta|omelette|pudding')}"),
+            "",
+            "",
+        ),
+        _DISH,
+    ),
     Kind("vacancy", False, Part("title|job|position|role|vacancy", _one(_JOBS), "", ""), _JOB),
 )

@@ -247,7 +247,15 @@ def name(rng: random.Random) -> str:
         return first
     if kind < 0.85:
         return f"{first} {last}"
-    return rng.choice((f"{first} {rng.choice(_LAST)}-{last}", f"{first[0]}. {last}", f"{first} van {last}", f"Dr {last}"))
+    return rng.choice(
+        (
+            f"{first} {rng.choice(_LAST)}-{last}",
+            f"{first[0]}. {last}",
+            f"{first} van {last}",
+            f"Dr {last}",
+            f"{either(rng, 'Mr|Mrs|Ms|Mr.|Mrs.|Ms.|Prof.|Dr.|Uncle|Aunt')} {last}",
+        )
+    )
 
 
 def city(rng: random.Random) -> str:

@@ -40,8 +40,8 @@ class Parts:
 def compiled_parts(model: Transformer) -> Parts:
     """Compile what repeats: a layer, and the head with its loss; a few small graphs for each size of batch.
 
-    One graph of all passes computes no faster, and takes far longer to compile (docs/lab-log.md). A layer's place in the stack,
-    its role and the size of the batch each make a graph of their own. Attention is one kernel already; its context stays
+    One graph of all passes takes minutes for each size of batch, since every layer stands in it several times; here the layers
+    share what was compiled for the first. Attention is one kernel already; its context stays
     outside, since what it keeps would make each call another.
     """
     torch._dynamo.config.recompile_limit = 512
@@ -136,8 +136,18 @@ def _encode(model: Transformer, batch: TrainBatch, ids_PT: Tensor, parts: Parts)
 
 
 def _apart(parts: Parts, context: _Context) -> _Context:
-    context.attend = parts.outside(context.attend)  # type: ignore[method-assign]
+    context.attend = parts.outside(_wide(context.attend) if torch.is_autocast_enabled("cpu") else context.attend)  # type: ignore[method-assign]
     return context
+
+
+def _wide(attend: Callable[[int, Role, Tensor, Tensor, Tensor], Tensor]) -> Callable[[int, Role, Tensor, Tensor, Tensor], Tensor]:
+    """Attention in float32: a CPU's kernel for it is slower in bfloat16, several times at small heads (docs/lab-log.md)."""
+
+    def attended(layer: int, role: Role, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return attend(layer, role, q.float(), k.float(), v.float())
+
+    return attended
 
 
 def _believed(model: Transformer, hidden_BLD: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ pure function of (seed, step). Shapes: P prompts, T prompt tokens, L canvas.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,17 @@ class TextMixture:
         if unknown:
             raise TrainingError(f"the recipe draws from {', '.join(unknown)}; allowed: {', '.join(SOURCES)}")
         self._recipe, self._seed = recipe, seed
-        held_out = set(functions(module_files(held_out=True)))
-        self._code = sorted(set(functions(module_files(held_out=False))) - held_out)
         progress(1, 2)
         self.tokenizer = self._load_or_train(folder / "tokenizer.json")
         progress(2, 2)
         self.canvas_length = recipe.canvas_length
         self._prompts = PromptTokenizer(self.tokenizer, ChatTemplate(self.chat_template, {}), folder)
+
+    @cached_property
+    def _code(self) -> list[str]:
+        """Functions to learn from; reading them takes seconds, and not every mixture needs them."""
+        held_out = set(functions(module_files(held_out=True)))
+        return sorted(set(functions(module_files(held_out=False))) - held_out)
 
     def batch(self, step: int, prompts: int) -> TrainBatch:
         """The examples of one step, all from one bucket."""
