@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusiongemma.engine import engine as engine_module
-from diffusiongemma.engine import pinned, scheduler
+from diffusiongemma.engine import pinned, runner, scheduler
 from diffusiongemma.engine import request as request_module
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Commit, Done, Event, Failed
@@ -119,6 +119,7 @@ def test_a_request_is_checked_once_and_its_constraint_made_once(
 
 
 def test_a_replacement_comes_from_the_heads_own_pass(stopping: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LARGE_TABLE", 0)
     engine = Engine(stopping.transformer, stopping.tokenizer)
     (request,) = stopping.requests("abc", regex="[a-z]*", seed=1, **SHORT)
     engine.add(request)

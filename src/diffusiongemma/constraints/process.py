@@ -27,7 +27,7 @@ __all__ = ["COMPILE_SECONDS", "MAX_PROCESSES", "Gone", "Home", "Process", "why_n
 COMPILE_SECONDS = 3.0
 """Processor time for compiling a grammar, its shortest text and the masks along it."""
 _AT_ONCE = 1.0
-"""Processor time that a grammar has at the beginning, and saves up at most: the others on the engine wait for it. All the searches
+"""Processor time that a grammar has at the beginning, and saves up at most: its rows sit out steps meanwhile. All the searches
 of a step (``STEP_WORK``) take up to 0.5 s where rows of the parser are long."""
 _A_STEP = 0.02
 """Processor time that each step of a row adds."""

@@ -26,6 +26,8 @@ __all__ = ["CanvasBatch", "ModelRunner", "Stepped"]
 CANDIDATES = 8
 """Most probable tokens of each position of a constrained canvas that the head's own pass keeps: where one of them is allowed, a
 token is replaced without another product. Where none is, few are allowed, and few rows of the table are read."""
+LARGE_TABLE = 1 << 24
+"""Numbers of the head's table from which the candidates are kept: a product over a smaller one costs less (docs/lab-log.md)."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class ModelRunner:
         canvas, params, lengths = Canvas.cat(canvases), _params(sequences), [one.unit for one in sequences]
         places = _Places(lengths, canvas.length, self.model.device)
         constrained = [at for at, one in enumerate(sequences) if one.constraint is not None]
+        text = self.model.config.text
+        keep = bool(constrained) and text.vocab_size * text.hidden_size >= LARGE_TABLE
         statistics = self.model.canvas_head(
             torch.cat(hidden)[:, None],
             places.flat(temperature(canvas.step_B, params)[:, None].expand(-1, canvas.length)),
@@ -175,12 +179,15 @@ class ModelRunner:
             places.flat(canvas.noisy_ids_BL)[:, None],
             soft=_soft_positions(sequences, places),
             top=CANDIDATES,
-            top_at_M=places.of(constrained) if constrained else None,
+            top_at_M=places.of(constrained) if keep else None,
         )
         softs = (
             [None] * len(sequences) if statistics.soft_BLD is None else torch.split(statistics.soft_BLD.transpose(0, 1), lengths, 1)
         )
-        kept = [] if statistics.top_ids_MK is None else torch.split(statistics.top_ids_MK, [lengths[at] for at in constrained])
+        candidates: dict[int, list[list[int]]] = {at: [[]] * lengths[at] for at in constrained}
+        if statistics.top_ids_MK is not None:
+            kept = torch.split(statistics.top_ids_MK, [lengths[at] for at in constrained])
+            candidates = {at: ids_LK.tolist() for at, ids_LK in zip(constrained, kept, strict=True)}
         return CanvasBatch(
             sequences,
             canvas,
@@ -188,7 +195,7 @@ class ModelRunner:
             hidden,
             _each(statistics, lambda value: places.padded(value[:, 0])),
             [soft if one.request.params.self_conditioning else None for one, soft in zip(sequences, softs, strict=True)],
-            {at: ids_LK.tolist() for at, ids_LK in zip(constrained, kept, strict=True)},
+            candidates,
         )
 
     def best_of(self, batch: CanvasBatch, row: int) -> BestOf:

@@ -53,14 +53,14 @@ class TopGroups:
             z_NGS: ``[N, G, S]`` all logits.
             first: number of the first group.
         """
-        group_NG = torch.arange(first, first + value_NG.shape[1], device=value_NG.device).expand(len(value_NG), -1)
+        value_NK, place_NK = value_NG.topk(min(self._count, value_NG.shape[1]), dim=1)
+        group_NK, z_NKS = place_NK + first, _picked(z_NGS, place_NK)
         if self._value_NK is not None:
-            value_NG = torch.cat((self._value_NK, value_NG), 1)
-            group_NG = torch.cat((self._group_NK, group_NG), 1)
-            z_NGS = torch.cat((self._z_NKS, z_NGS), 1)
-        self._value_NK, place_NK = value_NG.topk(min(self._count, value_NG.shape[1]), dim=1)
-        self._group_NK = group_NG.gather(1, place_NK)
-        self._z_NKS = z_NGS.gather(1, place_NK[..., None].expand(-1, -1, z_NGS.shape[2]))
+            both_N = torch.cat((self._value_NK, value_NK), 1)
+            value_NK, place_NK = both_N.topk(min(self._count, both_N.shape[1]), dim=1)
+            group_NK = torch.cat((self._group_NK, group_NK), 1).gather(1, place_NK)
+            z_NKS = _picked(torch.cat((self._z_NKS, z_NKS), 1), place_NK)
+        self._value_NK, self._group_NK, self._z_NKS = value_NK, group_NK, z_NKS
 
     def tokens(self, vocab_size: int) -> tuple[Tensor, Tensor]:
         """Logits and ids ``[N, K]`` of the most probable tokens."""
@@ -68,3 +68,7 @@ class TopGroups:
         ids_NKS = self._group_NK[..., None] * size + torch.arange(size, device=self._group_NK.device)
         z_NK, place_NK = self._z_NKS.flatten(1).topk(min(self._count, vocab_size), dim=1)
         return z_NK, ids_NKS.flatten(1).gather(1, place_NK)
+
+
+def _picked(z_NGS: Tensor, place_NK: Tensor) -> Tensor:
+    return z_NGS.gather(1, place_NK[..., None].expand(-1, -1, z_NGS.shape[2]))
