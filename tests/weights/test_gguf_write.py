@@ -157,6 +157,15 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(case: str, tmp_pat
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_diffusion_process_that_the_format_has_no_place_for_is_not_dropped(tmp_path: Path) -> None:
+    folder = source(tmp_path / "source")
+    config = json.loads((folder / "config.json").read_text())
+    config["diffusiongemma"] = {"process": {"name": "absorbing", "mask_token_id": 3}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(OptionError, match="cannot hold this model's diffusion process"):
+        quantize_checkpoint(folder, tmp_path / "copy.gguf", "gguf:q8_0")
+
+
 def test_an_interruption_and_a_value_that_does_not_fit_leave_nothing(tmp_path: Path) -> None:
     folder, out = source(tmp_path / "source"), tmp_path / "out"
 

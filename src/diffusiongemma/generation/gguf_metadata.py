@@ -92,6 +92,8 @@ def check_written(path: Path, config: ModelConfig) -> None:
     odd += [f"rope_parameters of {kind}" for kind in sorted(set(wanted.layer_types)) if not _same_rope(wanted, result, kind)]
     if config.canvas_length != read.canvas_length:
         odd.append("canvas_length")
+    if config.process != read.process:
+        odd.append("diffusion process")
     if odd:
         raise OptionError(f"a GGUF file of this architecture cannot hold this model's {', '.join(odd)}; write another format")
 
