@@ -232,7 +232,7 @@ def test_a_second_batch_goes_on_from_the_best(model: DiffusionGemmaModel, monkey
         (lambda m: m.infill("a", "b", min_tokens=0), InputError, "0 to 16 tokens"),
         (lambda m: m.infill("a", "b", min_tokens=0, max_tokens=0), InputError, "0 to 0 tokens"),
         (lambda m: m.infill("a", None), InputError, "suffix is of type NoneType"),
-        (lambda m: m.infill("a", "b", max_tokens=4), OptionError, "max_tokens may not be combined"),
+        (lambda m: m.fill("a {{x}} b", max_tokens=4), OptionError, "max_tokens may not be combined"),
         (lambda m: m.infill("a", "b", stop="x"), OptionError, "stop may not be combined"),
         (lambda m: m.infill("a", "b", rank="best"), OptionError, "total, mean,"),
         (lambda m: m.infill("a", "b", tries=0), OptionError, "tries 0"),
