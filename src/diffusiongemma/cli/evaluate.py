@@ -53,7 +53,7 @@ def evaluate(
     schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(help="Evaluate at several settings of one option, for example num_diffusion_steps=4,8,16,32."),
+        typer.Option(help="Evaluate at several settings of one option: num_diffusion_steps=4,8,16,32."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw into this PNG: bars by task, or with --sweep quality against steps and speed.")
