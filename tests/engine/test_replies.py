@@ -141,6 +141,7 @@ def test_what_does_not_go_together(models: list[DiffusionGemmaModel]) -> None:
 
 def answered(model: DiffusionGemmaModel, text: str, cuts: Sequence[int], stop: Sequence[str], most: int = 500) -> Result | None:
     answer = Answer(model.tokenizer, SamplingParams(max_tokens=most, stop=tuple(stop)), model.stop_ids, 1)
+    answer.began = 0.0
     ids, at = model.tokenizer.encode(text), 0
     for size in [*cuts, len(ids)]:
         if size and answer.finish is None:

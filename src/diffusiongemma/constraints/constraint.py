@@ -148,9 +148,16 @@ def _response_format(given: Any) -> Constraint | None:
         schema = given["json_schema"]
         inner = isinstance(schema, Mapping) and isinstance(schema.get("schema"), Mapping | bool)
         return Constraint.json_schema(schema["schema"] if inner else schema)
-    if isinstance(given, Mapping) and kind != "json_schema" and given.keys().isdisjoint(("json_schema", "schema")):
+    if isinstance(given, Mapping) and _is_schema(given):
         return Constraint.json_schema(given)
     raise ConstraintError(
         f'response_format is {given!r:.200}; it is {{"type": "json_schema", "json_schema": {{"schema": ...}}}}, the schema itself, '
         'a pydantic class, {"type": "json_object"} or {"type": "text"}'
     )
+
+
+def _is_schema(given: Mapping[str, Any]) -> bool:
+    """Whether this is a schema as it is, not an envelope that was misspelt; ``True`` is the schema of anything, not ``{}``."""
+    kind = given.get("type", "object")
+    typed = isinstance(kind, list) or kind in ("object", "array", "string", "number", "integer", "boolean", "null")
+    return bool(given) and typed and given.keys().isdisjoint(("json_schema", "schema"))
