@@ -125,7 +125,7 @@ def test_pins_beside_what_is_forced(model: DiffusionGemmaModel) -> None:
     assert first is not None
     events = list(model.stream("x", response_format=schema_of(PERSON), pins={0: first}, max_tokens=40, seed=1))
     drafts = [event for event in events if isinstance(event, Draft)]
-    assert drafts[0].pinned[0] and drafts[0].tokens[0] == first and model.tokenizer.encode('{"')[0] != first
+    assert drafts[0].pinned[0] and drafts[0].argmax_ids[0] == first and model.tokenizer.encode('{"')[0] != first
     result = model.generate("x", response_format=schema_of(PERSON), pins={0: first}, max_tokens=40, seed=1)
     validator(PERSON).validate(json.loads(result.text))
 

@@ -78,7 +78,7 @@ def test_drafts_tell_pins_from_the_rest(model: DiffusionGemmaModel) -> None:
     drafts = [event for event in model.stream("a", pins={1: 4, 9: 5}, max_tokens=16, seed=0) if isinstance(event, Draft)]
     for draft in drafts:
         assert [at for at, pinned in enumerate(draft.pinned) if pinned] == [1]
-        assert draft.tokens[1] == (4, 5)[draft.canvas] and draft.entropy[1] == 0
+        assert draft.argmax_ids[1] == (4, 5)[draft.canvas] and draft.entropy[1] == 0
 
 
 def test_a_stop_token_before_a_pin_ends_nothing(model: DiffusionGemmaModel) -> None:

@@ -40,8 +40,8 @@ def test_a_position_that_was_kept_never_changes_again(masked: DiffusionGemmaMode
     for each in drafts.values():
         kept: dict[int, int] = {}
         for draft in each:
-            assert all(draft.tokens[at] == token for at, token in kept.items())
-            kept |= {at: token for at, (token, is_kept) in enumerate(zip(draft.tokens, draft.accepted, strict=True)) if is_kept}
+            assert all(draft.argmax_ids[at] == token for at, token in kept.items())
+            kept |= {at: token for at, (token, is_kept) in enumerate(zip(draft.argmax_ids, draft.accepted, strict=True)) if is_kept}
 
 
 def test_it_is_the_same_alone_and_in_company(masked: DiffusionGemmaModel) -> None:

@@ -153,7 +153,7 @@ def check(
     assert [result.usage.denoising_steps for result in results] == watch.passes
     assert drafts
     for draft in drafts:
-        assert draft.tokens == watch.drafts[draft.canvas, draft.step][draft.row], (draft.row, draft.canvas, draft.step)
+        assert draft.argmax_ids == watch.drafts[draft.canvas, draft.step][draft.row], (draft.row, draft.canvas, draft.step)
     return results
 
 

@@ -188,14 +188,14 @@ def test_a_conversation_with_its_steps_and_numbers(visit: Callable[..., Visit], 
     assert noise.count() == first.accepted.count(False)
     assert page.locator("#panel-chat .tokens span:not(.noise):not(.tail)").all_text_contents() == [
         text
-        for text, kept, at in zip(faces(nano, first.tokens), first.accepted, range(64), strict=True)
-        if kept and at <= faces(nano, first.tokens).index("∎")
+        for text, kept, at in zip(faces(nano, first.argmax_ids), first.accepted, range(64), strict=True)
+        if kept and at <= faces(nano, first.argmax_ids).index("∎")
     ]
     ruler.press("ArrowRight")
     expect(label).to_have_text(f"step 2 of {len(drafts)}")
 
     # A token tells its history.
-    changed = next(at for at in range(40) if first.tokens[at] != drafts[1].tokens[at])
+    changed = next(at for at in range(40) if first.argmax_ids[at] != drafts[1].argmax_ids[at])
     page.locator(f"#panel-chat .tokens span[data-at='{changed}']").hover()
     expect(page.locator("#tip")).to_contain_text(f"position {changed}")
     expect(page.locator("#tip")).to_contain_text(f"{drafts[1].entropy[changed]:.3f} nats")

@@ -60,7 +60,7 @@ class LiveCanvas:
         mean = sum(draft.entropy) / len(draft.entropy)
         rate = (self._tokens + kept) / spent if spent > 0 else 0.0
         status = Text(
-            f"canvas {draft.canvas + 1}  step {draft.step:>2}  kept {kept}/{len(draft.tokens)}  "
+            f"canvas {draft.canvas + 1}  step {draft.step:>2}  kept {kept}/{len(draft.argmax_ids)}  "
             f"entropy {mean:.3f}  {rate:,.0f} tokens/s",
             style="dim",
         )
@@ -92,7 +92,7 @@ def text_canvas(token_text: Callable[[int], str], before: Callable[[], str]) -> 
 
     def draw(draft: "Draft") -> Text:
         picture = Text(before())
-        for token, entropy in zip(draft.tokens, draft.entropy, strict=True):
+        for token, entropy in zip(draft.argmax_ids, draft.entropy, strict=True):
             picture.append(token_text(token), style=entropy_colour(entropy))
         return picture
 
@@ -130,7 +130,7 @@ class RowsCanvas:
     def _line(self, draft: "Draft") -> Text:
         open_until = max((at for at, fixed in enumerate(draft.pinned) if not fixed), default=-1)
         picture = Text(no_wrap=True, overflow="ellipsis")
-        shown = zip(draft.tokens, draft.entropy, draft.pinned, strict=True)
+        shown = zip(draft.argmax_ids, draft.entropy, draft.pinned, strict=True)
         for at, (token, entropy, fixed) in enumerate(shown):
             if at > open_until + CONTEXT:
                 break

@@ -105,7 +105,7 @@ class Draft:
         row: which prompt of the batch.
         canvas: which canvas of the row, from 0.
         step: steps done on it, from 1.
-        tokens: most probable token of each position.
+        argmax_ids: most probable token of each position.
         entropy: nats, of each position.
         accepted: whether the step kept a draw there.
         text: the draft as text.
@@ -115,7 +115,7 @@ class Draft:
     row: int
     canvas: int
     step: int
-    tokens: list[int]
+    argmax_ids: list[int]
     entropy: list[float]
     accepted: list[bool]
     text: str

@@ -140,7 +140,7 @@ class Canvases:
         base = {"object": f"diffusion.{kind}", "id": self._name, "choices": [], "index": event.row}
         if isinstance(event, Draft):
             said = {
-                "canvas": event.canvas, "step": event.step, "tokens": event.tokens, "texts": self._texts(event.tokens),
+                "canvas": event.canvas, "step": event.step, "tokens": event.argmax_ids, "texts": self._texts(event.argmax_ids),
                 "entropy": [round(nats, 4) for nats in event.entropy], "accepted": event.accepted, "pinned": event.pinned,
                 "text": event.text,
             }  # fmt: skip

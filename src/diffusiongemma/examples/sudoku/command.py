@@ -149,7 +149,7 @@ def _summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
 def _picture(model: "DiffusionGemmaModel", puzzle: Sudoku, draft: "Draft") -> Text:
     # Cell (r, c) stands at position 10 r + c: nine digits and a line break a row.
     at = [10 * (i // 9) + i % 9 for i in range(81)]
-    cells = [model.tokenizer.token_text(draft.tokens[p]) for p in at]
+    cells = [model.tokenizer.token_text(draft.argmax_ids[p]) for p in at]
     return _grid(
         [text if len(text) == 1 and text.isprintable() else "·" for text in cells],
         "." * 81 if draft.step == 0 else puzzle.clues,
