@@ -137,7 +137,7 @@ def test_the_model_shows_held_cells(model: DiffusionGemmaModel) -> None:
     rules = SudokuRules(PUZZLE, model.tokenizer.encode, complete=False)
     first = next(e for e in model.stream(prompt_text(PUZZLE), rules=rules, seed=1) if isinstance(e, Draft))
     clues = clue_pins(model.tokenizer.encode, PUZZLE)
-    assert [token for at, token in enumerate(first.tokens[:89]) if clues[at] != -1] == [token for token in clues if token != -1]
+    assert [token for at, token in enumerate(first.argmax_ids[:89]) if clues[at] != -1] == [token for token in clues if token != -1]
     assert sum(first.accepted) > sum(first.pinned)
 
 
