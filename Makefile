@@ -19,9 +19,11 @@ run: $(VENV)/.installed  ## Install, then solve a sudoku before your eyes.
 	$(BIN)/diffusiongemma sudoku
 
 # The page is tested in a browser: the one that is there, else from the system's packages or playwright's store. Where neither can be
-# had, the tests of the page are skipped and say so.
+# had, the tests of the page are skipped and say so; `make test BROWSER=skip` installs none.
+BROWSER ?= install
 $(VENV)/.browser: $(VENV)/.installed
-	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+	@[ $(BROWSER) = skip ] \
+	  || { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
 	  || $(BIN)/python -m playwright install chromium >/dev/null 2>&1 \
 	  || echo "No browser could be installed: the tests of the page will be skipped."
