@@ -92,7 +92,7 @@ def test_events_come_in_order_and_say_what_happens(model: DiffusionGemmaModel) -
             steps = [draft for draft in drafts if draft.canvas == index]
             assert [draft.step for draft in steps] == list(range(1, canvas.steps + 1))
             # The last draft is what is committed.
-            assert steps[-1].tokens[: canvas.tokens] == result.token_ids[8 * index : 8 * index + canvas.tokens]
+            assert steps[-1].argmax_ids[: canvas.tokens] == result.token_ids[8 * index : 8 * index + canvas.tokens]
         assert all(len(d.argmax_ids) == len(d.entropy) == len(d.accepted) == 8 and any(d.accepted) for d in drafts)
         assert drafts[0].text == text_of(drafts[0].argmax_ids)
 

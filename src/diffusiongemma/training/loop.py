@@ -303,7 +303,8 @@ def _first_line(error: Exception) -> str:
 
 def _what_decides(recipe: dict[str, Any]) -> dict[str, Any]:
     """What makes a run another run: not its length, which one may change on the way, nor how it is looked at."""
-    return {**recipe, "eval": {}, "train": {**recipe["train"], "steps": 0, "checkpoint_every": 0}}
+    uniform = {"process": {"name": "uniform"}}  # of recipes from before there was another
+    return {**uniform, **recipe, "eval": {}, "train": {**recipe["train"], "steps": 0, "checkpoint_every": 0}}
 
 
 def _data(recipe: Recipe, folder: Path, progress: Callable[[int, int], None]) -> TrainData:
