@@ -108,7 +108,7 @@ def test_every_package_that_is_allowed_is_used() -> None:
     assert {room: packages for room, packages in used.items() if packages} == PARTIES
 
 
-def test_no_room_knows_an_example_by_name() -> None:
+def test_no_room_imports_an_example() -> None:
     for path in FILES:
         if room_of(path) != "examples":
             assert "examples" not in imported_rooms(path.read_text()), path

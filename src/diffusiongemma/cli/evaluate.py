@@ -16,7 +16,6 @@ from diffusiongemma.cli.command import command
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.options import SamplingParams, options_of
 from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, Example, PinnedTask, SchemaTask, Task
-from diffusiongemma.tasks.registry import TASKS, task_named
 
 if TYPE_CHECKING:
     from diffusiongemma.evals.results import Outcome, ResultsFile, Score, TaskReport
@@ -76,6 +75,8 @@ def evaluate(
     Each finished example is a line of a file, at once: after Ctrl-C, or worse, the same command goes on where it was. Lines of
     another checkpoint, mode or setting stay in the file and are not counted.
     """
+    from diffusiongemma.tasks.registry import TASKS
+
     if not tasks:
         _list(json)
         return
@@ -124,6 +125,8 @@ def evaluate(
 
 
 def _list(json: bool) -> None:
+    from diffusiongemma.tasks.registry import TASKS
+
     if json:
         rows = [{"name": task.name, "summary": task.summary, "max_tokens": task.max_tokens} for task in TASKS.values()]
         common.print_json({"tasks": rows})
@@ -134,6 +137,8 @@ def _list(json: bool) -> None:
 
 
 def _chosen(names: Sequence[str]) -> list[Task]:
+    from diffusiongemma.tasks.registry import TASKS, task_named
+
     if list(names) == ["all"]:
         return list(TASKS.values())
     if "all" in names:

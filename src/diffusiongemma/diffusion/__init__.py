@@ -5,11 +5,11 @@
 
 from diffusiongemma.diffusion.batch import BatchParams, PerRow
 from diffusiongemma.diffusion.canvas import Canvas, new_canvas
-from diffusiongemma.diffusion.params import COLDEST, CanvasWindow, CommitRule, SamplingParams
 from diffusiongemma.diffusion.process import Absorbing, Corrupted, NoiseProcess, Uniform, make_process, register_process
 from diffusiongemma.diffusion.rules import accept, committed, relevant
 from diffusiongemma.diffusion.schedule import noise_levels, temperature
 from diffusiongemma.diffusion.step import step
+from diffusiongemma.options.sampling import COLDEST, CanvasWindow, CommitRule, SamplingParams
 
 __all__ = [
     "COLDEST",

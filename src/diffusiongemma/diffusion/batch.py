@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from diffusiongemma.diffusion.params import AcceptRule, CommitRule, SamplingParams, Schedule, StopRule
+from diffusiongemma.options.sampling import AcceptRule, CommitRule, SamplingParams, Schedule, StopRule
 
 __all__ = ["BatchParams", "PerRow"]
 

@@ -84,6 +84,8 @@ class Canvas:
             length: positions of its canvas.
             stability: steps of history it needs.
         """
+        if len(self.length_B) == 1 and (length, stability) == (self.length, len(self.history_SBL)):
+            return self
         picked = {f.name: getattr(self, f.name).narrow(_row_dim(f.name), at, 1) for f in fields(self)}
         picked = {name: value[..., :length] if name.endswith("BL") else value for name, value in picked.items()}
         return Canvas(**picked | {"history_SBL": picked["history_SBL"][len(self.history_SBL) - stability :]})

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusiongemma.diffusion.batch import BatchParams
 from diffusiongemma.diffusion.canvas import Canvas
-from diffusiongemma.diffusion.params import AcceptRule, CommitRule
+from diffusiongemma.options.sampling import AcceptRule, CommitRule
 
 __all__ = ["accept", "committed", "relevant"]
 

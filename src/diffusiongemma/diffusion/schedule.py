@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.diffusion.batch import BatchParams
-from diffusiongemma.diffusion.params import COLDEST, Schedule
+from diffusiongemma.options.sampling import COLDEST, Schedule
 
 __all__ = ["noise_levels", "temperature"]
 

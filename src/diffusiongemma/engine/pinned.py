@@ -191,7 +191,7 @@ class _Reading:
         within = self.tokens[self.at : self.at + count]
         stop = next((n for n, token in enumerate(within) if token in self._stop_ids and self.at + n + 1 < len(self._given)), count)
         if not self._take(within[:stop]):
-            low, high, best = 0, stop, None  # a way is left behind low
+            low, high, best = 0, stop, None  # a path is left after low
             while high - low > 1:
                 middle = (low + high) // 2
                 if result := self._leaves(within[:middle]):

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from diffusiongemma.diffusion import COLDEST, BatchParams, Canvas, committed, new_canvas, step, temperature
+from diffusiongemma.diffusion import COLDEST, BatchParams, Canvas, SamplingParams, committed, new_canvas, step, temperature
 from diffusiongemma.engine.constraint import BestOf, Reading, applied
 from diffusiongemma.engine.sequence import SequenceState, canvas_slice
 from diffusiongemma.kernels import RngPurpose, SoftPositions, Statistics, draw, position_keys
@@ -108,6 +108,8 @@ class ModelRunner:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
+        self._asked: list[tuple[SamplingParams, tuple[int, ...]]] = []
+        self._params: BatchParams | None = None
 
     def new_cache(self, sequence: SequenceState) -> RowCache:
         """An empty cache for a sequence."""
@@ -167,7 +169,7 @@ class ModelRunner:
         canvases = [one.canvas for one in sequences if one.canvas is not None]
         metadata = [one.metadata for one in sequences if one.metadata is not None]
         hidden = self.model.denoise_rows([each.noisy_ids_BL for each in canvases], [one.soft_1LD for one in sequences], metadata)
-        canvas, params, lengths = Canvas.cat(canvases), _params(sequences), [one.unit for one in sequences]
+        canvas, params, lengths = Canvas.cat(canvases), self._params_of(sequences), [one.unit for one in sequences]
         places = _Places(lengths, canvas.length, self.model.device)
         constrained = [at for at, one in enumerate(sequences) if one.constraint is not None]
         text = self.model.config.text
@@ -197,6 +199,13 @@ class ModelRunner:
             [soft if one.request.params.self_conditioning else None for one, soft in zip(sequences, softs, strict=True)],
             candidates,
         )
+
+    def _params_of(self, sequences: Sequence[SequenceState]) -> BatchParams:
+        """Their parameters, made anew only where the sequences are not those of the step before."""
+        asked = [(one.request.params, one.request.stop_ids) for one in sequences]
+        if self._params is None or asked != self._asked:
+            self._asked, self._params = asked, _params(sequences)
+        return self._params
 
     def best_of(self, batch: CanvasBatch, row: int) -> BestOf:
         """What chooses the most probable of the allowed tokens at a position of a constrained canvas."""

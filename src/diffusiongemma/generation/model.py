@@ -95,8 +95,8 @@ class DiffusionGemmaModel:
             name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, a GGUF file or a folder with one, or a
                 hub id (``owner/name:Q4_K_M`` where a repository has several GGUF files).
             dtype: of the computation: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
-                CPU float32. Weights are kept in it too, but for those of
-                a quantised checkpoint: their codes stay packed, and on a CPU their other matrices stay as they are stored.
+                CPU float32. Weights are kept in it too, but for those of a quantised checkpoint: their codes stay packed, and on
+                a CPU their other matrices stay as they are stored.
             cache_dtype: of the keys and values that are kept of a context, as for ``dtype``; None: that of the computation.
                 bfloat16 beside float32 halves their memory; they are rounded once, as they are stored.
             device: None: a CUDA device if there is one, else the CPU.

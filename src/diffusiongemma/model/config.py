@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from diffusiongemma.diffusion.params import OWN_FIELD
 from diffusiongemma.errors import ConfigError
 from diffusiongemma.model.config_fields import (
     FULL,
@@ -24,6 +23,7 @@ from diffusiongemma.model.config_fields import (
     want_size,
     want_token,
 )
+from diffusiongemma.options.sampling import OWN_FIELD
 
 __all__ = ["FULL", "SLIDING", "LayerConfig", "ModelConfig", "RopeConfig", "TextConfig"]
 

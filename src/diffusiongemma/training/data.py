@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
     "{{ message['content'] }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
 )
 MARKS = ("<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
-"""The tokens of tools, behind the specials of a checkpoint that is taught to call them."""
+"""The tokens of tools, after the specials of a checkpoint that is taught to call them."""
 TOOL_TEMPLATE = (
     "{% macro value(v) %}{% if v is string %}<|\"|>{{ v }}<|\"|>{% elif v is mapping %}{{ '{' }}"
     "{% for k, w in v | dictsort %}{{ k }}:{{ value(w) }}{% if not loop.last %},{% endif %}{% endfor %}{{ '}' }}"

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from diffusiongemma.diffusion.params import OWN_FIELD
 from diffusiongemma.errors import ConfigError
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.options.sampling import OWN_FIELD
 from diffusiongemma.plugins import plugins
 from diffusiongemma.tasks.base import FIRST_EVAL_SEED
 

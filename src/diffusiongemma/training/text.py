@@ -118,7 +118,7 @@ class TextMixture:
                 (prompt,) = writing.prompt_ids(self._prompts, example.prompt, options=_options(name, example))
                 answer, hole = [*self._ids(example.answer), _TURN_END], None
                 if len(answer) > bucket.answer == self.canvas_length:
-                    # A longer answer: one of its canvases, behind those before it.
+                    # A longer answer: one of its canvases, after those before it.
                     begin = (
                         example_rng("canvas", self._seed, index).randrange(-(-len(answer) // self.canvas_length))
                         * self.canvas_length
