@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
 
 from diffusiongemma.model.assemble import assemble
@@ -68,6 +69,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         }
     },
 }
+
+
+def with_encoder_states(reference: DiffusionGemmaForBlockDiffusion, **inputs: Any) -> tuple[Any, Tensor]:
+    """What the reference answers, and its encoder's final hidden states, which not every version returns."""
+    states: list[Tensor] = []
+    hook = reference.model.encoder.register_forward_hook(lambda module, given, out: states.append(out.last_hidden_state))
+    try:
+        return reference(**inputs), states.pop()
+    finally:
+        hook.remove()
 
 
 @dataclass(frozen=True)

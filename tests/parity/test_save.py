@@ -15,7 +15,7 @@ from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.generation import DiffusionGemmaModel
 from tests import released
-from tests.parity.reference import CONFIGS, load_ours, write_checkpoint
+from tests.parity.reference import CONFIGS, load_ours, with_encoder_states, write_checkpoint
 from tests.tiny import letters
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -48,8 +48,8 @@ def their_numbers(folder: Path) -> tuple[Tensor, Tensor]:
     ids = torch.randint(0, vocabulary, (1, 13), generator=generator)
     canvas = torch.randint(0, vocabulary, (1, 8), generator=generator)
     with torch.no_grad():
-        out = model(input_ids=ids, decoder_input_ids=canvas)
-    return out.encoder_last_hidden_state, out.logits
+        out, encoded = with_encoder_states(model, input_ids=ids, decoder_input_ids=canvas)
+    return encoded, out.logits
 
 
 SAVED = [
