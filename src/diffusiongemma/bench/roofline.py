@@ -73,9 +73,9 @@ def parameters(config: ModelConfig) -> dict[str, int]:
         "self_conditioning": gated + hidden,
         "attention": sum(_projections(text, layer) + 2 * layer.head_dim for layer in text.layers),
         "dense": count * gated,
-        "router": count * (hidden * text.num_experts + hidden + text.num_experts),
+        "router": count * (hidden * text.num_experts + hidden + text.num_experts) * text.enable_moe_block,
         "experts": count * text.num_experts * _expert(text),
-        "norms": (7 * count + 1) * hidden,
+        "norms": ((7 if text.enable_moe_block else 4) * count + 1) * hidden,
     }
 
 
@@ -91,7 +91,8 @@ def step_cost(config: ModelConfig, batch: int, context: float, element_bytes: in
     text, tokens = config.text, batch * config.canvas_length
     weights = parameters(config)
     read = {name: float(count) for name, count in weights.items() if name != "embedding"}
-    read["experts"] *= touched_experts(text.num_experts, text.top_k_experts, tokens) / text.num_experts
+    if text.num_experts:
+        read["experts"] *= touched_experts(text.num_experts, text.top_k_experts, tokens) / text.num_experts
     # Once for the logits, once for the soft embeddings, and the canvas's own rows.
     read["head"] = read["soft_embedding"] = float(weights["embedding"])
     read["embedding"] = float(tokens * text.hidden_size)
@@ -144,9 +145,9 @@ def _best(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _projections(text: TextConfig, layer: LayerConfig) -> int:
-    """Parameters of a layer's q, k, v and o; a full layer has no v of its own."""
+    """Parameters of a layer's q, k, v and o; a full layer may have no v of its own."""
     query = text.num_attention_heads * layer.head_dim
-    stored = layer.num_key_value_heads * layer.head_dim * (2 if layer.is_sliding else 1)
+    stored = layer.num_key_value_heads * layer.head_dim * (2 if layer.is_sliding or not text.attention_k_eq_v else 1)
     bias = query + stored + text.hidden_size if text.attention_bias else 0
     return text.hidden_size * (2 * query + stored) + bias
 

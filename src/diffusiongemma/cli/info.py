@@ -98,7 +98,7 @@ def memory_report(config: Any, weights: "list[Resident] | None" = None, quantize
     sizes = {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith("layer_scalar")}
     total = sum(sizes.values())
     experts = sum(size for name, size in sizes.items() if ".experts." in name)
-    active = total - experts + experts * text.top_k_experts // text.num_experts
+    active = total - experts + experts * text.top_k_experts // max(1, text.num_experts)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     known = weights or [Resident(name, shapes[name], 0, "plain") for name in sizes]
     taken = {name: resident_bytes(known, dtype, quantize=quantize) for name, dtype in dtypes.items()}

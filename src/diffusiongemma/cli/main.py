@@ -7,6 +7,7 @@ import typer
 from diffusiongemma import __version__
 from diffusiongemma.cli.bench import bench
 from diffusiongemma.cli.check import check
+from diffusiongemma.cli.convert import convert
 from diffusiongemma.cli.decide import decide
 from diffusiongemma.cli.evaluate import evaluate
 from diffusiongemma.cli.fill import edit, fill, infill
@@ -53,6 +54,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(quantize)
+app.command()(convert)
 app.command()(info)
 app.command()(check)
 app.command()(serve)

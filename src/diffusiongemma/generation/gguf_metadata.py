@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from diffusiongemma.diffusion import SamplingParams
-from diffusiongemma.errors import CheckpointError, OptionError
+from diffusiongemma.errors import CheckpointError, ConfigError, OptionError
 from diffusiongemma.generation.opened import gguf_config
 from diffusiongemma.model.config import FULL, SLIDING, ModelConfig, TextConfig
 from diffusiongemma.model.transformer import rotary_frequencies
@@ -112,6 +112,11 @@ def _same_rope(wanted: TextConfig, result: TextConfig, kind: str) -> bool:
 
 def _shape(config: ModelConfig) -> dict[str, Any]:
     text = config.text
+    if not (text.enable_moe_block and text.attention_k_eq_v and text.value_norm) or text.final_logit_softcapping is None:
+        raise ConfigError(
+            "this checkpoint has a stack of its own (no experts, values of its own in full layers, no norm of values, or no cap of "
+            f"the logits), for which GGUF's {ARCHITECTURE!r} has no keys; write fp8, int8 or int4 instead"
+        )
     sliding = SLIDING if SLIDING in text.layer_types else FULL
     full, window = text.head_dim_of(FULL), text.head_dim_of(sliding)
     own: dict[str, Any] = {

@@ -177,7 +177,7 @@ class _Sample:
         quantize: str | None, batch_invariant: bool,
     ) -> None:  # fmt: skip
         text = config.text
-        expert = 3 * text.hidden_size * text.moe_intermediate_size
+        expert = max(1, 3 * text.hidden_size * text.moe_intermediate_size)
         experts = min(text.num_experts, max(text.top_k_experts, _MAX_EXPERT_WEIGHTS // expert))
         self._whole, self._device, self._dtype = config, device, dtype
         self._text = replace(
@@ -250,7 +250,7 @@ class _Sample:
     def _experts(self, tokens: int) -> float:
         """What a layer's experts take more in the whole model."""
         whole, text = self._whole.text, self._text
-        if whole.num_experts == text.num_experts:
+        if whole.num_experts == text.num_experts:  # all of them, or none
             return 0.0
         layer = self._model.layers[0]
         assert isinstance(layer, Layer)

@@ -160,7 +160,7 @@ def canvas_head_choice(positions: int, vocab_size: int, kernels: Kernels = "auto
 def canvas_head(
     hidden_BLD: Tensor,
     table_VD: Table,
-    cap: float,
+    cap: float | None,
     temperature_B: Tensor,
     keys_BL: Tensor,
     likely_BL: Tensor,
@@ -177,7 +177,7 @@ def canvas_head(
     Args:
         hidden_BLD: ``[B, L, D]`` final hidden states.
         table_VD: ``[V, D]`` the tied head, of any dtype, or packed; results have the hidden states' dtype.
-        cap: of the logits.
+        cap: of the logits; None: none.
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64, of the draw.
         likely_BL: ``[B, L]`` int64, tokens thought to be probable; they change the time, not the result.

@@ -150,9 +150,9 @@ SoftPositions = Mapping[int | None, Tensor | None]
 have theirs made so, counted through all rows; None: every position. Empty: there is none at all."""
 
 
-def soft_cap(logits: Tensor, cap: float) -> Tensor:
-    """``cap * tanh(logits / cap)`` in float32."""
-    return torch.tanh(logits.float() / cap) * cap
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """``cap * tanh(logits / cap)`` in float32; None: the logits as they are, in float32."""
+    return logits.float() if cap is None else torch.tanh(logits.float() / cap) * cap
 
 
 class Statistics(NamedTuple):
@@ -222,7 +222,7 @@ def statistics(shaped_BLV: Tensor, keys_BL: Tensor, table_VD: Tensor | None) -> 
 def canvas_head(
     hidden_BLD: Tensor,
     table_VD: Table,
-    cap: float,
+    cap: float | None,
     temperature_B: Tensor,
     keys_BL: Tensor,
     *,
@@ -235,7 +235,7 @@ def canvas_head(
     Args:
         hidden_BLD: ``[B, L, D]`` final hidden states.
         table_VD: ``[V, D]`` the tied head, of any dtype, or packed.
-        cap: of the logits.
+        cap: of the logits; None: none.
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64, of the draw.
         soft: where the soft embedding is wanted, and of how many tokens.

@@ -56,7 +56,7 @@ class _Winner:
 def canvas_head(
     hidden_BLD: Tensor,
     table_VD: Table,
-    cap: float,
+    cap: float | None,
     temperature_B: Tensor,
     keys_BL: Tensor,
     likely_BL: Tensor,
@@ -74,7 +74,7 @@ def canvas_head(
     Args:
         hidden_BLD: ``[B, L, D]``.
         table_VD: ``[V, D]``, of any dtype, or packed.
-        cap: of the logits.
+        cap: of the logits; None: none.
         temperature_B: ``[B]`` float32.
         keys_BL: ``[B, L]`` int64.
         likely_BL: ``[B, L]`` int64, tokens thought to be probable: the surer they are, the more of the soft products need not
@@ -155,9 +155,10 @@ def tile_width(positions: int) -> int:
     return max(TILE_MIN, min(TILE_NUMBERS // max(positions, 1), TILE_MAX)) // GROUP * GROUP
 
 
-def _shaped(raw: Tensor, cap: float, temperature_N1: Tensor) -> Tensor:
+def _shaped(raw: Tensor, cap: float | None, temperature_N1: Tensor) -> Tensor:
     """Soft cap and temperature, in place, in the order of the plain head: bit for bit its logits."""
-    return raw.div_(cap).tanh_().mul_(cap).div_(temperature_N1)
+    capped = raw if cap is None else raw.div_(cap).tanh_().mul_(cap)
+    return capped.div_(temperature_N1)
 
 
 def _winner(likely_N1: Tensor) -> _Winner:

@@ -104,16 +104,30 @@ def _default_rope() -> dict[str, RopeConfig]:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The shape of the transformer stack that both roles share."""
+    """The shape of the transformer stack that both roles share.
+
+    DiffusionGemma's own, and those of the Gemma models that a checkpoint can be made from (``generation.converting``), in Gemma 4's
+    names where it has them. transformers' DiffusionGemma runs only the first.
+
+    Attributes:
+        num_experts, top_k_experts, moe_intermediate_size: 0 where there are no experts.
+        enable_moe_block: whether every layer has experts beside its dense MLP.
+        attention_k_eq_v: whether full layers take their values from the keys; else they have values of their own.
+        value_norm: whether values are normalised (Gemma 4), or not (Gemma 3).
+        final_logit_softcapping: cap of the logits; None: they have none.
+    """
 
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    num_experts: int
-    top_k_experts: int
-    moe_intermediate_size: int
     layers: tuple[LayerConfig, ...]
+    num_experts: int = 0
+    top_k_experts: int = 0
+    moe_intermediate_size: int = 0
+    enable_moe_block: bool = True
+    attention_k_eq_v: bool = True
+    value_norm: bool = True
     vocab_size: int = 262_144
     hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 131_072
@@ -123,7 +137,7 @@ class TextConfig:
     bos_token_id: int | None = 2
     attention_bias: bool = False
     sliding_window: int = 512
-    final_logit_softcapping: float = 30.0
+    final_logit_softcapping: float | None = 30.0
     use_bidirectional_attention: str | None = None
     rope: Mapping[str, RopeConfig] = field(default_factory=_default_rope)
 
@@ -249,7 +263,8 @@ class ModelConfig:
                 override["num_key_value_heads"] = layer.num_key_value_heads
             if override:
                 per_layer[str(i)] = override
-        skip = {"layers", "rope", "eos_token_id"}
+        skip = {"layers", "rope", "eos_token_id", *(name for name in _SHAPES if getattr(text, name))}
+        skip |= set() if text.enable_moe_block else set(_REQUIRED)
         flat = {"global_head_dim", "num_global_key_value_heads"}
         unread = {name: value for name, value in self.source.get("text_config", {}).items() if name not in flat}
         return {
@@ -279,6 +294,8 @@ class ModelConfig:
 
 
 _REQUIRED = ("num_experts", "top_k_experts", "moe_intermediate_size")
+_SHAPES = ("enable_moe_block", "attention_k_eq_v", "value_norm")
+"""What DiffusionGemma itself always has; written where a stack has it not."""
 _TEXT_DEFAULTS: dict[str, Any] = {
     "hidden_size": 2304,
     "intermediate_size": 9216,
@@ -298,9 +315,10 @@ _TEXT_DEFAULTS: dict[str, Any] = {
 # Fields of text_config that transformers refuses a null in, or takes one for something else than the default.
 _NOT_NULL = frozenset(
     {
-        "attention_bias", "global_head_dim", "head_dim", "hidden_activation", "hidden_size", "initializer_range",
-        "intermediate_size", "is_causal", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
-        "num_key_value_heads", "rms_norm_eps", "sliding_window", "tie_word_embeddings", "vocab_size",
+        "attention_bias", "attention_k_eq_v", "enable_moe_block", "global_head_dim", "head_dim", "hidden_activation", "hidden_size",
+        "initializer_range", "intermediate_size", "is_causal", "max_position_embeddings", "num_attention_heads",
+        "num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "sliding_window", "tie_word_embeddings", "value_norm",
+        "vocab_size",
     }
 )  # fmt: skip
 
@@ -332,12 +350,19 @@ def _text_from_dict(data: Mapping[str, Any]) -> TextConfig:
     data = {name: value for name, value in data.items() if name not in _NOT_NULL or value is not None}
     refuse_unfollowed(data)
     shape = {**_TEXT_DEFAULTS, **{key: data[key] for key in _TEXT_DEFAULTS if key in data}}
-    missing = [name for name in _REQUIRED if shape[name] is None]
-    if missing:
-        raise ConfigError(f"config.json text_config lacks {', '.join(missing)}: every layer has experts, so they are needed")
+    for name in _SHAPES:
+        if not isinstance(data.get(name, True), bool):
+            raise ConfigError(f"config.json text_config: {name} is {data[name]!r}; it must be true or false")
+    if not data.get("enable_moe_block", True):
+        if unused := [name for name in _REQUIRED if shape[name]]:
+            raise ConfigError(f"config.json text_config has {', '.join(unused)}, but enable_moe_block is false: no experts")
+        shape |= dict.fromkeys(_REQUIRED, 0)
+    elif missing := [name for name in _REQUIRED if shape[name] is None]:
+        raise ConfigError(
+            f"config.json text_config lacks {', '.join(missing)}: every layer has experts, so they are needed; "
+            "a stack without has enable_moe_block false"
+        )
     _want_tied("config.json text_config", data)
-    if "final_logit_softcapping" in data and data["final_logit_softcapping"] is None:
-        raise ConfigError("config.json text_config: final_logit_softcapping is null, no cap; only capped logits are supported")
 
     given = {key: data[key] for key in own if key in data}
     eos = given.pop("eos_token_id", 1)
@@ -369,7 +394,8 @@ def _layers_from_dict(shape: Mapping[str, Any], given: Mapping[str, Any]) -> tup
         raise ConfigError(f"config.json layer_types has {', '.join(unknown[:5])}; allowed: {SLIDING}, {FULL}")
     if len(types) != count:
         raise ConfigError(f"config.json layer_types has {len(types)} entries for num_hidden_layers {count}")
-    types[-1] = FULL
+    if named is None or given.get("enable_moe_block", True):
+        types[-1] = FULL
     per_layer = shape["per_layer_config"]
     # Source: transformers takes a null for "no overrides" whatever the flat fields say; where a file has those, they are meant.
     flat = "global_head_dim" in given or "num_global_key_value_heads" in given
@@ -405,14 +431,15 @@ def _rope_from_dict(data: Mapping[str, Any] | None) -> dict[str, RopeConfig]:
 
 def _check_text(text: TextConfig) -> None:
     for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
-                 "num_experts", "top_k_experts", "moe_intermediate_size", "sliding_window", "max_position_embeddings"):  # fmt: skip
+                 *(_REQUIRED if text.enable_moe_block else ()), "sliding_window", "max_position_embeddings"):  # fmt: skip
         want_size(f"config.json text_config: {name}", getattr(text, name))
     for name, token in (("pad_token_id", text.pad_token_id), ("bos_token_id", text.bos_token_id)):
         want_token(f"config.json text_config: {name}", token)
     for token in text.eos_token_id:
         want_token("config.json text_config: eos_token_id", token)
     want_positive("config.json text_config: rms_norm_eps", text.rms_norm_eps)
-    want_positive("config.json text_config: final_logit_softcapping", text.final_logit_softcapping)
+    if text.final_logit_softcapping is not None:
+        want_positive("config.json text_config: final_logit_softcapping", text.final_logit_softcapping)
     if not isinstance(text.attention_bias, bool):
         raise ConfigError(f"config.json text_config: attention_bias is {text.attention_bias!r}; it must be true or false")
     if text.top_k_experts > text.num_experts:

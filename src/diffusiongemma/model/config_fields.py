@@ -120,9 +120,7 @@ def _all_zero(value: Any, _: Mapping[str, Any]) -> bool:
 # always does. Sources: transformers 5.24 configurations of gemma2, gemma3, gemma3n, gemma4, embeddinggemma.
 _UNFOLLOWED: dict[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] = {
     "is_causal": (_one_of(True), "true: the encoder role is causal"),
-    "enable_moe_block": (_one_of(True), "true: every layer has experts"),
     "num_kv_shared_layers": (_one_of(0), "0: every layer has keys and values of its own"),
-    "attention_k_eq_v": (_one_of(True), "true: full layers take their values from the keys"),
     "use_double_wide_mlp": (_one_of(False), "false"),
     "hidden_size_per_layer_input": (_one_of(0), "0: there are no embeddings a layer"),
     "attn_logit_softcapping": (_one_of(), "null: attention scores are not capped"),

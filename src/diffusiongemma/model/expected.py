@@ -9,10 +9,8 @@ from diffusiongemma.model.config_fields import MAX_LAYERS, MAX_SIZE, want_size
 __all__ = ["text_shapes", "vision_shapes"]
 
 Shapes = dict[str, tuple[int, ...]]
-_NORMS = (
-    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "pre_feedforward_layernorm_2",
-    "post_feedforward_layernorm", "post_feedforward_layernorm_1", "post_feedforward_layernorm_2",
-)  # fmt: skip
+_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+_EXPERTS_NORMS = ("pre_feedforward_layernorm_2", "post_feedforward_layernorm_1", "post_feedforward_layernorm_2")
 # Source: transformers 5.24 Gemma4VisionConfig.
 _VISION_DEFAULTS: dict[str, Any] = {
     "hidden_size": 768,
@@ -42,17 +40,18 @@ def text_shapes(text: TextConfig) -> Shapes:
         base = f"layers.{i}."
         query, kv = text.num_attention_heads * layer.head_dim, layer.num_key_value_heads * layer.head_dim
         sides = {"q_proj": (query, D), "k_proj": (kv, D), "o_proj": (D, query)}
-        if layer.is_sliding:  # full layers take their values from the keys
+        if layer.is_sliding or not text.attention_k_eq_v:  # else full layers take their values from the keys
             sides["v_proj"] = (kv, D)
         for name, shape in sides.items():
             shapes[f"{base}self_attn.{name}.weight"] = shape
             if text.attention_bias:
                 shapes[f"{base}self_attn.{name}.bias"] = shape[:1]
         shapes |= {f"{base}self_attn.{name}_norm.weight": (layer.head_dim,) for name in "qk"}
-        shapes |= {f"{base}{name}.weight": (D,) for name in _NORMS}
+        shapes |= {f"{base}{name}.weight": (D,) for name in (*_NORMS, *(_EXPERTS_NORMS if text.enable_moe_block else ()))}
         shapes |= {f"{base}mlp.{name}.weight": shape for name, shape in dense.items()}
-        shapes |= {f"{base}router.proj.weight": (E, D), f"{base}router.scale": (D,), f"{base}router.per_expert_scale": (E,)}
-        shapes |= {f"{base}experts.gate_up_proj": (E, 2 * M, D), f"{base}experts.down_proj": (E, D, M)}
+        if text.enable_moe_block:
+            shapes |= {f"{base}router.proj.weight": (E, D), f"{base}router.scale": (D,), f"{base}router.per_expert_scale": (E,)}
+            shapes |= {f"{base}experts.gate_up_proj": (E, 2 * M, D), f"{base}experts.down_proj": (E, D, M)}
         shapes |= {f"{base}layer_scalar": (1,), f"{base}encoder_layer_scalar": (1,)}
     return shapes
 

@@ -99,7 +99,8 @@ class SelfConditioning(GatedMLP):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; full layers have no ``v_proj`` and take V from the keys before norm and rotation."""
+    """Grouped-query attention; full layers have no ``v_proj`` and take V from the keys before norm and rotation, unless
+    ``attention_k_eq_v`` is false."""
 
     def __init__(self, config: TextConfig, layer: LayerConfig, index: int) -> None:
         super().__init__()
@@ -111,7 +112,8 @@ class Attention(nn.Module):
         linear = partial(Linear, bias=config.attention_bias)
         self.q_proj = linear(config.hidden_size, q_size)
         self.k_proj = linear(config.hidden_size, kv_size)
-        self.v_proj = linear(config.hidden_size, kv_size) if layer.is_sliding else None
+        self.v_proj = linear(config.hidden_size, kv_size) if layer.is_sliding or not config.attention_k_eq_v else None
+        self.value_norm = config.value_norm
         self.o_proj = linear(q_size, config.hidden_size)
         self.q_norm = RMSNorm(layer.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(layer.head_dim, config.rms_norm_eps)
@@ -124,7 +126,7 @@ class Attention(nn.Module):
         v = k if self.v_proj is None else self.v_proj(x_BTD).view(split)
         q = kernels.rotate(self.q_norm(q), *cos_sin)
         k = kernels.rotate(self.k_norm(k), *cos_sin)
-        v = kernels.rms_norm(v, None, self.eps)
+        v = kernels.rms_norm(v, None, self.eps) if self.value_norm else v
         out: Tensor = self.o_proj(context.attend(self.index, role, q, k, v))
         return out
 
@@ -165,7 +167,8 @@ class Experts(Packable, nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then a dense and an expert branch from the same residual, all times the role's own scalar."""
+    """Attention, then a dense and, where there are experts, an expert branch from the same residual, all times the role's own
+    scalar."""
 
     layer_scalar: Tensor
     encoder_layer_scalar: Tensor
@@ -178,11 +181,13 @@ class Layer(nn.Module):
         self.post_attention_layernorm = norm()
         self.pre_feedforward_layernorm = norm()
         self.mlp = GatedMLP(config)
-        self.post_feedforward_layernorm_1 = norm()
-        self.router = Router(config)
-        self.pre_feedforward_layernorm_2 = norm()
-        self.experts = Experts(config)
-        self.post_feedforward_layernorm_2 = norm()
+        self.has_experts = config.enable_moe_block
+        if self.has_experts:
+            self.post_feedforward_layernorm_1 = norm()
+            self.router = Router(config)
+            self.pre_feedforward_layernorm_2 = norm()
+            self.experts = Experts(config)
+            self.post_feedforward_layernorm_2 = norm()
         self.post_feedforward_layernorm = norm()
         self.register_buffer("layer_scalar", torch.ones(1))
         self.register_buffer("encoder_layer_scalar", torch.ones(1))
@@ -191,10 +196,11 @@ class Layer(nn.Module):
         """``[B, T, D] -> [B, T, D]``."""
         attended = self.self_attn(self.input_layernorm(x_BTD), role, cos_sin, context)
         residual = x_BTD + self.post_attention_layernorm(attended)
-        dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(residual)))
-        flat_TD = residual.flatten(0, 1)
-        mixed = self.experts(self.pre_feedforward_layernorm_2(flat_TD), self.router(flat_TD)).view_as(residual)
-        mixed = self.post_feedforward_layernorm_2(mixed)
-        out = residual + self.post_feedforward_layernorm(dense + mixed)
+        branches = self.mlp(self.pre_feedforward_layernorm(residual))
+        if self.has_experts:
+            flat_TD = residual.flatten(0, 1)
+            mixed = self.experts(self.pre_feedforward_layernorm_2(flat_TD), self.router(flat_TD)).view_as(residual)
+            branches = self.post_feedforward_layernorm_1(branches) + self.post_feedforward_layernorm_2(mixed)
+        out = residual + self.post_feedforward_layernorm(branches)
         scaled: Tensor = out * (self.encoder_layer_scalar if role is Role.ENCODE else self.layer_scalar)
         return scaled
