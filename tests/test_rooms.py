@@ -22,6 +22,7 @@ FLOOR = {
     "diffusion": 2,
     "weights": 3,
     "model": 3,
+    "opened": 4,  # a checkpoint with everything read but its weights, for generation and training
     "engine": 4,
     "training": 5,
     "generation": 5,

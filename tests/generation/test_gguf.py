@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from diffusiongemma.cli.main import app
 from diffusiongemma.errors import CheckpointError, ConfigError
 from diffusiongemma.generation import DiffusionGemmaModel
-from diffusiongemma.generation.opened import gguf_config
 from diffusiongemma.model.assemble import assemble
+from diffusiongemma.opened import gguf_config
 from diffusiongemma.weights.gguf import GGUFFile
 from tests.gguf_files import ARCH, SHAPE, WIDE, write_model
 

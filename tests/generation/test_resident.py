@@ -14,8 +14,8 @@ from diffusiongemma.cli.info import memory_report
 from diffusiongemma.cli.main import app
 from diffusiongemma.generation.check.layout import layout_of
 from diffusiongemma.generation.machine import resident
-from diffusiongemma.generation.opened import read_config
 from diffusiongemma.generation.resident import PUBLISHED, planned_weights, resident_bytes, stored_weights
+from diffusiongemma.opened import read_config
 from diffusiongemma.weights.quantise import FORMATS, quantise
 from diffusiongemma.weights.resolve import resolve
 from tests.gguf_files import write_model

@@ -12,9 +12,9 @@ import torch
 
 from diffusiongemma import DiffusionGemmaModel
 from diffusiongemma.errors import CheckpointError, InputError, OptionError
-from diffusiongemma.generation.opened import open_checkpoint
 from diffusiongemma.generation.quantising import quantize_checkpoint
 from diffusiongemma.model.assemble import assemble
+from diffusiongemma.opened import open_checkpoint
 from diffusiongemma.quant import PackedWeight
 from diffusiongemma.weights.gguf_names import to_ours
 from diffusiongemma.weights.gguf_write import WRITABLE

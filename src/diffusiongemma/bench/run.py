@@ -13,9 +13,9 @@ from diffusiongemma.bench.recorder import Sample
 from diffusiongemma.bench.settings import Case, Settings, SideSpec
 from diffusiongemma.bench.worker import Worker
 from diffusiongemma.errors import BenchError
-from diffusiongemma.generation.opened import read_config
 from diffusiongemma.generation.roles import RoleRates
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.opened import read_config
 
 __all__ = ["Duel", "Outcome", "check_work", "generations", "run"]
 

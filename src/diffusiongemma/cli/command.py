@@ -18,6 +18,7 @@ _LOADING = {
     "device": (common.DeviceOption, None),
     "dtype": (common.DtypeOption, None),
     "quantize": (common.QuantizeOption, None),
+    "adapter": (common.AdapterOption, None),
 }
 
 
@@ -27,7 +28,8 @@ def command(
     """Make a function a command; errors of our tree become messages, and what it takes by these names is filled in.
 
     ``sampling``: a dict of the sampling parameters that were given, each an option of the command line. ``load``: a function that
-    loads the checkpoint which --model, --device, --dtype and --quantize name. ``json``: whether one JSON object is to be printed.
+    loads the checkpoint which --model, --adapter and the options beside them name. ``json``: whether one JSON object is to be
+    printed.
 
     Args:
         model: the checkpoint where none is named.
@@ -57,8 +59,8 @@ def command(
                 made["sampling"] = {name: value for name, value in said.items() if value is not None and value != []}
             if "load" in filled:
                 checkpoint = [arguments.pop(name) for name in _LOADING]
-                name, device, dtype, quantize = checkpoint
-                made["load"] = functools.partial(common.load, name, dtype, device, quantize)
+                name, device, dtype, quantize, adapter = checkpoint
+                made["load"] = functools.partial(common.load, name, dtype, device, quantize, adapter)
             with common.reporting(made.get("json", False)):
                 run(**arguments, **made)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "AdapterOption",
     "AnyModeOption",
     "DeviceOption",
     "DtypeOption",
@@ -66,6 +67,12 @@ QuantizeOption = Annotated[
 ]
 
 
+AdapterOption = Annotated[
+    str | None,
+    typer.Option("--adapter", help="A LoRA adapter's folder, put beside the weights; --model may also be such a folder itself."),
+]
+
+
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on standard output."""
     sys.stdout.write(json_line(data).decode() + "\n")
@@ -100,11 +107,13 @@ def reporting(as_json: bool) -> Iterator[None]:
         raise typer.Exit(130) from interrupt
 
 
-def load(name: str, dtype: str | None = None, device: str | None = None, quantize: str | None = None) -> "DiffusionGemmaModel":
+def load(
+    name: str, dtype: str | None = None, device: str | None = None, quantize: str | None = None, adapter: str | None = None
+) -> "DiffusionGemmaModel":
     """Load a checkpoint; torch is imported here and not before."""
     from diffusiongemma.generation import DiffusionGemmaModel
 
-    return DiffusionGemmaModel.from_pretrained(name, dtype=dtype, device=device, quantize=quantize)
+    return DiffusionGemmaModel.from_pretrained(name, dtype=dtype, device=device, quantize=quantize, adapter=adapter)
 
 
 def prompt_text(prompt: str | None, example: str) -> str:

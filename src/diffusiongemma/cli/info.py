@@ -50,8 +50,8 @@ def info(
     """
     with common.reporting(json):
         from diffusiongemma.generation.check.layout import layout_of
-        from diffusiongemma.generation.opened import read_config
         from diffusiongemma.generation.resident import planned_weights, stored_weights
+        from diffusiongemma.opened import read_config
         from diffusiongemma.weights.resolve import has_weights, resolve
 
         if quantize not in (None, "int8"):
@@ -140,8 +140,8 @@ def _roles(path: "Path", config: Any, weights: "list[Resident]", quantize: str |
     import torch
 
     from diffusiongemma.generation.loading import device_of
-    from diffusiongemma.generation.opened import sampling_of
     from diffusiongemma.generation.roles import measure_roles
+    from diffusiongemma.opened import sampling_of
 
     device = device_of("cpu" if quantize else None)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16

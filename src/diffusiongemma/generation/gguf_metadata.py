@@ -19,9 +19,9 @@ from torch import Tensor
 
 from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import CheckpointError, ConfigError, OptionError
-from diffusiongemma.generation.opened import gguf_config
 from diffusiongemma.model.config import FULL, SLIDING, ModelConfig, TextConfig
 from diffusiongemma.model.transformer import rotary_frequencies
+from diffusiongemma.opened import gguf_config
 from diffusiongemma.text.gguf_tokenizer import GGUFTokenizer
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.weights.gguf import GGUFFile

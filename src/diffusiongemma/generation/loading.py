@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -10,11 +11,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from diffusiongemma.errors import OptionError
 from diffusiongemma.generation.checkpoint import Checkpoint
 from diffusiongemma.generation.machine import give_back, keep_freed
-from diffusiongemma.generation.opened import open_checkpoint
+from diffusiongemma.model.adapters import Pair, attach
 from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.config import ModelConfig
+from diffusiongemma.model.expected import text_shapes
 from diffusiongemma.model.fast import rounded_to_int8
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.opened import open_checkpoint
+from diffusiongemma.weights.adapter_files import read_adapter, with_base
 from diffusiongemma.weights.resolve import resolve
 
 __all__ = ["device_of", "empty_transformer", "load"]
@@ -31,6 +35,7 @@ def load(
     quantize: str | None,
     progress: bool,
     cache_dtype: torch.dtype | str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Load a checkpoint (``DiffusionGemmaModel.from_pretrained``)."""
     chosen_device = device_of(device)
@@ -40,12 +45,15 @@ def load(
         raise OptionError(f"quantize='int8' computes on a CPU, not on {chosen_device}; leave it out there", "quantize")
     chosen_dtype = _dtype(dtype, chosen_device)
     stored_dtype = None if cache_dtype is None else _dtype(cache_dtype, chosen_device, "cache_dtype")
+    name, adapter = with_base(name, adapter)
     opened = open_checkpoint(resolve(name))
+    pairs = {} if adapter is None else read_adapter(Path(adapter), text_shapes(opened.config.text)).pairs
     with _loading_bar(opened.nbytes, progress) as advance:
         weights = opened.load(advance)
         transformer = assemble(
             opened.config, rounded_to_int8(weights) if quantize else weights, chosen_dtype, chosen_device, keep=opened.quantised
         )
+    attach(transformer, {linear: Pair(*pair) for linear, pair in pairs.items()})
     transformer.int8_products, transformer.stored_dtype = quantize == "int8", stored_dtype
     if quantize:
         give_back()  # what rounding used

@@ -26,6 +26,7 @@ from diffusiongemma.generation.roles import Roles
 from diffusiongemma.generation.saving import save
 from diffusiongemma.generation.template import DEFAULT_MAX_TOKENS, Template
 from diffusiongemma.generation.vary import check_vary, vary_text
+from diffusiongemma.model.adapters import adapted, fold
 from diffusiongemma.model.cache import KVCache
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
@@ -86,6 +87,7 @@ class DiffusionGemmaModel:
         cache_dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         quantize: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         batch_invariant: bool = True,
         progress: bool = True,
     ) -> Self:
@@ -102,6 +104,8 @@ class DiffusionGemmaModel:
             device: None: a CUDA device if there is one, else the CPU.
             quantize: ``int8`` rounds attention, dense MLP, experts and the tied head to int8 as they are loaded, and computes them
                 in int8 too: faster on a CPU and half of bfloat16's memory, not exact (docs/quantisation.md). None: as stored.
+            adapter: folder of a LoRA adapter in PEFT's format, put beside the weights (docs/finetuning.md). ``name`` may be such a
+                folder too, which names its base.
             batch_invariant: in float32 on a CPU a result has the same bits alone and in any batch; False: it may differ by
                 rounding, and a causal token alone costs less (decision 0007).
             progress: show a bar while large weights load.
@@ -114,7 +118,7 @@ class DiffusionGemmaModel:
             ConfigError: a config.json that this runtime does not follow.
             OptionError: an unknown dtype, cache_dtype, quantize or a device that is not there, or int8 off a CPU.
         """
-        parts = load(name, dtype, device, quantize, progress, cache_dtype)
+        parts = load(name, dtype, device, quantize, progress, cache_dtype, adapter)
         parts.transformer.batch_invariant = batch_invariant
         return cls(**vars(parts))
 
@@ -136,6 +140,22 @@ class DiffusionGemmaModel:
                 packed weights have no stored form (``quantize="int8"``).
         """
         save(self.checkpoint, folder, dequantize)
+
+    def merge_adapter(self) -> None:
+        """Add the adapter to the weights, once, and take it off: what follows is a plain model, which ``save_pretrained`` writes.
+
+        Raises:
+            OptionError: there is none, or weights under it are packed and hold no sums.
+        """
+        pairs = adapted(self.transformer)
+        if not pairs:
+            raise OptionError("this model has no adapter; load one with adapter=FOLDER")
+        if packed := [name for name, _ in self.transformer.packed() if name.removesuffix(".weight") in pairs]:
+            raise OptionError(
+                f"the weights under the adapter are packed ({packed[0]} and others), and codes hold no sums; merge into the 16-bit "
+                "checkpoint, and quantise what comes out"
+            )
+        fold(self.transformer)
 
     # -- properties --------------------------------------------------------------------------------------------------
 

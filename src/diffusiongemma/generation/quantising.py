@@ -7,9 +7,9 @@ import torch
 
 from diffusiongemma.errors import CheckpointError, OptionError
 from diffusiongemma.generation.gguf_metadata import check_written, metadata_of, rope_freqs
-from diffusiongemma.generation.opened import Opened, open_checkpoint
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.expected import text_shapes
+from diffusiongemma.opened import Opened, open_checkpoint
 from diffusiongemma.text.files import read_json
 from diffusiongemma.weights.gguf_write import WRITABLE, file_type, package, write_gguf
 from diffusiongemma.weights.quantise import FORMATS, PartError, quantise

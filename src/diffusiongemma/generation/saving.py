@@ -11,8 +11,9 @@ from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError, InputError
 from diffusiongemma.generation.checkpoint import Checkpoint
-from diffusiongemma.generation.opened import Opened, generation_config, open_checkpoint
+from diffusiongemma.model.adapters import adapted
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.opened import Opened, generation_config, open_checkpoint
 from diffusiongemma.options import OWN_FIELD
 from diffusiongemma.quant import PackedWeight
 from diffusiongemma.weights.companions import companions
@@ -30,6 +31,8 @@ def save(checkpoint: Checkpoint, folder: str | os.PathLike[str], dequantize: boo
     """Write a checkpoint (``DiffusionGemmaModel.save_pretrained``)."""
     if not isinstance(folder, str | os.PathLike):
         raise InputError(f"the folder is {folder!r:.100} of type {type(folder).__name__}; give a path", "folder")
+    if adapted(checkpoint.transformer):
+        raise InputError("the model has an adapter beside its weights; call merge_adapter() first to save their sum")
     target, transformer, source = Path(folder), checkpoint.transformer, _source(checkpoint)
     files: dict[str, Path | bytes] = {} if source is None else dict(companions(source, target))
     files |= checkpoint.tokenizer.files()

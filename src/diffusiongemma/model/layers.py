@@ -17,7 +17,19 @@ from diffusiongemma.model.config import LayerConfig, TextConfig
 from diffusiongemma.model.packable import Packable
 from diffusiongemma.quant import Routing
 
-__all__ = ["Attention", "Embedding", "Experts", "GatedMLP", "Layer", "RMSNorm", "Router", "SelfConditioning", "activation"]
+__all__ = [
+    "Attention",
+    "Embedding",
+    "Experts",
+    "GatedMLP",
+    "Layer",
+    "Linear",
+    "LowRank",
+    "RMSNorm",
+    "Router",
+    "SelfConditioning",
+    "activation",
+]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
@@ -45,12 +57,38 @@ class RMSNorm(nn.Module):
         return kernels.rms_norm(x, self.weight, self.eps)
 
 
+class LowRank(nn.Module):
+    """An adapter: ``scale * B @ A`` (``model.adapters``).
+
+    Args:
+        a_RK: ``[R, K]`` float32.
+        b_NR: ``[N, R]`` float32.
+        scale: factor on their product.
+    """
+
+    def __init__(self, a_RK: Tensor, b_NR: Tensor, scale: float) -> None:
+        super().__init__()
+        self.a_RK, self.b_NR = nn.Parameter(a_RK, requires_grad=False), nn.Parameter(b_NR, requires_grad=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., K] -> [..., N]``, in the adapter's own dtype."""
+        return F.linear(F.linear(x.to(self.a_RK.dtype), self.a_RK), self.b_NR) * self.scale
+
+
 class Linear(Packable, nn.Linear):
-    """``nn.Linear`` whose weight may be packed; computes in the dtype of its input."""
+    """``nn.Linear`` whose weight may be packed, with an adapter or without; computes in the dtype of its input."""
+
+    lora: LowRank | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.register_module("lora", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in] -> [..., out]``."""
-        return self.matrix("weight").apply(x, self.bias)
+        out = self.matrix("weight").apply(x, self.bias)
+        return out if self.lora is None else out + self.lora(x).to(out.dtype)
 
 
 class Embedding(Packable, nn.Embedding):
