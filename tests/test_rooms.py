@@ -45,7 +45,7 @@ PARTIES = {
     "model": {"torch"},
     "engine": {"torch"},
     "generation": {"numpy", "rich", "tokenizers", "torch"},
-    "training": {"matplotlib", "numpy", "pydantic", "tokenizers", "torch"},
+    "training": {"datasets", "matplotlib", "numpy", "pydantic", "tokenizers", "torch"},
     "bench": {"matplotlib", "tokenizers", "torch"},
     "server": {"anyio", "fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"},
     "evals": {"matplotlib"},

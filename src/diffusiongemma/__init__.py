@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from diffusiongemma.generation import DiffusionGemmaModel
     from diffusiongemma.generation.fill import Filled, InfillCandidate
     from diffusiongemma.text.questions import Choice, Decision, Decisions, Predicate, Score
+    from diffusiongemma.training.finetune import finetune
 
 _HOMES = {
     "diffusiongemma.generation": ["DiffusionGemmaModel"],
@@ -42,6 +43,7 @@ _HOMES = {
     ],
     "diffusiongemma.diffusion": ["SamplingParams"],
     "diffusiongemma.text.questions": ["Choice", "Decision", "Decisions", "Predicate", "Score"],
+    "diffusiongemma.training.finetune": ["finetune"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -69,6 +71,7 @@ __all__ = [
     "TrainingError",
     "Usage",
     "__version__",
+    "finetune",
 ]
 
 

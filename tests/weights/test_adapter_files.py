@@ -126,6 +126,7 @@ def _tensors(edit: Callable[[dict[str, Tensor]], None]) -> Callable[[Path], None
     return change
 
 
+STACKS = ("decoder.", "encoder.language_model.")
 FIRST = "base_model.model.model.{}layers.0.self_attn.q_proj.lora_{}.weight"
 
 
@@ -139,7 +140,7 @@ FIRST = "base_model.model.model.{}layers.0.self_attn.q_proj.lora_{}.weight"
         (_tensors(lambda t: t[FIRST.format("decoder.", "B")].mul_(2)), "differ between the two roles"),
         (_tensors(lambda t: [t.pop(FIRST.format("encoder.language_model.", one)) for one in "AB"]), "one role only"),
         (_tensors(lambda t: t.update({FIRST.format("decoder.", "A"): torch.ones(3, 5)})), "differ|another base"),
-        (_tensors(lambda t: [t[FIRST.format(s, "A")].fill_(math.inf) for s in ("decoder.", "encoder.language_model.")]), "infinite"),
+        (_tensors(lambda t: [t[FIRST.format(s, "A")].fill_(math.inf) for s in STACKS]), "infinite"),
         (_tensors(lambda t: t.update({"base_model.model.model.decoder.layers.0.router.scale.x": torch.ones(2)})), "adapts nothing"),
         (_tensors(lambda t: t.update({FIRST.format("decoder.", "A").replace(".0.", ".9."): torch.ones(3, 32)})), "another base"),
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "has no adapter_model"),

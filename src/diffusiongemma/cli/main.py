@@ -11,6 +11,7 @@ from diffusiongemma.cli.convert import convert
 from diffusiongemma.cli.decide import decide
 from diffusiongemma.cli.evaluate import evaluate
 from diffusiongemma.cli.fill import edit, fill, infill
+from diffusiongemma.cli.finetune import finetune, merge
 from diffusiongemma.cli.generate import chat, generate
 from diffusiongemma.cli.info import info
 from diffusiongemma.cli.quantize import quantize
@@ -51,6 +52,8 @@ app.command()(fill)
 app.command()(edit)
 app.command()(vary)
 app.command()(train)
+app.command()(finetune)
+app.command()(merge)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(quantize)

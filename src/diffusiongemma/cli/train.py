@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffusiongemma.training.loop import Evaluate
     from diffusiongemma.training.recipe import Recipe
 
-__all__ = ["train"]
+__all__ = ["run_recipe", "train", "training_device"]
 
 
 def train(
@@ -57,7 +57,9 @@ def train(
         asked = load_recipe(recipe)
         if steps is not None:
             asked = asked.model_copy(update={"train": asked.train.model_copy(update={"steps": steps})})
-        report = _run(asked, out or Path("runs") / asked.name, _device(device), compile_model, threads)
+        report = run_recipe(
+            asked, out or Path("runs") / asked.name, training_device(device), compile_model, threads, _evaluator(asked)
+        )
         if json:
             common.print_json(report)
         else:
@@ -65,7 +67,10 @@ def train(
             common.out.print(f"{reached}; checkpoint {report['checkpoint']}, plot {report['plot']}", markup=False, soft_wrap=True)
 
 
-def _run(recipe: "Recipe", folder: Path, device: str, compile_model: bool | None, threads: int | None) -> dict[str, Any]:
+def run_recipe(
+    recipe: "Recipe", folder: Path, device: str, compile_model: bool | None, threads: int | None, evaluate: "Evaluate | None"
+) -> dict[str, Any]:
+    """Follow a recipe with a progress bar; returns what came of it."""
     import torch
 
     from diffusiongemma.training.loop import Hooks, TrainRun
@@ -80,7 +85,7 @@ def _run(recipe: "Recipe", folder: Path, device: str, compile_model: bool | None
     )  # fmt: skip
     with Progress(*columns, console=common.err, disable=not common.err.is_terminal) as bar:
         view = _View(bar, recipe)
-        hooks = Hooks(evaluate=_evaluator(recipe), on_step=view.step, on_data=view.data)
+        hooks = Hooks(evaluate=evaluate, on_step=view.step, on_data=view.data)
         run = TrainRun(recipe, folder, device=device, compile_model=compile_model, hooks=hooks)
         view.begin(run.step)
         checkpoint = run.train()
@@ -121,6 +126,7 @@ class _View:
         self._task: TaskID | None = None
         self._recent: dict[str, deque[float]] = {}
         self.last_scores: dict[str, dict[str, float]] = {}
+        self._held_out: dict[str, float] = {}
 
     def data(self, done: int, total: int) -> None:
         """Data is being made."""
@@ -138,7 +144,10 @@ class _View:
             if name in line:
                 self._recent.setdefault(name, deque(maxlen=50)).append(line[name])
         self.last_scores = line.get("scores", self.last_scores)
+        self._held_out = line.get("held_out", self._held_out)
         status = "  ".join(f"{name} {sum(losses) / len(losses):.4f}" for name, losses in self._recent.items())
+        if self._held_out:
+            status += f"  held out {self._held_out['denoising']:.4f}"
         if self.last_scores:
             mean = sum(score["score"] for score in self.last_scores.values()) / len(self.last_scores)
             status += f"  score {mean:.1%}"
@@ -148,7 +157,8 @@ class _View:
             sys.stderr.write(f"step {line['step']}/{self._steps}  {status}\n")
 
 
-def _device(name: str | None) -> str:
+def training_device(name: str | None) -> str:
+    """The device that is meant: a GPU if there is one, else the CPU."""
     import torch
 
     chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")

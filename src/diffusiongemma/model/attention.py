@@ -130,7 +130,8 @@ class SharedPrompt(AttentionContext):
 
     def attend(self, layer: int, role: Role, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
         """Each layer comes once, in order."""
-        self._kv.append((k_BTKH[:, : self._prompt_length], v_BTKH[:, : self._prompt_length]))
+        if layer == len(self._kv):  # a layer that is computed again for its gradient has been here
+            self._kv.append((k_BTKH[:, : self._prompt_length], v_BTKH[:, : self._prompt_length]))
         return kernels.attention(q_BTNH, [(k_BTKH, v_BTKH)], self._masks[layer])
 
     def canvases(self, masks: Sequence[Tensor | None]) -> "PromptCanvases":

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffusiongemma import kernels
 from diffusiongemma.diffusion import CanvasWindow, make_process
@@ -52,6 +53,7 @@ class Transformer(nn.Module):
         int8_products: whether weights and products are in int8 (``model.fast``): faster on a CPU, not exact.
         compute_dtype: of hidden states, where it is not that of the weights; None: theirs.
         stored_dtype: of keys and values in the cache, where it is not that of hidden states; None: theirs.
+        recompute_layers: whether a layer keeps only its input for the gradient and is computed again: less memory, more work.
     """
 
     def __init__(self, config: ModelConfig, kernels: Kernels = "auto") -> None:
@@ -64,6 +66,7 @@ class Transformer(nn.Module):
         self.int8_products = False
         self.compute_dtype: torch.dtype | None = None
         self.stored_dtype: torch.dtype | None = None
+        self.recompute_layers = False
         text = config.text
         # Rounded to each dtype once: a tensor read back in a pass would cut a compiled one in pieces.
         kinds = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -216,7 +219,10 @@ class Transformer(nn.Module):
     def stack(self, x_BTD: Tensor, role: Role, tables: Tables, context: AttentionContext) -> Tensor:
         """All layers and the last norm over embeddings that are ready."""
         for kind, layer in zip(self.config.text.layer_types, self.layers, strict=True):
-            x_BTD = layer(x_BTD, role, tables[kind], context)
+            if self.recompute_layers and torch.is_grad_enabled():
+                x_BTD = checkpoint(layer, x_BTD, role, tables[kind], context, use_reentrant=False)
+            else:
+                x_BTD = layer(x_BTD, role, tables[kind], context)
         out: Tensor = self.norm(x_BTD)
         return out
 

@@ -3,14 +3,15 @@
 Shapes: P prompts, T prompt tokens, L canvas.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-__all__ = ["CHAT_TEMPLATE", "MARKS", "MASK", "SPECIALS", "STOP_IDS", "TOOL_TEMPLATE", "TrainBatch", "TrainData"]
+__all__ = ["CHAT_TEMPLATE", "MARKS", "MASK", "SPECIALS", "STOP_IDS", "TOOL_TEMPLATE", "HeldOut", "TrainBatch", "TrainData"]
 
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>")
 """The first token ids of every checkpoint we train."""
@@ -63,6 +64,20 @@ class TrainBatch:
         """The same batch on another device."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
+
+
+@runtime_checkable
+class HeldOut(Protocol):
+    """Data with examples that are not learnt.
+
+    Attributes:
+        held_out: those.
+    """
+
+    held_out: Sequence[Any]
+
+    def batch_of(self, examples: Sequence[Any], generator: torch.Generator) -> TrainBatch:
+        """A batch of given examples."""
 
 
 class TrainData(Protocol):

@@ -6,35 +6,34 @@ Every batch and every random number is a function of (recipe seed, step): a resu
 """
 
 import json
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from diffusiongemma.diffusion import Corrupted, SamplingParams, noise_levels
+from diffusiongemma.diffusion import Corrupted, noise_levels
 from diffusiongemma.errors import InputError, TrainingError
 from diffusiongemma.lines import LinesFile, json_line
-from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.training.data import MASK, SPECIALS, STOP_IDS, TrainBatch, TrainData
-from diffusiongemma.training.init import blank_vision, initialise, start_from, write_tokenizer
+from diffusiongemma.training.data import HeldOut, TrainBatch, TrainData
 from diffusiongemma.training.loss import causal_loss, compiled_parts, losses
 from diffusiongemma.training.plot import plot_losses
 from diffusiongemma.training.recipe import Recipe, data_kinds
-from diffusiongemma.weights.load import save
-from diffusiongemma.weights.resolve import resolve
+from diffusiongemma.training.subject import make_subject
 from diffusiongemma.weights.stream import write_json
 
 __all__ = ["Hooks", "TrainRun", "learning_rate"]
 
+_HELD_OUT = 64
+"""Examples that the held-out losses are taken on."""
 Evaluate = Callable[[Path], dict[str, Any]]
 
 
@@ -85,20 +84,12 @@ class TrainRun:
         self._log().close()  # who finds another run here learns it before the data is made
         self._claim()
         self._data = _data(recipe, folder, self.hooks.on_data)
-        process = _process(recipe, self._data.tokenizer)
-        config = recipe.config(self._data.tokenizer.get_vocab_size(), self._data.canvas_length, STOP_IDS, process)
-        self.model = Transformer(config)
-        start = torch.Generator().manual_seed(recipe.seed)
-        initialise(self.model, start)
-        self._data.initial_embeddings(self.model.embed_tokens.weight.data, start)
         resumed = (folder / "state.pt").exists()
-        if recipe.train.init and not resumed:
-            start_from(self.model, self._data.tokenizer, resolve(recipe.train.init))
-        self.model.to(device)
-        self._average = (
-            {name: weight.detach().clone() for name, weight in self.model.named_parameters()} if recipe.train.average else {}
-        )
-        self._optimisers = _optimisers(self.model, recipe)
+        self._subject = make_subject(recipe, self._data, device, resumed)
+        self.model = self._subject.model
+        self._trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        self._average = {name: weight.detach().clone() for name, weight in self._trained.items()} if recipe.train.average else {}
+        self._optimisers = _optimisers(self._trained, recipe)
         self._parts = compiled_parts(self.model) if compile_model else None
         self.step = self._kept = 0
         self._line: dict[str, Any] | None = None
@@ -153,36 +144,31 @@ class TrainRun:
         self.hooks.on_step(line)
 
     def export(self) -> Path:
-        """Write the weights as they are now as a checkpoint in bfloat16."""
+        """Write the weights as they are now: a checkpoint in bfloat16, or adapters."""
         target = self.folder / "model"
         target.mkdir(exist_ok=True)
-        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in (self.model.state_dict() | self._average).items()}
-        config = self.model.config
-        blank = blank_vision(config.vision, config.text.hidden_size) if config.vision is not None else {}
-        save(target, tensors, config.to_dict(), {name: tensor.to(torch.bfloat16) for name, tensor in blank.items()})
-        params = SamplingParams().replaced(**self.recipe.generation)
-        write_json(
-            target / "generation_config.json",
-            {
-                "bos_token_id": config.text.bos_token_id,
-                "eos_token_id": list(config.text.eos_token_id),
-                "pad_token_id": config.text.pad_token_id,
-                **params.to_generation_config(),
-            },
-        )
-        write_tokenizer(target, self._data.tokenizer, self._data.chat_template, SPECIALS)
+        tensors = {**self.model.state_dict(), **self._average}
+        if not self._subject.partial:
+            tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+        self._subject.export(target, tensors)
         return target
 
     def _step(self) -> dict[str, Any]:
         """One update: data, noise, both losses, gradient, optimisers."""
         t = self.recipe.train
-        for optimiser, peak in zip(self._optimisers, (t.adamw_lr, t.muon_lr), strict=True):
+        for optimiser, peak in zip(self._optimisers, (t.adamw_lr, t.muon_lr), strict=False):
             for group in optimiser.param_groups:
-                group["lr"] = peak * learning_rate(self.step, t.steps, t.warmup, t.decay)
+                group["lr"] = peak * learning_rate(
+                    self.step, t.steps, t.warmup, t.decay, t.floor if t.schedule == "cosine" else None
+                )
         parts = self._backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), t.clip)
         if not torch.isfinite(norm):
-            raise TrainingError(f"the gradient is not finite at step {self.step}; lower the learning rates. The last state is kept")
+            said = ", ".join(f"{name} {loss.item():.4g}" for name, loss in parts.items())
+            raise TrainingError(
+                f"the gradient is not finite at step {self.step} ({said}; batch {self.step * t.accumulate} of the data); lower the "
+                f"learning rates. The state of step {self._kept} is kept"
+            )
         for optimiser in self._optimisers:
             optimiser.step()
             optimiser.zero_grad()
@@ -193,39 +179,69 @@ class TrainRun:
         return {name: loss.item() for name, loss in parts.items()}
 
     def _backward(self) -> dict[str, Tensor]:
-        """Losses of this step's batch, their gradients left on the weights."""
+        """Losses of this step's batches, on average, and their gradients on the weights."""
         t, device = self.recipe.train, self.model.device
         narrow = device.type == "cuda" or t.compute == "bfloat16"
-        with torch.autocast(device.type, torch.bfloat16) if narrow else nullcontext():
-            if self.step < t.causal_steps:
-                batch = self._data.batch(self.step, t.causal_prompts).to(device)
-                parts = {"causal": causal_loss(self.model, batch, self._parts)}
-            else:
-                batch, corrupted = self._noisy_batch()
-                causal = t.causal_every > 0 and self.step % t.causal_every == 0
-                conditioned = round(t.canvases * t.self_conditioning)
-                denoising, next_token = losses(self.model, batch, corrupted, conditioned, causal, self._parts)
-                parts = {"denoising": denoising, "causal": next_token} if causal else {"denoising": denoising}
-        total: Tensor = sum(parts.values(), torch.zeros((), device=device))
-        torch.autograd.backward(total)
-        return {name: loss.detach() for name, loss in parts.items()}
+        summed: dict[str, Tensor] = {}
+        for number in range(self.step * t.accumulate, (self.step + 1) * t.accumulate):
+            with torch.autocast(device.type, torch.bfloat16) if narrow else nullcontext():
+                parts = self._losses(number)
+                weights = {"causal": t.causal_weight if self.step >= t.causal_steps else 1.0}
+                total = sum((loss * weights.get(name, 1.0) for name, loss in parts.items()), torch.zeros((), device=device))
+            torch.autograd.backward(total / t.accumulate)
+            for name, loss in parts.items():
+                summed[name] = summed.get(name, torch.zeros((), device=device)) + loss.detach() / t.accumulate
+        return summed
 
-    def _noisy_batch(self) -> tuple[TrainBatch, Corrupted]:
+    def _losses(self, number: int) -> dict[str, Tensor]:
+        """The losses of a batch of the data."""
+        t = self.recipe.train
+        if self.step < t.causal_steps:
+            return {
+                "causal": causal_loss(self.model, self._data.batch(number, t.causal_prompts).to(self.model.device), self._parts)
+            }
+        batch, corrupted = self._noisy_batch(self._data.batch(number, t.prompts), number)
+        causal = t.causal_every > 0 and self.step % t.causal_every == 0
+        conditioned = round(t.canvases * t.self_conditioning)
+        if 0 < t.canvases * t.self_conditioning < 1:  # one canvas a prompt: by chance
+            conditioned = int(torch.rand((), generator=torch.Generator().manual_seed(number)) < t.self_conditioning)
+        denoising, next_token = losses(self.model, batch, corrupted, conditioned, causal, self._parts)
+        return {"denoising": denoising, "causal": next_token} if causal else {"denoising": denoising}
+
+    def _noisy_batch(self, batch: TrainBatch, number: int) -> tuple[TrainBatch, Corrupted]:
         t, device, process = self.recipe.train, self.model.device, self.model.process
-        batch = self._data.batch(self.step, t.prompts)
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + number)
         clean = batch.answer_PL.repeat_interleave(t.canvases, 0)
-        levels = noise_levels(len(clean), generator, process.min_level, t.high_noise)
+        levels = noise_levels(len(clean), generator, max(process.min_level, t.min_noise), t.high_noise)
         keep = torch.zeros_like(clean, dtype=torch.bool)
         if batch.pinned_PL is not None:
             every_other = torch.arange(len(clean)) % 2 == 0
             keep = batch.pinned_PL.repeat_interleave(t.canvases, 0) & every_other[:, None]
-        return batch.to(device), process.corrupt(clean, levels, keep, generator).to(device)
+        corrupted = process.corrupt(clean, levels, keep, generator)
+        if t.loss_weighting != "plain":
+            factor = 1 / (1 - levels).clamp(min=1e-3)
+            weight = (factor / factor.mean())[:, None].expand(clean.shape)
+            corrupted = corrupted._replace(weight_BL=weight if corrupted.weight_BL is None else weight * corrupted.weight_BL)
+        return batch.to(device), corrupted.to(device)
+
+    @torch.no_grad()
+    def _held_out(self) -> dict[str, Any]:
+        """Both losses on examples that are not learnt, with the same noise each time; nothing where there are none."""
+        if not isinstance(self._data, HeldOut) or not self._data.held_out:
+            return {}
+        examples, t = self._data.held_out[:_HELD_OUT], self.recipe.train
+        parts: dict[str, list[float]] = {"denoising": [], "causal": []}
+        for start in range(0, len(examples), t.prompts):
+            batch = self._data.batch_of(examples[start : start + t.prompts], torch.Generator().manual_seed(start))
+            moved, corrupted = self._noisy_batch(batch, start)
+            for name, loss in zip(parts, losses(self.model, moved, corrupted, 0, True), strict=True):
+                parts[name].append(loss.item())
+        return {"held_out": {name: sum(each) / len(each) for name, each in parts.items()}}
 
     def _evaluate(self) -> dict[str, Any]:
         folder = self.export()
         plot_losses(self.folder / "log.jsonl", self.folder / "loss.png")
-        return self.hooks.evaluate(folder) if self.hooks.evaluate else {}
+        return self._held_out() | (self.hooks.evaluate(folder) if self.hooks.evaluate else {})
 
     def _claim(self) -> None:
         asked = self.recipe.model_dump(mode="json")
@@ -244,7 +260,7 @@ class TrainRun:
     def _keep(self) -> None:
         state = {
             "step": self.step,
-            "model": self.model.state_dict(),
+            "model": dict(self._trained) if self._subject.partial else self.model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             "line": json.dumps(self._line),
             "average": self._average,
@@ -267,7 +283,9 @@ class TrainRun:
         self._stamp = _stamp(path)
         try:
             state = torch.load(path, map_location=self.model.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
+            missing, odd = self.model.load_state_dict(state["model"], strict=not self._subject.partial)
+            if odd or set(missing) & set(self._trained):
+                raise ValueError(f"it has other weights: {', '.join([*odd, *missing][:3])}")
             for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(kept)
             for name, tensor in self._average.items():
@@ -312,34 +330,26 @@ def _data(recipe: Recipe, folder: Path, progress: Callable[[int, int], None]) ->
     return kind(recipe.data, recipe.seed, folder, progress)
 
 
-def _process(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The recipe's process as config.json names it; a mask token that is not named is made, the last of the vocabulary."""
-    process = dict(recipe.process)
-    if process["name"] == "absorbing" and "mask_token_id" not in process:
-        tokenizer.add_special_tokens([MASK])
-        process["mask_token_id"] = tokenizer.token_to_id(MASK)
-    return process
-
-
-def learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Factor on the peak learning rate: a linear warm-up, flat, then linear to zero over the last ``decay`` of the steps."""
+def learning_rate(step: int, steps: int, warmup: int, decay: float, floor: float | None = None) -> float:
+    """Factor on the peak learning rate: a linear warm-up, flat, then over the last ``decay`` of the steps linear to zero, or by
+    half a cosine to ``floor``."""
     up = min(1.0, (step + 1) / max(warmup, 1))
     down = min(1.0, (steps - step) / max(decay * steps, 1))
-    return up * down
+    return up * (down if floor is None else floor + (1 - floor) * (1 - math.cos(math.pi * down)) / 2)
 
 
-def _optimisers(model: Transformer, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for vectors, embeddings, routers and experts; Muon for the matrices of attention and dense layers."""
+def _optimisers(weights: Mapping[str, Tensor], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for vectors, embeddings, routers and experts; Muon for the matrices of attention and dense layers. Or AdamW for all."""
     t = recipe.train
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
-    for name, weight in model.named_parameters():
-        hidden_matrix = weight.ndim == 2 and "embed" not in name and "router" not in name
+    for name, weight in weights.items():
+        hidden_matrix = weight.ndim == 2 and "embed" not in name and "router" not in name and t.optimiser == "muon"
         (matrices if hidden_matrix else rest).append(weight)
-    return [
-        torch.optim.AdamW(rest, lr=t.adamw_lr, betas=(0.9, 0.98), weight_decay=t.weight_decay),
-        torch.optim.Muon(matrices, lr=t.muon_lr, weight_decay=t.weight_decay, adjust_lr_fn="match_rms_adamw"),
-    ]
+    adamw = torch.optim.AdamW(rest, lr=t.adamw_lr, betas=t.betas, weight_decay=t.weight_decay)
+    if not matrices:
+        return [adamw]
+    return [adamw, torch.optim.Muon(matrices, lr=t.muon_lr, weight_decay=t.weight_decay, adjust_lr_fn="match_rms_adamw")]
 
 
 @contextmanager

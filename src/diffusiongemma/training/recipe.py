@@ -13,7 +13,7 @@ from diffusiongemma.options.sampling import OWN_FIELD
 from diffusiongemma.plugins import plugins
 from diffusiongemma.tasks.base import FIRST_EVAL_SEED
 
-__all__ = ["Bucket", "EvalRecipe", "Recipe", "TextData", "TrainRecipe", "builtin_recipes", "data_kinds", "load_recipe"]
+__all__ = ["Bucket", "EvalRecipe", "Lora", "Recipe", "TextData", "TrainRecipe", "builtin_recipes", "data_kinds", "load_recipe"]
 
 
 class _Part(BaseModel):
@@ -72,6 +72,26 @@ class TrainRecipe(_Part):
     decay: float = Field(0.4, ge=0, le=1)
     """Last share of the steps, over which the learning rates fall to zero."""
     clip: float = Field(1.0, gt=0)
+    optimiser: Literal["muon", "adamw"] = "muon"
+    """muon: of the matrices of attention and dense layers, AdamW for the rest; adamw: for all."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rates fall: linearly to zero, or by half a cosine to ``floor``, over the last ``decay`` of the steps."""
+    floor: float = Field(0.0, ge=0, le=1)
+    """Part of the learning rates that is left at the end of a cosine."""
+    accumulate: int = Field(1, ge=1)
+    """Batches of ``prompts`` whose gradients make one step."""
+    causal_weight: float = Field(1.0, ge=0)
+    """Of the causal loss beside the denoising one."""
+    loss_weighting: Literal["plain", "1/(1-t)"] = "plain"
+    """Of canvases by their noise level t: all alike, or noisier ones more (on average 1 in a batch)."""
+    min_noise: float = Field(0.0, ge=0, lt=1)
+    """Least noise level of a canvas."""
+    freeze_router: bool = False
+    """Whether the routers of experts stay as they are."""
+    recompute: bool = False
+    """Whether layers are computed again for the gradient, which takes less memory and a third more work."""
     causal_every: int = Field(4, ge=0)
     """The causal loss is taken every so many steps; 0: never."""
     causal_steps: int = Field(0, ge=0)
@@ -103,12 +123,25 @@ class EvalRecipe(_Part):
     tasks: tuple[str, ...] = ()
 
 
+class Lora(_Part):
+    """Adapters that are trained in place of the weights."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    """Their product is multiplied by alpha / rank."""
+    targets: tuple[Literal["attention", "mlp", "self_conditioning"], ...] = Field(("attention", "mlp"), min_length=1)
+
+
 class Recipe(_Part):
     """A whole recipe; unknown keys are refused."""
 
     name: str
     seed: int = Field(1, ge=0)
-    model: dict[str, Any]
+    base: str = ""
+    """A checkpoint that is tuned as it is, by name or path; empty: a new model of ``model``."""
+    lora: Lora | None = None
+    """Adapters on the base, whose own weights then stay; None: all weights are trained."""
+    model: dict[str, Any] = {}
     """``config.json`` without what the data decides (vocabulary, canvas length, special tokens)."""
     process: dict[str, Any] = {"name": "uniform"}
     """The diffusion process with its fields, or its name alone (``diffusion.process``); it goes into the checkpoint."""
@@ -118,6 +151,16 @@ class Recipe(_Part):
     """Where examples come from; its ``kind`` says of which class it is (``data_kinds``)."""
     train: TrainRecipe
     eval: EvalRecipe = EvalRecipe()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "Recipe":
+        if bool(self.base) == bool(self.model):
+            raise ValueError("give either model, the shape of a new one, or base, a checkpoint to tune")
+        if self.lora is not None and not self.base:
+            raise ValueError("lora is for a base")
+        if self.base != getattr(self.data, "base", self.base if getattr(self.data, "kind", "") != "rows" else None):
+            raise ValueError("rows are written for the base that is tuned: data.base must be base")
+        return self
 
     @field_validator("data", mode="before")
     @classmethod
@@ -155,9 +198,10 @@ def data_kinds() -> dict[str, Any]:
     Each is a ``TrainData`` made from (its part of the recipe, seed of the run, folder of the run, progress), with the pydantic
     class of that part as ``Recipe``.
     """
+    from diffusiongemma.training.rows import Rows
     from diffusiongemma.training.text import TextMixture  # it imports this module
 
-    return {"text": TextMixture, **plugins("training_data")}
+    return {"text": TextMixture, "rows": Rows, **plugins("training_data")}
 
 
 def builtin_recipes() -> dict[str, Path]:
