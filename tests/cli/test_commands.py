@@ -180,3 +180,19 @@ def test_chat_takes_both(tmp_path: Path) -> None:
     result = runner.invoke(app, ["chat", "--quantize", "int8", "--soft-top-k", "8", "--seed", "1", "--json"], input="a b\n")
     assert result.exit_code == 0, result.output
     assert [message["role"] for message in json.loads(result.stdout)["messages"]] == ["user", "assistant"]
+
+
+def test_chat_refuses_commands_that_there_are_not() -> None:
+    told = "/foo\n/help\n/think maybe\n/system Be short.\n//exit is a word\n/exit\nnot reached\n"
+    result = runner.invoke(app, ["chat", "--mode", "causal", "--max-tokens", "4", "--seed", "1", "--json"], input=told)
+    assert result.exit_code == 0, result.output
+    assert "/foo is no command; /help lists them" in result.stderr and "/think takes on or off" in result.stderr
+    assert "/reset" in result.stderr
+    said = json.loads(result.stdout)["messages"]
+    assert [one["content"] for one in said if one["role"] != "assistant"] == ["Be short.", "/exit is a word"]
+
+
+@pytest.mark.parametrize("name", ["nofile.txt", "puzzles/hard", "x"])
+def test_a_file_of_puzzles_that_is_not_there(name: str) -> None:
+    result = runner.invoke(app, ["sudoku", name])
+    assert result.exit_code == 2 and f"there is no file '{name}'" in result.output.replace("\n", "")

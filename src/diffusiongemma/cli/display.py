@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from diffusiongemma.engine.events import Draft, Event
 
-__all__ = ["LiveCanvas", "RowsCanvas", "entropy_colour", "text_canvas"]
+__all__ = ["LiveCanvas", "RowsCanvas", "entropy_colour", "legend", "text_canvas"]
 
 PINNED = "dim"
 CONTEXT = 12
@@ -82,18 +82,31 @@ class LiveCanvas:
         self._live.update(picture, refresh=True)
 
 
-def text_canvas(token_text: Callable[[int], str], before: Callable[[], str]) -> Callable[["Draft"], Text]:
+def legend() -> Text:
+    """What the colours say."""
+    picture = Text("each token as sure as its colour: ", style="dim")
+    for entropy, said in ((0.0, "sure"), (0.5, "leaning"), (2.0, "guessing")):
+        picture.append(f"{said} ", style=entropy_colour(entropy))
+    return picture
+
+
+def text_canvas(
+    token_text: Callable[[int], str], before: Callable[[], str], stop_ids: Collection[int] = (), pad_id: int | None = None
+) -> Callable[["Draft"], Text]:
     """Draws a canvas as running text, after the text that is committed.
 
     Args:
         token_text: text of one token id.
         before: the committed text.
+        stop_ids: tokens that end an answer, drawn as a mark.
+        pad_id: what fills a canvas after an answer; not drawn.
     """
 
     def draw(draft: "Draft") -> Text:
         picture = Text(before())
         for token, entropy in zip(draft.argmax_ids, draft.entropy, strict=True):
-            picture.append(token_text(token), style=entropy_colour(entropy))
+            if token != pad_id:
+                picture.append("■" if token in stop_ids else token_text(token), style=entropy_colour(entropy))
         return picture
 
     return draw
@@ -105,11 +118,15 @@ class RowsCanvas:
     Args:
         token_text: text of one token id.
         title: stands above, where it is not empty.
+        pad_id: what fills a canvas after an answer; not drawn.
+        most: lines that there is room for; None: any number. Of more rows the first are drawn, and how many there are.
     """
 
-    def __init__(self, token_text: Callable[[int], str], title: Callable[[], str]) -> None:
+    def __init__(
+        self, token_text: Callable[[int], str], title: Callable[[], str], pad_id: int | None = None, most: int | None = None
+    ) -> None:
         self._token_text = token_text
-        self._title = title
+        self._title, self._pad, self._most = title, pad_id, most
         self._lines: dict[int, Text] = {}
 
     def follow(self, event: "Event", canvas: LiveCanvas) -> None:
@@ -125,7 +142,11 @@ class RowsCanvas:
             self._lines = {}
         self._lines[draft.row] = self._line(draft)
         title = [Text(self._title(), style="dim")] if self._title() else []
-        return Group(*title, *(self._lines[row] for row in sorted(self._lines)))
+        rows = sorted(self._lines)
+        room = len(rows) if self._most is None else max(1, self._most - len(title))
+        shown = rows if len(rows) <= room else rows[: room - 1]
+        rest = [Text(f"... and {len(rows) - len(shown)} more", style="dim")] if len(shown) < len(rows) else []
+        return Group(*title, *(self._lines[row] for row in shown), *rest)
 
     def _line(self, draft: "Draft") -> Text:
         open_until = max((at for at, fixed in enumerate(draft.pinned) if not fixed), default=-1)
@@ -134,5 +155,7 @@ class RowsCanvas:
         for at, (token, entropy, fixed) in enumerate(shown):
             if at > open_until + CONTEXT:
                 break
+            if token == self._pad:
+                continue
             picture.append(self._token_text(token).replace("\n", "⏎"), style=PINNED if fixed else f"bold {entropy_colour(entropy)}")
         return picture

@@ -121,7 +121,7 @@ def _watched(model: "DiffusionGemmaModel", run: "Callable[[OnEvent | None], T]",
     """Run; in a terminal the rows are shown as they form, and make room for the text at the end."""
     if json or not common.out.is_terminal:
         return run(None)
-    rows = RowsCanvas(model.tokenizer.token_text, lambda: "")
+    rows = RowsCanvas(model.tokenizer.token_text, lambda: "", model.config.text.pad_token_id, max(3, common.out.height - 2))
     with LiveCanvas(common.out, rows) as canvas:
         result = run(lambda event: rows.follow(event, canvas))
         canvas.clear()

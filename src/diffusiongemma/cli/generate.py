@@ -1,5 +1,6 @@
 """``diffusiongemma generate`` and ``diffusiongemma chat``."""
 
+import contextlib
 import sys
 from json import dumps, loads
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,7 @@ import typer
 
 from diffusiongemma.cli import common
 from diffusiongemma.cli.command import command
-from diffusiongemma.cli.display import LiveCanvas, text_canvas
+from diffusiongemma.cli.display import LiveCanvas, legend, text_canvas
 from diffusiongemma.errors import DiffusionGemmaError, InputError, OptionError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chat", "generate"]
 
+Pace = Annotated[float, typer.Option(help="Seconds each step stays on the screen, in a terminal.", min=0)]
 System = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told before the conversation.")]
 JsonSchema = Annotated[
     str | None,
@@ -43,6 +45,7 @@ def generate(
     regex: Regex = None,
     choices: Choices = None,
     grammar: Grammar = None,
+    pace: Pace = 0.0,
     sampling: dict[str, Any],
     load: common.Load,
     json: bool,
@@ -54,7 +57,9 @@ def generate(
     if system is not None and text.strip():
         asked = {"messages": [*_told(system), {"role": "user", "content": text}]}
     show = common.out.is_terminal and not json
-    result = _answer(load(), {**asked, **constrained}, {"mode": mode, **sampling}, show)
+    if show and mode != "causal":
+        common.err.print(legend())
+    result = _answer(load(), {**asked, **constrained}, {"mode": mode, **sampling}, show, pace)
     if json:
         common.print_json(result.to_dict())
     elif not common.out.is_terminal:
@@ -70,21 +75,77 @@ def chat(
     load: common.Load,
     json: bool,
 ) -> None:
-    """Talk to a model: one message a line, /reset forgets the conversation, /exit or Ctrl-D leaves.
+    """Talk to a model. /help says what else can be typed; Ctrl-D leaves.
 
     With --json the conversation is read from standard input, one message a line, and printed as one object at the end.
     """
     loaded = load()
-    messages: list[dict[str, str]] = _told(system)
+    looked_at = common.out.is_terminal and not json
+    talk = _Talk(_told(system), {"mode": mode, **sampling})
+    if looked_at:
+        _history()
+        common.err.print(
+            f"{loaded.folder.name if loaded.folder else 'a model'}: {_about(loaded)}. /help, Ctrl-D leaves.", style="dim"
+        )
     while (line := _next_line(json)) is not None:
-        if line == "/exit":
-            break
-        if line == "/reset":
-            messages = _told(system)
+        if line.startswith("/") and not line.startswith("//"):
+            if talk.command(line):
+                break
         elif line:
-            _turn(loaded, messages, line, {"mode": mode, **sampling}, json)
+            _turn(loaded, talk.messages, line.removeprefix("/"), talk.options, json)
     if json:
-        common.print_json({"messages": messages})
+        common.print_json({"messages": talk.messages})
+
+
+_HELP = """/system TEXT   what the model is told before the conversation, which begins anew; without a text nothing
+/think on|off  whether it thinks before it answers, where the checkpoint can
+/reset         forget the conversation
+/help          this
+/exit          leave (Ctrl-D)
+A line that ends with a backslash goes on with the next. A message that begins with a slash: type two."""
+
+
+class _Talk:
+    """A conversation, and what can be typed about it."""
+
+    def __init__(self, told: list[dict[str, str]], options: dict[str, Any]) -> None:
+        self._told, self.options = told, options
+        self.messages = list(told)
+
+    def command(self, line: str) -> bool:
+        """Do what a line with a slash says; whether it ends the conversation."""
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if name == "/exit":
+            return True
+        if name == "/help":
+            common.err.print(_HELP, markup=False)
+        elif name == "/reset":
+            self.messages = list(self._told)
+        elif name == "/system":
+            self._told = _told(rest or None)
+            self.messages = list(self._told)
+        elif name == "/think" and rest in ("on", "off"):
+            self.options = {**self.options, "enable_thinking": rest == "on"}
+        else:
+            known = "/think takes on or off" if name == "/think" else f"{name} is no command; /help lists them"
+            common.err.print(f"error: {known}", style="red", markup=False)
+        return False
+
+
+def _about(model: "DiffusionGemmaModel") -> str:
+    """What is known of a model, in a line."""
+    weights = sum(tensor.numel() for tensor in model.transformer.parameters())
+    size = f"{weights / 1e9:.1f} B" if weights > 1e9 else f"{weights / 1e6:.1f} M"
+    if model.folder is not None and model.folder.name == "nano" and weights < 1e7:
+        return f"{size} parameters, a demonstration that knows a few small tasks and nothing of the world (docs/nano.md)"
+    return f"{size} parameters, canvases of {model.config.canvas_length} tokens"
+
+
+def _history() -> None:
+    """Arrow keys and earlier lines, where the system has them."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
 
 
 def _turn(model: "DiffusionGemmaModel", messages: list[dict[str, str]], line: str, options: dict[str, Any], json: bool) -> None:
@@ -114,7 +175,11 @@ def _told(system: str | None) -> list[dict[str, str]]:
 def _next_line(json: bool) -> str | None:
     try:
         if common.out.is_terminal and not json:
-            return common.out.input("[bold]> [/]").strip()
+            said = [common.out.input("[bold]> [/]")]
+            while said[-1].endswith("\\"):
+                said[-1] = said[-1][:-1]
+                said.append(common.out.input("[bold]. [/]"))
+            return "\n".join(said).strip()
         line = sys.stdin.readline()
         return line.strip() if line else None
     except EOFError:
@@ -158,7 +223,9 @@ def _shown(result: "Result") -> "Text":
     return shown
 
 
-def _answer(model: "DiffusionGemmaModel", source: dict[str, Any], options: dict[str, Any], show: bool) -> "Result":
+def _answer(
+    model: "DiffusionGemmaModel", source: dict[str, Any], options: dict[str, Any], show: bool, pace: float = 0.0
+) -> "Result":
     """The finished result; drawn on the way where someone looks."""
     from rich.text import Text
 
@@ -169,7 +236,8 @@ def _answer(model: "DiffusionGemmaModel", source: dict[str, Any], options: dict[
         return next(event.result for event in events if isinstance(event, Done))
     committed: list[str] = []
     result: Result | None = None
-    with LiveCanvas(common.out, text_canvas(model.tokenizer.token_text, lambda: "".join(committed))) as canvas:
+    draw = text_canvas(model.tokenizer.token_text, lambda: "".join(committed), model.stop_ids, model.config.text.pad_token_id)
+    with LiveCanvas(common.out, draw, pace) as canvas:
         for event in events:
             if isinstance(event, Draft):
                 canvas.show(event)
@@ -184,7 +252,7 @@ def _answer(model: "DiffusionGemmaModel", source: dict[str, Any], options: dict[
     usage = result.usage
     common.err.print(
         f"{usage.completion_tokens} tokens, {usage.denoising_steps} steps, {usage.tokens_per_forward:.1f} tokens per forward, "
-        f"{usage.completion_tokens / usage.seconds:,.0f} tokens/s, finish: {result.finish_reason}",
+        f"{usage.completion_tokens / max(usage.seconds - canvas.paused, 1e-9):,.0f} tokens/s, finish: {result.finish_reason}",
         style="dim",
     )
     return result

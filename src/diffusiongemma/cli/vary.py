@@ -74,7 +74,9 @@ def _run(
     view = _View()
     if json or not common.out.is_terminal:
         return vary_file(loaded, file, out, how, model_key=key, on_progress=view.line)
-    rows = RowsCanvas(loaded.tokenizer.token_text, lambda: view.title)
+    # The status line and the line of the prompt after it.
+    room = max(3, common.out.height - 2)
+    rows = RowsCanvas(loaded.tokenizer.token_text, lambda: view.title, loaded.config.text.pad_token_id, room)
     with LiveCanvas(common.out, rows) as canvas:
 
         def show(event: "Event") -> None:

@@ -1,5 +1,6 @@
 """``diffusiongemma sudoku``: a canvas of noise becomes a solved puzzle."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from diffusiongemma.cli import common
 from diffusiongemma.cli.command import command
-from diffusiongemma.cli.display import LiveCanvas, entropy_colour
+from diffusiongemma.cli.display import LiveCanvas, entropy_colour, legend
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.examples.sudoku.puzzles import Sudoku, clue_pins, grid_of_answer, parse, prompt_text, solves
 
@@ -21,6 +22,11 @@ __all__ = ["sudoku"]
 
 EXAMPLE = ".958.2....6.34.8..38..7.19....93527......4..8...28.4....9.....11..4.......719.34."
 """Solved when no puzzle is given: 32 clues, one of the hard puzzles that the built-in checkpoint does solve."""
+
+
+_NEXT = """Next: diffusiongemma sudoku --pace 0.5     the same, slower
+      diffusiongemma chat                  a small model of text
+      diffusiongemma serve                 a page to watch it write, and an API"""
 
 
 @command(model="sudoku", but=("max_tokens", "stop"))
@@ -65,6 +71,8 @@ def sudoku(
         common.print_json(reports[0] if len(reports) == 1 else _summary(reports))
     elif len(reports) > 1:
         common.out.print(f"{sum(r['solved'] for r in reports)} of {len(reports)} solved")
+    if puzzle is None and common.out.is_terminal and not json:
+        common.out.print(_NEXT, style="dim", markup=False)
     if not all(report["solved"] for report in reports):
         raise typer.Exit(1)
 
@@ -73,6 +81,11 @@ def _read(source: str | None) -> list[Sudoku]:
     if source is None:
         return [parse(EXAMPLE)]
     if source != "-" and not _is_file(source):
+        cells = [char for char in source if not char.isspace()]
+        if len(cells) < 20 or not any(char.isdigit() for char in cells):
+            raise InputError(
+                f"there is no file {source!r}, and it is no puzzle: a puzzle has 81 cells, digits and . for empty ones"
+            )
         return [parse(source)]
     text = common.read_text(source)
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -111,7 +124,10 @@ def _solve(
     if pace is None:
         done = next(event for event in events if isinstance(event, Done))
         return _report(puzzle, done, 0.0)
+    common.out.print(_grid(list(puzzle.clues.replace(".", " ")), puzzle.clues, ["dim"] * 81))
+    common.out.print(legend())
     with LiveCanvas(common.out, lambda draft: _picture(model, puzzle, draft), pace) as canvas:
+        time.sleep(pace)
         for event in events:
             if isinstance(event, Draft):
                 canvas.show(event)
