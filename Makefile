@@ -7,16 +7,21 @@ TORCH ?= torch==2.13.0
 
 .PHONY: run test lint check clean
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@
 
-run: $(VENV)/.installed  ## Install, then solve a sudoku before your eyes.
+run: $(VENV)/.run  ## Install what running needs, then solve a sudoku before your eyes.
 	$(BIN)/diffusiongemma sudoku
+	@echo "The command is $(BIN)/diffusiongemma; source $(BIN)/activate makes it diffusiongemma."
 
 # The page is tested in a browser: the one that is there, else from the system's packages or playwright's store. Where neither can be
 # had, the tests of the page are skipped and say so; `make test BROWSER=skip` installs none.

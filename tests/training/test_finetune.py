@@ -1,6 +1,7 @@
 """A checkpoint tuned on rows: what is learnt of them, that it is learnt, and that a run goes on and is written as it should be."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong, says in (("r=x", "lora.rank"), ("rr=2", "r=16,alpha=32"), ("targets=experts", "allowed: attention")):
         result = run(app, [*given, "--lora", wrong])
         assert result.exit_code == 2 and says in result.output.replace("\n", ""), result.output
+
+
+def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text("utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    pairs(tmp_path / "rows.jsonl", 40)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/finetuning.md", "exec"), names)
+    assert names["model"].generate("Solve: 1", seed=1, max_tokens=8).usage.completion_tokens >= 1
