@@ -45,6 +45,9 @@ def generate(
     regex: Regex = None,
     choices: Choices = None,
     grammar: Grammar = None,
+    best_of: Annotated[
+        int | None, typer.Option("--best-of", min=1, max=128, help="Answers, of which the causal role's favourite is printed.")
+    ] = None,
     pace: Pace = 0.0,
     sampling: dict[str, Any],
     load: common.Load,
@@ -57,6 +60,15 @@ def generate(
     if system is not None and text.strip():
         asked = {"messages": [*_told(system), {"role": "user", "content": text}]}
     show = common.out.is_terminal and not json
+    if best_of is not None:
+        result = load().generate(**asked, best_of=best_of, **{name: one for name, one in constrained.items() if one is not None},
+                                 mode=mode, **sampling)  # type: ignore[call-overload]  # fmt: skip
+        if json:
+            common.print_json(result.to_dict() | {"confidence": result.confidence})
+        else:
+            common.out.print(result.text, markup=False, soft_wrap=True)
+            common.err.print(f"the best of {best_of}: confidence {result.confidence:.3f}", style="dim")
+        return
     if show and mode != "causal":
         common.err.print(legend())
     result = _answer(load(), {**asked, **constrained}, {"mode": mode, **sampling}, show, pace)

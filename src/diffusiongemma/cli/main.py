@@ -15,6 +15,7 @@ from diffusiongemma.cli.finetune import finetune, merge
 from diffusiongemma.cli.generate import chat, generate
 from diffusiongemma.cli.info import info
 from diffusiongemma.cli.quantize import quantize
+from diffusiongemma.cli.score import score
 from diffusiongemma.cli.serve import serve
 from diffusiongemma.cli.train import train
 from diffusiongemma.cli.vary import vary
@@ -51,6 +52,7 @@ app.command()(infill)
 app.command()(fill)
 app.command()(edit)
 app.command()(vary)
+app.command()(score)
 app.command()(train)
 app.command()(finetune)
 app.command()(merge)

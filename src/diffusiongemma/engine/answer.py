@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.engine.constraint import ConstraintState
-from diffusiongemma.engine.events import CanvasReport, Commit, FinishReason, Result, Usage
+from diffusiongemma.engine.events import CanvasReport, Commit, FinishReason, Result, TokenLogprob, Usage
 from diffusiongemma.text.deltas import StopStrings
 from diffusiongemma.text.replies import Part, ReplyParts, ToolCall
 from diffusiongemma.text.tokenizer import Tokenizer
@@ -54,6 +54,7 @@ class Answer:
         self.ids: list[int] = []
         self.canvases: list[CanvasReport] = []
         self.commit_passes = 0
+        self.logprobs: list[TokenLogprob] = []
         self.finish: FinishReason | None = None
 
     def add(self, row: int, ids: Sequence[int], constraint: ConstraintState | None = None) -> Commit:
@@ -130,6 +131,7 @@ class Answer:
             canvases=self.canvases,
             thinking="".join(self._thinking) or None,
             tool_calls=self._calls,
+            logprobs=self.logprobs,
         )
 
     def _shown(self, ids: Sequence[int]) -> list[int]:

@@ -320,6 +320,7 @@ class Engine:
             yield from self._emitted(one, commit)
 
     def _emitted(self, one: SequenceState, commit: Commit) -> Events:
+        one.answer.logprobs.extend(commit.logprobs)
         yield one, commit
         if one.answer.finish is not None:
             one.phase = Phase.DONE

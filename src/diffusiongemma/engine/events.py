@@ -1,5 +1,6 @@
 """What a generation gives back while it runs and when it is done."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -67,6 +68,21 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """What the causal role thinks of one token of an answer, given all before it.
+
+    Attributes:
+        token_id: the token.
+        logprob: its log-probability, in nats.
+        top: the most probable tokens at its place and their log-probabilities, best first.
+    """
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
 class Result:
     """A finished generation; printing it prints the text.
 
@@ -79,6 +95,7 @@ class Result:
         canvases: one report a canvas, in order (causal mode: none).
         thinking: the thoughts, where the checkpoint marks them; None where there are none.
         tool_calls: the calls, where the checkpoint marks them.
+        logprobs: what the causal role thinks of each token, where ``logprobs`` or ``best_of`` asked for it.
     """
 
     text: str
@@ -88,9 +105,16 @@ class Result:
     canvases: list[CanvasReport] = field(default_factory=list)
     thinking: str | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def confidence(self) -> float | None:
+        """How probable the causal role finds the answer, by token: the geometric mean of their probabilities, 0 to 1; None where
+        ``logprobs`` were not asked for."""
+        return math.exp(sum(one.logprob for one in self.logprobs) / len(self.logprobs)) if self.logprobs else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -120,21 +144,6 @@ class Draft:
     accepted: list[bool]
     text: str
     pinned: list[bool]
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """What the causal role thinks of one token of an answer, given all before it.
-
-    Attributes:
-        token_id: the token.
-        logprob: its log-probability, in nats.
-        top: the most probable tokens at its place and their log-probabilities, best first.
-    """
-
-    token_id: int
-    logprob: float
-    top: list[tuple[int, float]]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from diffusiongemma.generation.loading import load
 from diffusiongemma.generation.requests import ReplyOptions, ReplyPlan, Room
 from diffusiongemma.generation.roles import Roles
 from diffusiongemma.generation.saving import save
+from diffusiongemma.generation.score import Scored, score_texts
 from diffusiongemma.generation.template import DEFAULT_MAX_TOKENS, Template
 from diffusiongemma.generation.vary import check_vary, vary_text
 from diffusiongemma.model.adapters import adapted, fold
@@ -320,6 +321,7 @@ class DiffusionGemmaModel:
         *,
         messages: Sequence[Message] | None = None,
         n: None = None,
+        best_of: int | None = None,
         on_result: OnResult | None = None,
         **options: Unpack[ReplyOptions],
     ) -> Result: ...
@@ -335,7 +337,13 @@ class DiffusionGemmaModel:
     ) -> list[Result]: ...
     @overload
     def generate(
-        self, prompt: Prompts, *, n: None = None, on_result: OnResult | None = None, **options: Unpack[ReplyOptions]
+        self,
+        prompt: Prompts,
+        *,
+        n: None = None,
+        best_of: int | None = None,
+        on_result: OnResult | None = None,
+        **options: Unpack[ReplyOptions],
     ) -> list[Result]: ...
     @overload
     def generate(
@@ -343,7 +351,14 @@ class DiffusionGemmaModel:
     ) -> list[list[Result]]: ...
 
     def generate(
-        self, prompt: Any = None, *, messages: Any = None, n: int | None = None, on_result: OnResult | None = None, **options: Any
+        self,
+        prompt: Any = None,
+        *,
+        messages: Any = None,
+        n: int | None = None,
+        best_of: int | None = None,
+        on_result: OnResult | None = None,
+        **options: Any,
     ) -> Any:
         """Answer a prompt, or a list of prompts, however long: few of them are requests of the engine at a time.
 
@@ -351,6 +366,8 @@ class DiffusionGemmaModel:
             prompt: a user's message, put into the checkpoint's chat template; or a list of them.
             messages: a whole conversation instead: ``[{"role": ..., "content": ...}, ...]`` (docs/chat.md).
             n: answers to each prompt, from seed, seed + 1, ...; given, 1 too, a prompt's answers are a list.
+            best_of: answers to each prompt, from seed, seed + 1, ..., of which the one is returned that the causal role finds most
+                probable by token (``Result.confidence``); not together with ``n``.
             on_result: called with each answer's number (``prompt * n + answer``) and its Result as it is there.
             **options: see ``ReplyOptions``.
 
@@ -360,9 +377,15 @@ class DiffusionGemmaModel:
         Raises:
             InputError, PromptTooLongError, OptionError: see ``stream``.
         """
-        many, each = isinstance(prompt, list | tuple), n or 1
+        if best_of is not None and n is not None:
+            raise OptionError("n and best_of are given; take n answers, or the best of some", "best_of")
+        if best_of is not None:
+            options = {**options, "logprobs": options.get("logprobs") or 0}
+        many, each = isinstance(prompt, list | tuple), n or best_of or 1
         asked = conversations(prompt, messages, bool(options.get("raw")))
-        plan = ReplyPlan(self.checkpoint, self.roles, options, rows=len(asked), n=1 if n is None else n)
+        plan = ReplyPlan(
+            self.checkpoint, self.roles, options, rows=len(asked), n=n if n is not None else 1 if best_of is None else best_of
+        )
         texts = asked if prompt is None else [prompt] if isinstance(prompt, str) else prompt
         results: dict[int, Result] = {}
         for row, result in self._results(plan, texts):
@@ -370,9 +393,8 @@ class DiffusionGemmaModel:
             if on_result is not None:
                 on_result(row, result)
         answers = [[results[row * each + answer] for answer in range(each)] for row in range(len(asked))]
-        if n is None:
-            answers = [one for (one,) in answers]  # type: ignore[misc]
-        return answers if many else answers[0]
+        chosen = answers if n is not None else [max(one, key=lambda result: result.confidence or 0.0) for one in answers]
+        return chosen if many else chosen[0]
 
     def generate_iter(
         self, prompts: Iterable[str | Sequence[Message]], **options: Unpack[ReplyOptions]
@@ -466,6 +488,54 @@ class DiffusionGemmaModel:
         other = copy(self)
         other.engine = engine
         return other
+
+    # -- judging ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def score(
+        self,
+        prompt: str | None,
+        text: str,
+        *,
+        messages: Sequence[Message] | None = None,
+        end: bool = True,
+        **options: Unpack[PromptKeywords],
+    ) -> Scored: ...
+    @overload
+    def score(
+        self,
+        prompt: str | None,
+        text: list[str] | tuple[str, ...],
+        *,
+        messages: Sequence[Message] | None = None,
+        end: bool = True,
+        **options: Unpack[PromptKeywords],
+    ) -> list[Scored]: ...
+
+    def score(
+        self, prompt: str | None, text: Any, *, messages: Sequence[Message] | None = None, end: bool = True, **options: Any
+    ) -> Any:
+        """How probable the causal role finds a text, token by token; the prompt is encoded once, texts in one batch.
+
+        Args:
+            prompt: a user's message that the text answers; None: what ``messages`` say, or plain text.
+            text: one, or a list of them.
+            messages: a conversation instead of a prompt.
+            end: whether the text is to end there: its stop token is scored too.
+            **options: how the prompt is written (``PromptOptions``).
+
+        Returns:
+            A Scored, or a list of them.
+
+        Raises:
+            InputError: no text, an empty one, both prompt and messages, or what the tokenizer cannot represent.
+            PromptTooLongError: prompt and text exceed the model's positions.
+            OptionError: an option that is none of a prompt.
+        """
+        PromptOptions.only(options)
+        texts = [text] if isinstance(text, str) else text
+        scored = score_texts(self._context(prompt, messages, options), texts, end)
+        return scored[0] if isinstance(text, str) else scored
 
     # -- texts that are there already ----------------------------------------------------------------------------------
 

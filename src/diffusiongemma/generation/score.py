@@ -3,18 +3,25 @@
 Shapes: B rows, T tokens, D hidden, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from diffusiongemma.engine.logprobs import LOGITS_BYTES
 from diffusiongemma.engine.prefill import prefill
+from diffusiongemma.errors import InputError, PromptTooLongError
 from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
 
-__all__ = ["log_probs"]
+if TYPE_CHECKING:
+    from diffusiongemma.generation.context import EditContext
+
+__all__ = ["Scored", "log_probs", "score_texts"]
 
 PASS_ROWS = 4
 """Rows of a prefill chunk's length that one pass may have as many tokens as: others may wait for it on an engine that is shared."""
@@ -68,6 +75,69 @@ def log_probs(
     for start in range(0, longest, chunk):
         call(partial(score, start))
     return result
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the causal role thinks of a text, given what stands before it.
+
+    Attributes:
+        text: as it was given.
+        token_ids: its tokens, the stop token last where the text was to end.
+        logprobs: of each token given all before it, in nats.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole text, in nats."""
+        return sum(self.logprobs)
+
+    @property
+    def confidence(self) -> float:
+        """The geometric mean of the tokens' probabilities, 0 to 1."""
+        return math.exp(self.total / len(self.logprobs))
+
+    @property
+    def perplexity(self) -> float:
+        """The inverse of ``confidence``."""
+        return math.exp(-self.total / len(self.logprobs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "total": self.total, "confidence": self.confidence, "perplexity": self.perplexity}
+
+
+def score_texts(context: "EditContext", texts: Sequence[str], end: bool) -> list[Scored]:
+    """Score texts that follow the same prompt.
+
+    Args:
+        context: what they stand in.
+        texts: not empty.
+        end: whether each is to end there: its stop token is scored too.
+
+    Raises:
+        InputError: no text, one that is none, or characters that the tokenizer does not have.
+        PromptTooLongError: prompt and text exceed the model's positions.
+    """
+    if not texts:
+        raise InputError("there is no text to score; give at least one", "text")
+    ending = [context.ending] if end and context.ending is not None else []
+    ids = []
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {number} is of type {type(text).__name__}; give a string", "text")
+        ids.append([*context.encode(text), *ending])
+        if not ids[-1]:
+            raise InputError(f"text {number} is empty; give it at least one character", "text")
+    most = context.model.config.text.max_position_embeddings
+    if (longest := len(context.prompt) + max(map(len, ids))) > most:
+        raise PromptTooLongError(f"prompt and text have {longest} tokens; the model has {most} positions")
+    logs = log_probs(context.model, context.prompt, ids, context.engine.call)
+    return [Scored(text, tokens, row) for text, tokens, row in zip(texts, ids, logs, strict=True)]
 
 
 def _chosen(logits_TV: Tensor, ids: Sequence[int]) -> list[float]:
