@@ -52,7 +52,9 @@ ModeOption = Annotated[
 AnyModeOption = Annotated[
     str,
     typer.Option(
-        "--mode", help="diffusion; causal: token by token; auto: the faster here, once some canvases have been seen (chat)."
+        "--mode",
+        help="diffusion; causal: token by token; exact: what causal would write, drafted on canvases; auto: the faster here, once "
+        "some canvases have been seen (chat).",
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; unset: a GPU if there is one.")]

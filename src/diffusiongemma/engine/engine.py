@@ -218,9 +218,9 @@ class Engine:
                 yield from _alone(one, self._emitted(one, commit))
         going = [one for one in ready if one.answer.finish is None and one.failed is None]
         for one in going:
-            if one.request.mode == "diffusion":
+            if one.drafts:
                 yield from _alone(one, self._begin(one))
-        yield from self._say([one for one in going if one.request.mode == "causal"])
+        yield from self._say([one for one in going if not one.drafts])
 
     def _logprobs(self, one: SequenceState, ids: Sequence[int], before_TD: Tensor) -> list[TokenLogprob]:
         assert one.request.logprobs is not None
@@ -236,6 +236,7 @@ class Engine:
                 one.error = _not_finite(f"token {len(one.answer.ids)} of the answer")
                 continue
             one.answer.commit_passes += 1
+            one.rest = max(0, one.rest - 1)
             commit = one.answer.add(one.number, [token])
             if one.request.logprobs is not None:
                 commit.logprobs.extend(self._logprobs(one, [token], hidden_BD[place : place + 1]))
@@ -299,7 +300,9 @@ class Engine:
             if not stepped.done[at] or one.failed is not None:
                 continue
             one.metadata, final, steps = None, stepped.finals[at], stepped.steps[at]
-            if one.constraint is None:
+            if one.request.mode == "exact":
+                yield from _alone(one, self._verify(one, steps, final))
+            elif one.constraint is None:
                 yield from _alone(one, self._commit(one, steps, final))
             else:
                 work = partial(one.constraint.commit, final, self.runner.best_of(batch, at))
@@ -318,6 +321,29 @@ class Engine:
             one.commit = commit
         else:
             yield from self._emitted(one, commit)
+
+    def _verify(self, one: SequenceState, steps: int, final: list[int]) -> Events:
+        """Say the part of a draft that the causal role would have said, and its own token after it."""
+        assert one.cache is not None
+        answer, before, kept = one.answer, len(one.answer.ids), one.cache.fork()
+        end = next((at + 1 for at, token in enumerate(final) if token in one.request.stop_ids), len(final))
+        draft = final[: min(end, one.request.params.max_tokens - before)]
+        chosen, finite, hidden_TD = self.runner.verify(one, draft)
+        same = next((at for at, token in enumerate(draft) if token != chosen[at]), len(draft))
+        if not all(finite[: same + 1]):
+            one.error = _not_finite(f"token {before} of the answer")
+            return
+        if same < len(draft):
+            one.cache = kept  # the rest of the draft was never said; what was is encoded next
+        commit = answer.add(one.number, chosen[: same + 1])
+        said = len(answer.ids) - before
+        if one.request.logprobs is not None:
+            commit.logprobs.extend(self._logprobs(one, commit.token_ids, hidden_TD[:said]))
+        answer.commit_passes += 2
+        answer.report(steps, said, time.perf_counter() - one.began)
+        one.judged(said, steps + 2)
+        one.index, one.phase = one.index + 1, Phase.ENCODE
+        yield from self._emitted(one, commit)
 
     def _emitted(self, one: SequenceState, commit: Commit) -> Events:
         one.answer.logprobs.extend(commit.logprobs)

@@ -13,9 +13,11 @@ from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
 
-__all__ = ["MAX_LOGPROBS", "Checked", "Mode", "Request", "canvas_length", "check", "max_steps", "unit_of"]
+__all__ = ["MAX_LOGPROBS", "REST", "Checked", "Mode", "Request", "canvas_length", "check", "max_steps", "unit_of"]
 
-Mode = Literal["diffusion", "causal"]
+REST = 16
+"""Tokens that an exact answer writes token by token after a draft that cost more passes than it gave tokens."""
+Mode = Literal["diffusion", "causal", "exact"]
 MAX_LOGPROBS = 20
 """Most alternatives a token that can be asked for (as in OpenAI's API)."""
 
@@ -47,7 +49,8 @@ class Request:
         prompt: token ids; not empty.
         params: sampling parameters, its own seed and ``max_tokens`` among them.
         stop_ids: token ids that end the answer.
-        mode: ``diffusion``, or ``causal``: token by token with the encoder role of the same weights.
+        mode: ``diffusion``; ``causal``: token by token with the encoder role of the same weights; ``exact``: the tokens of the
+            causal mode, drafted on canvases (``SequenceState.draft``).
         pins: token ids to hold fixed from the start of the answer over as many canvases as it takes, -1 where open.
         init_tokens: token ids that the canvases begin with instead of noise, -1 where noise.
         grammar: what the answer must be, or rules that it keeps; None: it is free.
@@ -80,7 +83,7 @@ class Request:
 
 def unit_of(model: Transformer, request: Request) -> int:
     """Tokens of an answer that are committed at a time: a canvas's, or one in the causal mode."""
-    return canvas_length(model, request.params) if request.mode == "diffusion" else 1
+    return 1 if request.mode == "causal" else canvas_length(model, request.params)
 
 
 def canvas_length(model: Transformer, params: SamplingParams) -> int:
@@ -98,6 +101,8 @@ def canvas_length(model: Transformer, params: SamplingParams) -> int:
 def max_steps(model: Transformer, request: Request) -> int:
     """Passes that a request takes at most: denoising steps of all its canvases, or tokens of a causal answer."""
     params = request.params
+    if request.mode == "exact":
+        return params.max_tokens + (params.max_tokens // REST + 1) * (params.num_diffusion_steps + 1)
     steps = 1 if request.mode == "causal" else params.num_diffusion_steps
     return -(-params.max_tokens // unit_of(model, request)) * steps
 
@@ -121,7 +126,7 @@ def check(model: Transformer, request: Request, row: int = 0) -> Checked:
     config, params, ids = model.config, request.params, request.prompt
     canvas_length(model, params)  # checked in the causal mode too, where it means nothing
     unit = unit_of(model, request)
-    room = -(-params.max_tokens // unit) * unit
+    room = params.max_tokens + unit if request.mode == "exact" else -(-params.max_tokens // unit) * unit
     if not ids:
         raise InputError(f"prompt {row} is empty; give it at least one token")
     if min(ids) < 0 or max(ids) >= config.text.vocab_size:
@@ -141,6 +146,8 @@ def check(model: Transformer, request: Request, row: int = 0) -> Checked:
         )
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise OptionError(f"logprobs is {request.logprobs}; alternatives a token may be 0 to {MAX_LOGPROBS}")
+    if request.mode != "diffusion" and (request.grammar is not None or request.pins is not None or request.init_tokens is not None):
+        raise InputError("pins, init_tokens and a grammar need mode 'diffusion'; leave them out")
     words = isinstance(request.grammar, ReplyGrammar) and request.grammar.body is None  # in which a stop string ends the reply
     if request.grammar is not None and ((params.stop and not words) or not request.stop_ids):
         what = "stop strings" if params.stop else "a checkpoint without stop tokens"

@@ -129,16 +129,37 @@ class ModelRunner:
             The tokens, whether all logits are finite, and the states ``[B, D]`` that predict them.
         """
         hidden_BD = torch.cat([cast(Tensor, one.last_1D) for one in sequences])
+        return *self._chosen(
+            hidden_BD, [one.request.params for one in sequences], [len(one.answer.ids) for one in sequences]
+        ), hidden_BD
+
+    def verify(self, one: SequenceState, draft: Sequence[int]) -> tuple[list[int], list[bool], Tensor]:
+        """What a causal answer would say at each place of a draft, and after it, if all before it had been said.
+
+        The draft's tokens go into the sequence's cache.
+
+        Returns:
+            As ``next_tokens``, one more than the draft has; those up to and with the first that is not the draft's are the
+            answer's.
+        """
+        last_1D = cast(Tensor, one.last_1D)
+        [hidden_TD] = self.encode([(one, list(draft))])
+        hidden_TD = torch.cat((last_1D, hidden_TD))
+        first, count = len(one.answer.ids), len(hidden_TD)
+        return *self._chosen(hidden_TD, [one.request.params] * count, range(first, first + count)), hidden_TD
+
+    def _chosen(self, hidden_BD: Tensor, params: Sequence[SamplingParams], places: Sequence[int]) -> tuple[list[int], list[bool]]:
+        """The tokens of the causal role after some states, each at its place of an answer, and whether all logits are finite."""
         logits_BV = self.model.logits(hidden_BD)
         chosen_B, finite_B = logits_BV.argmax(-1), logits_BV.isfinite().all(-1).tolist()
-        temperature_B = torch.tensor([one.request.params.temperature or 0.0 for one in sequences], device=logits_BV.device)
+        temperature_B = torch.tensor([one.temperature or 0.0 for one in params], device=logits_BV.device)
         if bool((temperature_B > 0).any()):
-            seeds = torch.tensor([one.request.params.seed for one in sequences], device=logits_BV.device)
-            index = torch.tensor([len(one.answer.ids) for one in sequences], device=logits_BV.device)
+            seeds = torch.tensor([one.seed for one in params], device=logits_BV.device)
+            index = torch.tensor(list(places), device=logits_BV.device)
             keys = position_keys(seeds, index, torch.zeros_like(seeds), RngPurpose.DRAW, 1)
             drawn_B = draw(logits_BV / temperature_B.clamp(min=COLDEST)[:, None], keys[:, 0])
             chosen_B = torch.where(temperature_B > 0, drawn_B, chosen_B)
-        return chosen_B.tolist(), finite_B, hidden_BD
+        return chosen_B.tolist(), finite_B
 
     def begin(self, one: SequenceState, pins: Sequence[int] | None) -> None:
         """A sequence's next canvas: noise, but for what is pinned and what there is to start from.

@@ -15,7 +15,7 @@ from diffusiongemma.diffusion import Canvas
 from diffusiongemma.engine.answer import Answer
 from diffusiongemma.engine.constraint import GuardedState
 from diffusiongemma.engine.events import Commit, Event
-from diffusiongemma.engine.request import Request
+from diffusiongemma.engine.request import REST, Request
 from diffusiongemma.model.cache import RowCache
 from diffusiongemma.model.transformer import PassMetadata
 
@@ -72,6 +72,8 @@ class SequenceState:
         began: when the canvas began.
         commit: an event that waits for its log-probabilities.
         asked: what it waits for.
+        rest: tokens that an exact answer writes token by token before its next draft.
+        setback: how many those were the last time.
         placed: since when it has a place among those that step.
         error: what it failed with, its grammar or rules aside.
     """
@@ -95,8 +97,20 @@ class SequenceState:
     began: float = 0.0
     commit: Commit | None = None
     asked: Asked | None = None
+    rest: int = 0
+    setback: int = 0
     placed: float = 0.0
     error: Exception | None = None
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it stands on a canvas next, once all of it is encoded."""
+        return self.request.mode == "diffusion" or (self.request.mode == "exact" and not self.rest)
+
+    def judged(self, tokens: int, passes: int) -> None:
+        """Note what a draft of an exact answer gave: where it cost more passes than tokens, the next one comes later, and later."""
+        self.setback = 0 if tokens >= passes else max(REST, 2 * self.setback)
+        self.rest = self.setback
 
     @property
     def failed(self) -> Exception | None:

@@ -72,6 +72,10 @@ class ReplyOptions(SamplingOptions, PromptKeywords, total=False):
 _KNOWN = ReplyOptions.__annotations__.keys() | options_of(SamplingParams).keys() | options_of(PromptOptions).keys()
 
 
+DRAFT_STEPS = 8
+"""Most steps of a draft of ``mode="exact"``, where none are given: the causal role seldom says what has not settled by then."""
+
+
 class ReplyPlan:
     """What is asked of the answers to some prompts; ``requests`` makes it requests, a prompt at a time.
 
@@ -119,6 +123,8 @@ class ReplyPlan:
         self._check()
         sampling = {name: value for name, value in others.items() if name in options_of(SamplingParams)}
         params = checkpoint.defaults.replaced(**{"seed": secrets.randbits(32), **sampling})
+        if self._mode == "exact" and "num_diffusion_steps" not in sampling:
+            params = params.replaced(num_diffusion_steps=min(DRAFT_STEPS, params.num_diffusion_steps))
         self._params = params.on_canvas() if self._mode == "diffusion" else params
         self._constrained = constrained_params(self._params, asked)
         self._room = None if "max_tokens" in asked else room
@@ -141,7 +147,7 @@ class ReplyPlan:
             most, pins = self._params.max_tokens, self._at(self._pinned, row)
             if self._room is not None:
                 canvas, steps = 1, 1
-                if self._mode == "diffusion":
+                if self._mode != "causal":
                     canvas, steps = canvas_length(self._checkpoint.transformer, self._params), self._params.num_diffusion_steps
                 most = self._room(len(ids), canvas, steps)
                 pins = None if self._pins is None else pins_by_row(self._pins, self._rows, most)[row]
@@ -170,7 +176,7 @@ class ReplyPlan:
         mode, budget = asked.get("mode", "diffusion"), self.written.thinking_budget
         if mode not in (*get_args(Mode), AUTO):
             raise OptionError(f"mode is {mode!r:.100}; allowed: {', '.join((*get_args(Mode), AUTO))}", "mode")
-        if mode == "causal" and "pins" in asked:
+        if mode in ("causal", "exact") and "pins" in asked:
             raise OptionError("pins need mode 'diffusion': token by token nothing to the right can be held fixed", "pins")
         if mode != AUTO:
             return mode  # type: ignore[no-any-return]
@@ -187,9 +193,9 @@ class ReplyPlan:
             )
         if constrained and tools is not None and tools.choice == "required":
             raise OptionError("tool_choice asks for a call, and a response format, regex, choices or grammar for a text; give one")
-        if self._mode == "causal" and budget is not None:
+        if self._mode != "diffusion" and budget is not None:
             raise OptionError("thinking_budget needs mode 'diffusion'; bound the answer with max_tokens", "thinking_budget")
-        if self._mode == "causal" and (ruled or constrained or (tools is not None and tools.choice != "auto")):
+        if self._mode != "diffusion" and (ruled or constrained or (tools is not None and tools.choice != "auto")):
             raise OptionError(
                 "rules, a response format, regex, choices, grammar and a tool_choice other than 'auto' need mode 'diffusion'",
                 "mode",
@@ -213,7 +219,7 @@ class ReplyPlan:
         """What the reply to a prompt may be; None where it is free."""
         constraint, budget = self._at(self._constraints, row), self.written.thinking_budget
         markup, tools = self._checkpoint.tokenizer.markup, self._tools
-        if self._mode == "causal" or (constraint is None and budget is None and (tools is None or not markup.calls)):
+        if self._mode != "diffusion" or (constraint is None and budget is None and (tools is None or not markup.calls)):
             return None
         thinks = not self.written.raw and asks_to_think(self.written, self._checkpoint.tokenizer.template)
         rules = ReplyRules(markup, self._checkpoint.vocabulary_with(stop_ids), tools, budget, thinks, self._gone)
