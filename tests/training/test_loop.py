@@ -229,7 +229,7 @@ def test_a_recipes_process_decides_noise_vocabulary_and_checkpoint(tmp_path: Pat
     run = TrainRun(recipe, tmp_path)
     mask = run.model.config.text.vocab_size - 1
     assert run.model.process == Absorbing(mask + 1, mask)
-    batch, corrupted = run._noisy_batch()
+    batch, corrupted = run._noisy_batch(run._data.batch(run.step, recipe.train.prompts), run.step)
     clean = batch.answer_PL.repeat_interleave(2, 0)
     assert ((corrupted.noisy_BL == clean) | (corrupted.noisy_BL == mask)).all() and (corrupted.noisy_BL == mask).any()
     model = DiffusionGemmaModel.from_pretrained(run.train())

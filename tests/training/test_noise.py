@@ -18,7 +18,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainRun:
 def at(run: TrainRun, step: int) -> tuple[Tensor, Tensor]:
     """Clean and noisy canvases of a step."""
     run.step = step
-    batch, corrupted = run._noisy_batch()
+    batch, corrupted = run._noisy_batch(run._data.batch(run.step, run.recipe.train.prompts), run.step)
     return batch.answer_PL.repeat_interleave(4, 0), corrupted.noisy_BL
 
 

@@ -158,7 +158,7 @@ class Recipe(_Part):
             raise ValueError("give either model, the shape of a new one, or base, a checkpoint to tune")
         if self.lora is not None and not self.base:
             raise ValueError("lora is for a base")
-        if self.base != getattr(self.data, "base", self.base if getattr(self.data, "kind", "") != "rows" else None):
+        if getattr(self.data, "kind", "") == "rows" and self.data.base != self.base:
             raise ValueError("rows are written for the base that is tuned: data.base must be base")
         return self
 

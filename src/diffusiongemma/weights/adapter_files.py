@@ -65,10 +65,10 @@ def with_base(name: str | os.PathLike[str], adapter: str | os.PathLike[str] | No
     Raises:
         CheckpointError: an adapter that does not name its base, or names one that is not there.
     """
-    folder = Path(name)
     try:
+        folder = Path(name)
         alone = adapter is None and is_adapter(folder) and not (folder / "config.json").exists()
-    except (OSError, ValueError):  # a hub id, or no name of a file
+    except (OSError, TypeError, ValueError):  # a hub id, no name of a file, or no name at all
         alone = False
     if not alone:
         return name, adapter
