@@ -68,6 +68,7 @@ def written(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
 
     tokenizer = json.loads((builtin_folder() / "sudoku" / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True, "bos_token": "<bos>"}))
     return model
 
 

@@ -43,7 +43,7 @@ def test_auto_takes_what_was_seen_to_be_faster(tmp_path: Path) -> None:
     assert steps(pins={3: 5}) > 0 and steps(regex="[a-z]+") > 0  # what the causal role cannot do
     model.roles.rates = RoleRates(canvas_length=10, step=0.001, commit=0.001, token=0.05)
     assert steps() > 0
-    with pytest.raises(OptionError, match="mode is 'other'; allowed: diffusion, causal, auto"):
+    with pytest.raises(OptionError, match="mode is 'other'; allowed: diffusion, causal, exact, auto"):
         model.generate("abc", mode="other")
 
 

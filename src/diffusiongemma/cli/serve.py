@@ -75,7 +75,7 @@ def serve(
     device: common.DeviceOption = None,
     quantize: common.QuantizeOption = None,
     mode: Annotated[
-        str, typer.Option(help="Of chats and completions that name none: diffusion, causal, or auto: the faster.")
+        str, typer.Option(help="Of chats and completions that name none: diffusion, causal, exact, or auto: the faster.")
     ] = "diffusion",
     sampling: dict[str, Any],
 ) -> None:

@@ -42,10 +42,14 @@ class GGUFTokenizer(Tokenizer):
         source: the chat template's text, or None.
         special: ``bos_token`` ... and their texts.
         folder: where the GGUF file is.
+        adds_bos: see ``Tokenizer``.
     """
 
-    def __init__(self, backend: Backend, source: str | None, special: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, backend: Backend, source: str | None, special: Mapping[str, str], folder: Path, adds_bos: bool = False
+    ) -> None:
         super().__init__(backend, None if source is None else ChatTemplate(source, special), folder)
+        self.adds_bos = adds_bos
         self._source = source
         self._special = dict(special)
 
@@ -69,11 +73,13 @@ class GGUFTokenizer(Tokenizer):
         else:
             backend = _backend(metadata, path)
         source = metadata.get("tokenizer.chat_template")
-        return cls(backend, source if isinstance(source, str) else None, _special_texts(metadata, backend), path.parent)
+        adds_bos = metadata.get("tokenizer.ggml.add_bos_token") is True
+        return cls(backend, source if isinstance(source, str) else None, _special_texts(metadata, backend), path.parent, adds_bos)
 
     def files(self) -> dict[str, bytes]:
         """``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``, made from what the file says."""
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._special}
+        settings |= {"add_bos_token": True} if self.adds_bos else {}
         result = {
             "tokenizer.json": self._backend.to_str(pretty=True).encode(),
             "tokenizer_config.json": (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode(),

@@ -102,7 +102,7 @@ def prompt_ids(
         prompt: a user's message, or a list of them: a prompt each.
         messages: a whole conversation instead.
         options: how it is written.
-        bos: the first token of a raw prompt, and of one where there is no template, which would write it.
+        bos: the first token of a raw prompt, and where no template writes it of any, if the tokenizer adds it (``adds_bos``).
         most: tokens of a prompt that are of any use (``Tokenizer.encode``).
 
     Raises:
@@ -118,7 +118,7 @@ def prompt_ids(
         if messages is not None:
             raise InputError("this checkpoint has no chat template; give prompt instead of messages")
         texts = [conversation[0]["content"] for conversation in asked]
-        first = [] if bos is None else [bos]
+        first = [bos] if bos is not None and (options.raw or tokenizer.adds_bos) else []
         whole = [[Segment(text, literal=False)] if options.allow_special else tokenizer.control.segments(text) for text in texts]
         return [[*first, *ids] for ids in tokenizer.encode_segments(whole, most)]
     return tokenizer.encode_segments([_segments(tokenizer, tokenizer.template, each, shown, options) for each in asked], most)

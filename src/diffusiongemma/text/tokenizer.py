@@ -35,6 +35,7 @@ class Tokenizer:
     Attributes:
         markup: the tokens that mark the parts of a reply.
         special_ids: tokens that are no text.
+        adds_bos: whether a text that no template writes begins with the token that begins texts (``add_bos_token``).
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Tokenizer:
         self._folder = folder
         self._unknown = backend.token_to_id("<unk>")
         self.markup = Markup.of(backend, settings or {})
+        self.adds_bos = (settings or {}).get("add_bos_token") is True
         self.special_ids = frozenset(index for index, token in backend.get_added_tokens_decoder().items() if token.special)
 
     @classmethod
