@@ -19,6 +19,9 @@ from diffusiongemma.training.finetune import finetune_recipe
 from diffusiongemma.training.loop import Hooks, TrainRun
 from diffusiongemma.training.rows import Rows, RowsData
 from diffusiongemma.weights.resolve import builtin_folder
+from tests.chat import TEMPLATE
+from tests.native import TEMPLATE as NATIVE_TEMPLATE
+from tests.native import native_model
 from tests.parity.reference import write_checkpoint
 
 WORDS = ["Solve: 1", "Solve: 2", "Solve: 3", "Solve: 4"]
@@ -76,6 +79,31 @@ def test_only_what_the_model_says_is_learnt(tmp_path: Path) -> None:
     assert list(rows._examples[1].prompt) == model.prompt_ids(messages=said[:4])[0]
 
 
+@pytest.mark.parametrize("template", [TEMPLATE, NATIVE_TEMPLATE])
+def test_a_template_that_opens_turns_with_an_empty_thought(tmp_path: Path, template: str) -> None:
+    model = native_model(tmp_path / "tokenizer")
+    model.save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(template)
+    asked = [{"role": "user", "content": "hi"}]
+    rows = rows_of(tmp_path, {"prompt": "hi", "completion": "yes"}, base=str(tmp_path / "base"))
+    [example] = rows._examples
+    tuned = DiffusionGemmaModel.from_pretrained(tmp_path / "base")
+    assert list(example.prompt) == tuned.prompt_ids(messages=asked)[0]
+    assert rows.report.shown[0][0].endswith("<|turn>model\n<|channel>thought\n<channel|>")
+    assert rows.report.shown[0][1] == "yes<turn|>"
+
+
+def test_thoughts_are_learnt_after_the_prompt_that_asks_for_them(tmp_path: Path) -> None:
+    native_model(tmp_path / "tokenizer").save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(TEMPLATE)
+    asked = [{"role": "user", "content": "hi"}]
+    said = {"role": "assistant", "reasoning_content": "hmm", "content": "yes"}
+    rows = rows_of(tmp_path, {"messages": [*asked, said]}, base=str(tmp_path / "base"))
+    tuned = DiffusionGemmaModel.from_pretrained(tmp_path / "base")
+    assert list(rows._examples[0].prompt) == tuned.prompt_ids(messages=asked, enable_thinking=True)[0]
+    assert rows.report.shown[0][1] == "<|channel>thought\nhmm\n<channel|>yes<turn|>"
+
+
 def test_a_long_answer_is_learnt_canvas_by_canvas(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, {"prompt": "go", "completion": "many words " * 80})
     [example] = rows._examples
@@ -105,12 +133,15 @@ def test_nothing_is_left_out_silently(tmp_path: Path) -> None:
         [1],
         {"prompt": "word " * 200, "completion": "b"},
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": "no json"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": {"name": "f"}},
         {"prompt": "a", "completion": "b"},
         max_prompt=50,
     )
     report = rows.report
-    assert report.rows == 10 and report.examples == 1
-    assert sum(count for count, _ in report.left_out.values()) == 9
+    assert report.rows == 12 and report.examples == 1
+    assert sum(count for count, _ in report.left_out.values()) == 11
+    assert report.left_out["tools is text that is no JSON"] == (1, ("line 10",))
     assert report.left_out["the prompt has more than 50 tokens (max_prompt)"] == (1, ("line 8",))
     assert report.left_out["the row has no answer of the assistant"] == (2, ("line 4", "line 9"))
     assert json.loads((tmp_path / "data.json").read_text())["examples"] == 1
@@ -226,6 +257,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_presets_are_recipes(preset: str) -> None:
     recipe = finetune_recipe("nano", "rows.jsonl", preset=preset)
     assert recipe.lora is not None and recipe.train.schedule == "cosine" and recipe.train.optimiser == "adamw"
+    assert recipe.train.min_noise == {"default": 0.0, "google": 1e-4, "nemo": 1e-3}[preset]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +313,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (logits[0] - logits[2]).abs().max() > 1e-3
     again = run(app, ["merge", str(adapter), str(tmp_path / "merged")])
     assert again.exit_code == 2 and "not an empty folder" in again.output
+    router = run(app, [*given, "--train-router"])
+    assert router.exit_code == 2 and "without --full" in router.output.replace("\n", " "), router.output
     for wrong, says in (("r=x", "lora.rank"), ("rr=2", "r=16,alpha=32"), ("targets=experts", "allowed: attention")):
         result = run(app, [*given, "--lora", wrong])
         assert result.exit_code == 2 and says in result.output.replace("\n", ""), result.output

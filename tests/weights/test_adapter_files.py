@@ -135,6 +135,8 @@ FIRST = "base_model.model.model.{}layers.0.self_attn.q_proj.lora_{}.weight"
     [
         (_config(peft_type="IA3"), "peft_type 'IA3'"),
         (_config(use_dora=True), "use_dora True"),
+        (_config(alora_invocation_tokens=[5, 6]), "alora_invocation_tokens"),
+        (_config(use_qalora=True), "use_qalora True"),
         (_config(modules_to_save=["lm_head"]), "modules_to_save"),
         (_config(lora_alpha=None), "lora_alpha None"),
         (_tensors(lambda t: t[FIRST.format("decoder.", "B")].mul_(2)), "differ between the two roles"),

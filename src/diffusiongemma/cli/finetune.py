@@ -82,6 +82,8 @@ def finetune(
 
         if full and lora is not None:
             raise OptionError("--full and --lora are given; all weights are trained, or adapters are")
+        if train_router and not full:
+            raise OptionError("--train-router is given without --full; adapters leave the routers as they are")
         train: dict[str, Any] = {
             "steps": steps, "adamw_lr": lr, "prompts": batch, "canvases": canvases, "accumulate": accumulate,
             "causal_weight": causal_weight, "causal_every": None if causal_weight else 0, "self_conditioning": self_conditioning,

@@ -37,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "nemo": {
         "train": {
             **_COMMON, "steps": 800, "prompts": 8, "canvases": 1, "adamw_lr": 1.5e-4, "betas": (0.95, 0.99), "weight_decay": 1e-4,
-            "warmup": 25, "schedule": "cosine", "floor": 0.1, "decay": 1.0, "checkpoint_every": 100,
+            "warmup": 25, "schedule": "cosine", "floor": 0.1, "decay": 1.0, "min_noise": 1e-3, "checkpoint_every": 100,
         },
         "lora": {"rank": 16, "alpha": 32, "targets": ("attention", "mlp")},
         "data": {"pad_weight": 1.0},

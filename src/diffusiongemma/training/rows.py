@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from diffusiongemma.errors import InputError, TrainingError
 from diffusiongemma.opened import open_checkpoint
 from diffusiongemma.options import PromptOptions
-from diffusiongemma.text.messages import Message
+from diffusiongemma.text.messages import REASONING, Message
 from diffusiongemma.text.prompts import prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.training.data import TrainBatch
@@ -26,6 +26,7 @@ from diffusiongemma.weights.resolve import resolve
 __all__ = ["Example", "Rows", "RowsReport", "read_rows"]
 
 _MODEL = ("assistant", "model")
+_EMPTY_THOUGHT = "<|channel>thought\n<channel|>"
 _SHOWN = 5
 _WHY = 3
 """Rows that are named for each reason why rows are left out."""
@@ -282,18 +283,20 @@ class _Writer:
             isinstance(one, Mapping) and isinstance(one.get("role"), str) for one in messages
         ):
             raise InputError("messages must be a list of objects with a role")
-        declared = json.loads(tools) if isinstance(tools, str) else tools
-        options = PromptOptions(tools=declared or None)
+        declared = _declared(tools)
+        known: dict[str, Any] = {"tools": declared} if declared else {}
         for at, message in enumerate(messages):
             if message["role"] in _MODEL and at and message.get("weight", 1) != 0:
                 before: list[Message] = messages[:at]
+                # Thoughts follow the prompt that asks for them.
+                asks: dict[str, Any] = (
+                    {"enable_thinking": True} if _thinks(message) and "enable_thinking" in template.options else {}
+                )
+                options = PromptOptions(tools=declared, enable_thinking=True if asks else None)
                 [ids] = prompt_ids(self._tokenizer, None, before, options, self._bos)
-                known: dict[str, Any] = {"tools": declared} if declared else {}
-                opening = template.render(before, **known)
-                whole = template.render(messages[: at + 1], add_generation_prompt=False, **known)
-                if not whole.startswith(opening):
-                    raise InputError("the chat template begins a turn otherwise than it writes it, so an answer cannot be cut out")
-                yield self._made(ids, self._tokenizer.encode(whole[len(opening) :]))
+                opening = template.render(before, **known, **asks)
+                whole = template.render(messages[: at + 1], add_generation_prompt=False, **known, **asks)
+                yield self._made(ids, self._tokenizer.encode(_said(opening, whole)))
 
     def _made(self, prompt: Sequence[int], answer: Sequence[int]) -> Example:
         ends = [at for at, token in enumerate(answer) if token in self._stop_ids]
@@ -304,6 +307,34 @@ class _Writer:
         if not prompt:
             raise InputError("there is nothing before the answer")
         return Example(tuple(prompt), tuple(said))
+
+
+def _said(opening: str, whole: str) -> str:
+    """What the model says: a rendered conversation with an answer, after its rendering ready for that answer.
+
+    A template may open a turn with an empty thought, which it does not write again in the conversation (the released model's of
+    2026-06-16): the answer then stands where that would.
+    """
+    closed = opening.removesuffix(_EMPTY_THOUGHT)
+    for start in (opening, closed):
+        if whole.startswith(start):
+            return whole[len(start) :]
+    raise InputError("the chat template begins a turn otherwise than it writes it, so an answer cannot be cut out")
+
+
+def _thinks(message: Mapping[str, Any]) -> bool:
+    return any(message.get(name) for name in REASONING)
+
+
+def _declared(tools: Any) -> Any:
+    """A row's tools; data sets of one column type keep them as JSON text."""
+    try:
+        declared = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
+    except (ValueError, RecursionError) as error:
+        raise InputError("tools is text that is no JSON") from error
+    if declared and not isinstance(declared, list):
+        raise InputError(f"tools is of type {type(declared).__name__}; give a list of declarations")
+    return declared or None
 
 
 def _report(made: _Made, learnt: Sequence[Example], held: Sequence[Example], canvas: int, tokenizer: Tokenizer) -> RowsReport:

@@ -34,6 +34,7 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",), "use_dora": (False, None), "bias": ("none", None), "modules_to_save": (None, []),
     "alpha_pattern": (None, {}), "target_parameters": (None, []), "trainable_token_indices": (None,),
     "fan_in_fan_out": (False, None), "layer_replication": (None,), "lora_bias": (False, None),
+    "alora_invocation_tokens": (None,), "use_qalora": (False, None), "use_bdlora": (None, False), "arrow_config": (None,),
 }  # fmt: skip
 
 
