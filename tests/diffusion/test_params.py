@@ -55,8 +55,8 @@ def test_values_that_make_no_sense_are_named(wrong: dict[str, Any]) -> None:
 
 
 def test_an_unknown_option_lists_the_known_ones() -> None:
-    with pytest.raises(OptionError, match=r"unknown option top_p; allowed: .*entropy_bound"):
-        SamplingParams().replaced(top_p=0.9)
+    with pytest.raises(OptionError, match=r"unknown option top_a; allowed: .*entropy_bound"):
+        SamplingParams().replaced(top_a=0.9)
 
 
 def test_unset_keeps_the_default_and_stop_takes_a_string() -> None:

@@ -231,8 +231,8 @@ def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="gpt-9", messages=FREE)
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as unknown:
-        client.chat.completions.create(model="nano", messages=FREE, logit_bias={"1": 5})
-    assert unknown.value.param == "logit_bias"
+        client.chat.completions.create(model="nano", messages=FREE, extra_body={"max_token": 5})
+    assert unknown.value.param == "max_token" and "did you mean max_tokens?" in str(unknown.value)
     with pytest.raises(openai.BadRequestError) as long:
         client.chat.completions.create(model="nano", messages=[{"role": "user", "content": "word " * 5000}])
     assert long.value.code == "context_length_exceeded"

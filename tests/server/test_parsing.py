@@ -51,14 +51,45 @@ def test_a_name_twice_among_many() -> None:
         (chat("pins", b"[]", 130_000), ChatRequest, "pins[0]"),
         (chat("pins", b"[1,2]", 120_000), ChatRequest, "pins"),
         (chat("tools", b"{}", 130_000), ChatRequest, "tools[0].type"),
-        (b'{"prompt":[%s]}' % b",".join([b"1"] * 500_000), CompletionRequest, "prompt[0]"),
+        (b'{"prompt":[%s]}' % b",".join([b"1"] * 500_000), CompletionRequest, "prompt"),
         (b'{"input":"a","questions":[%s]}' % b",".join([b"1"] * 500_000), DecisionsRequest, "questions[0]"),
-        (b'{"messages":[{"role":"user","content":"a"}],"%s":1}' % (b"x" * 900_000), ChatRequest, "x" * 200 + "..."),
-        (b'{"messages":[{"role":"user","content":"a"}],%s}' % b",".join(b'"n%d":1' % n for n in range(4000)), ChatRequest, "n0"),
     ],
 )
 def test_the_first_of_many_wrong_things_is_told_at_once(body: bytes, model: type[BaseModel], param: str) -> None:
     assert refused(body, model).param == param
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        (b'"%s":1' % (b"x" * 900_000), ["x" * 64]),
+        (b",".join(b'"n%d":1' % n for n in range(4000)), [f"n{n}" for n in range(32)]),
+        (b'"a\\r\\nSet-Cookie: b\\u00e9":1,"__proto__":{"x":1}', ["a??Set-Cookie??b?", "__proto__"]),
+        (b'"unknown":null,"tags":[],"frequency_penalty":0,"service_tier":"auto"', []),
+        (b'"frequency_penalty":0.5,"service_tier":"flex","store":true', ["frequency_penalty", "service_tier", "store"]),
+    ],
+)
+def test_fields_that_mean_nothing_are_found(more: bytes, names: list[str]) -> None:
+    body = b'{"messages":[{"role":"user","content":"a"}],%s}' % more
+    began = time.monotonic()
+    assert parse(body, ChatRequest).ignored == names
+    assert time.monotonic() - began < SECONDS
+    if names:
+        with pytest.raises(ApiError, match="this server is strict"):
+            parse(body, ChatRequest, strict=True)
+
+
+def test_fields_inside_are_found_with_their_place() -> None:
+    messages = [
+        {"role": "system", "content": "a", "name": "b"},
+        {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]},
+        {"role": "assistant", "content": "a", "refusal": None, "annotations": [], "reasoning_details": [1]},
+    ]
+    body = json.dumps({"messages": messages, "stream_options": {"include_obfuscation": False}}).encode()
+    assert parse(body, ChatRequest).ignored == [
+        "stream_options.include_obfuscation", "messages[0].name", "messages[1].content[0].cache_control",
+        "messages[2].reasoning_details",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

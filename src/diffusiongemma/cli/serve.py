@@ -58,6 +58,9 @@ def serve(
     max_constraint_bytes: Annotated[
         int, typer.Option(min=64, help="Most bytes of a schema, regex, list of choices, grammar or list of tools.")
     ] = 1 << 15,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse requests with fields that mean nothing here, instead of reporting them.")
+    ] = False,
     kv_mib: Annotated[
         int | None,
         typer.Option(min=1, help="Most MiB for keys and values, of all models together; unset: a quarter of the memory."),
@@ -95,6 +98,7 @@ def serve(
     settings = Settings(
         api_key=key,
         hosts=None if key is not None else _LOCAL | {host.lower()},
+        strict=strict,
         max_body_bytes=max_body_bytes,
         max_constraint_bytes=max_constraint_bytes,
         max_choices=min(16, max_batch + max_waiting, client_rows or max(max_batch, max_waiting)),

@@ -17,9 +17,10 @@ from torch import Tensor
 from diffusiongemma.diffusion import COLDEST, BatchParams, Canvas, SamplingParams, committed, new_canvas, step, temperature
 from diffusiongemma.engine.constraint import BestOf, Reading, applied
 from diffusiongemma.engine.sequence import SequenceState, canvas_slice
-from diffusiongemma.kernels import RngPurpose, SoftPositions, Statistics, draw, position_keys
+from diffusiongemma.kernels import RngPurpose, SoftPositions, Statistics, draw, draw_top, position_keys
 from diffusiongemma.model.cache import RowCache
 from diffusiongemma.model.transformer import Transformer
+from diffusiongemma.options import MOST_DRAWN
 
 __all__ = ["CanvasBatch", "ModelRunner", "Stepped"]
 
@@ -157,7 +158,16 @@ class ModelRunner:
             seeds = torch.tensor([one.seed for one in params], device=logits_BV.device)
             index = torch.tensor(list(places), device=logits_BV.device)
             keys = position_keys(seeds, index, torch.zeros_like(seeds), RngPurpose.DRAW, 1)
-            drawn_B = draw(logits_BV / temperature_B.clamp(min=COLDEST)[:, None], keys[:, 0])
+            shaped_BV = logits_BV / temperature_B.clamp(min=COLDEST)[:, None]
+            drawn_B = draw(shaped_BV, keys[:, 0])
+            if any(one.shapes_draws for one in params):
+                z_BK, ids_BK = shaped_BV.topk(min(MOST_DRAWN, shaped_BV.shape[1]))
+                best_B = (z_BK[:, 0] - shaped_BV.logsumexp(-1)).exp()
+                drawn_B = torch.where(
+                    torch.tensor([one.shapes_draws for one in params], device=drawn_B.device),
+                    draw_top(z_BK, ids_BK, best_B, keys[:, 0], *_cut_off(params, drawn_B.device)),
+                    drawn_B,
+                )
             chosen_B = torch.where(temperature_B > 0, drawn_B, chosen_B)
         return chosen_B.tolist(), finite_B
 
@@ -193,24 +203,30 @@ class ModelRunner:
         canvas, params, lengths = Canvas.cat(canvases), self._params_of(sequences), [one.unit for one in sequences]
         places = _Places(lengths, canvas.length, self.model.device)
         constrained = [at for at, one in enumerate(sequences) if one.constraint is not None]
+        shaped = [at for at, one in enumerate(sequences) if one.request.params.shapes_draws]
         text = self.model.config.text
-        keep = bool(constrained) and text.vocab_size * text.hidden_size >= LARGE_TABLE
+        large = text.vocab_size * text.hidden_size >= LARGE_TABLE
+        kept = [at for at in range(len(sequences)) if at in shaped or (large and at in constrained)]
+        keys_N = places.flat(canvas.keys(RngPurpose.DRAW))
         statistics = self.model.canvas_head(
             torch.cat(hidden)[:, None],
             places.flat(temperature(canvas.step_B, params)[:, None].expand(-1, canvas.length)),
-            places.flat(canvas.keys(RngPurpose.DRAW))[:, None],
+            keys_N[:, None],
             places.flat(canvas.noisy_ids_BL)[:, None],
             soft=_soft_positions(sequences, places),
-            top=CANDIDATES,
-            top_at_M=places.of(constrained) if keep else None,
+            top=MOST_DRAWN if shaped else CANDIDATES,
+            top_at_M=places.of(kept) if kept else None,
         )
         softs = (
             [None] * len(sequences) if statistics.soft_BLD is None else torch.split(statistics.soft_BLD.transpose(0, 1), lengths, 1)
         )
         candidates: dict[int, list[list[int]]] = {at: [[]] * lengths[at] for at in constrained}
         if statistics.top_ids_MK is not None:
-            kept = torch.split(statistics.top_ids_MK, [lengths[at] for at in constrained])
-            candidates = {at: ids_LK.tolist() for at, ids_LK in zip(constrained, kept, strict=True)}
+            tops = torch.split(statistics.top_ids_MK, [lengths[at] for at in kept])
+            chosen = {at: ids_LK for at, ids_LK in zip(kept, tops, strict=True) if at in candidates}
+            candidates |= {at: ids_LK[:, :CANDIDATES].tolist() for at, ids_LK in chosen.items()}
+        if shaped:
+            statistics = _shaped_draws(statistics, keys_N, [sequences[at] for at in kept], places.of(kept))
         return CanvasBatch(
             sequences,
             canvas,
@@ -303,6 +319,34 @@ class _Places:
         begins = [sum(self._lengths[:row]) for row in rows]
         ranges = [torch.arange(begin, begin + self._lengths[row]) for begin, row in zip(begins, rows, strict=True)]
         return torch.cat(ranges).to(self._device)
+
+
+def _cut_off(params: Sequence[SamplingParams], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """``top_k``, ``top_p`` and ``min_p`` ``[B]``, where unset so that they cut nothing off."""
+    top_k_B = torch.tensor([min(one.top_k or MOST_DRAWN, MOST_DRAWN) for one in params], device=device)
+    top_p_B = torch.tensor([torch.inf if one.top_p is None or one.top_p == 1 else one.top_p for one in params], device=device)
+    return top_k_B, top_p_B, torch.tensor([one.min_p or 0.0 for one in params], device=device)
+
+
+def _shaped_draws(statistics: Statistics, keys_N: Tensor, kept: Sequence[SequenceState], at_M: Tensor) -> Statistics:
+    """The statistics ``[N, 1]`` with the draws of the sequences that cut tokens off made among the others.
+
+    Args:
+        statistics: of the head, with the most probable tokens at ``at_M``.
+        keys_N: of the draws.
+        kept: sequences whose most probable tokens were kept.
+        at_M: their positions, one sequence after another.
+    """
+    assert statistics.top_z_MK is not None
+    assert statistics.top_ids_MK is not None
+    params = [one.request.params for one in kept for _ in range(one.unit)]
+    drawn_M = draw_top(
+        statistics.top_z_MK, statistics.top_ids_MK, statistics.probability_BL[at_M, 0], keys_N[at_M], *_cut_off(params, at_M.device)
+    )
+    mine_M = torch.tensor([one.shapes_draws for one in params], device=at_M.device)
+    drawn_BL = statistics.drawn_BL.clone()
+    drawn_BL[at_M, 0] = torch.where(mine_M, drawn_M, drawn_BL[at_M, 0])
+    return statistics._replace(drawn_BL=drawn_BL)
 
 
 def _soft_positions(sequences: Sequence[SequenceState], places: _Places) -> SoftPositions:

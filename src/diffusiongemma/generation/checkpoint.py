@@ -9,6 +9,7 @@ import torch
 
 from diffusiongemma.constraints import Vocabulary
 from diffusiongemma.diffusion import SamplingParams
+from diffusiongemma.errors import InputError
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.options import PromptOptions
@@ -68,6 +69,20 @@ class Checkpoint:
         """Token ids of prompts (``text.prompts.prompt_ids``)."""
         text = self.config.text
         return prompt_ids(self.tokenizer, prompt, messages, options, text.bos_token_id, text.max_position_embeddings)
+
+    def checked_ids(self, ids: Sequence[int]) -> list[int]:
+        """A prompt that came as token ids.
+
+        Raises:
+            InputError: there is none, or one that the vocabulary does not have.
+        """
+        most = self.config.text.vocab_size
+        if not ids:
+            raise InputError("prompt has no token; give at least one", "prompt")
+        for at, token in enumerate(ids):
+            if not isinstance(token, int) or not 0 <= token < most:
+                raise InputError(f"prompt has {token!r:.40} as token {at}; token ids of this model are 0 to {most - 1}", "prompt")
+        return list(ids)
 
     @property
     def turn_end(self) -> tuple[int, ...]:

@@ -457,6 +457,7 @@ class DiffusionGemmaModel:
         prompt: str | Sequence[str] | None = None,
         *,
         messages: Sequence[Message] | None = None,
+        prompt_ids: Sequence[Sequence[int]] | None = None,
         n: int = 1,
         drafts: bool = False,
         room: Room | None = None,
@@ -467,11 +468,18 @@ class DiffusionGemmaModel:
 
         Args:
             prompt, messages, n, drafts, **options: see ``stream``.
+            prompt_ids: prompts as token ids, which are taken as they are; instead of ``prompt`` and ``messages``.
             room, gone: see ``ReplyPlan``.
 
         Raises:
             InputError, PromptTooLongError, OptionError, ConstraintError: see ``stream``.
         """
+        if prompt_ids is not None:
+            if prompt is not None or messages is not None:
+                raise InputError("prompt_ids stands beside prompt or messages; give one of them", "prompt_ids")
+            raw, count = {**options, "raw": True}, len(prompt_ids)
+            plan = ReplyPlan(self.checkpoint, self.roles, raw, rows=count, n=n, drafts=drafts, room=room, gone=gone)
+            return list(plan.requests(self.checkpoint.checked_ids(ids) for ids in prompt_ids))
         rows = len(conversations(prompt, messages, bool(options.get("raw"))))
         plan = ReplyPlan(self.checkpoint, self.roles, options, rows=rows, n=n, drafts=drafts, room=room, gone=gone)
         return list(plan.requests(self.checkpoint.prompt_ids(prompt, messages, plan.written)))

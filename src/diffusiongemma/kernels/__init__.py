@@ -29,6 +29,7 @@ from diffusiongemma.kernels.reference import (
 )
 from diffusiongemma.kernels.rng import RngPurpose, position_keys, random_ids
 from diffusiongemma.kernels.table import PackedRows, Table, TableReader, plain_reader, table_rows, table_tile
+from diffusiongemma.kernels.top import draw_top
 
 __all__ = [
     "AS_THEY_COME",
@@ -49,6 +50,7 @@ __all__ = [
     "canvas_head",
     "canvas_head_choice",
     "draw",
+    "draw_top",
     "entropy",
     "experts",
     "experts_choice",

@@ -207,4 +207,4 @@ def canvas_head(
         return result
     best, drawn, entropy, probability = (one[: rows * length].view(rows, length) for one in result[:4])
     soft_BLD = None if result.soft_BLD is None else result.soft_BLD[: rows * length].view(rows, length, -1)
-    return Statistics(best, drawn, entropy, probability, soft_BLD, result.top_ids_MK)
+    return Statistics(best, drawn, entropy, probability, soft_BLD, result.top_ids_MK, result.top_z_MK)

@@ -166,6 +166,7 @@ class Statistics(NamedTuple):
         soft_BLD: the expected row of the table, in the hidden states' dtype, 0 at positions of which it was not asked for; None
             where it was asked for nowhere.
         top_ids_MK: int64, the most probable tokens of the positions asked for, best first; None where there are none.
+        top_z_MK: float32, their logits over the temperature.
     """
 
     argmax_ids_BL: Tensor
@@ -174,6 +175,7 @@ class Statistics(NamedTuple):
     probability_BL: Tensor
     soft_BLD: Tensor | None
     top_ids_MK: Tensor | None = None
+    top_z_MK: Tensor | None = None
 
 
 def entropy(shaped_BLV: Tensor) -> Tensor:
@@ -250,8 +252,9 @@ def canvas_head(
     mixed = [
         (at_M, mix_top(*_top(z_NV, at_M, count), plain_VD, hidden_BLD.dtype)) for count, at_M in soft.items() if count is not None
     ]
-    top_ids_MK = None if top_at_M is None else _top(z_NV, top_at_M, top)[1]
-    return result._replace(soft_BLD=soft_joined(result.soft_BLD, soft, mixed, hidden_BLD), top_ids_MK=top_ids_MK)
+    top_z_MK, top_ids_MK = (None, None) if top_at_M is None else _top(z_NV, top_at_M, top)
+    soft_BLD = soft_joined(result.soft_BLD, soft, mixed, hidden_BLD)
+    return result._replace(soft_BLD=soft_BLD, top_ids_MK=top_ids_MK, top_z_MK=top_z_MK)
 
 
 def _top(z_NV: Tensor, at_M: Tensor | None, count: int) -> tuple[Tensor, Tensor]:

@@ -139,6 +139,7 @@ def canvas_head(
     shape = (rows, length)
     entropy_N1 = mass_N1.log() - moment_N1 / mass_N1
     full_BLD = None if soft_ND is None else (soft_ND / mass_N1).to(dtype).view_as(hidden_BLD)
+    top_z_MK, top_ids_MK = (None, None) if best_few is None else best_few.tokens(table_VD.shape[0])
     mixed = [(at_M, mix_top(*groups.tokens(table_VD.shape[0]), table_VD, dtype)) for at_M, groups in tops]
     return Statistics(
         _token(best).view(shape),
@@ -146,7 +147,8 @@ def canvas_head(
         entropy_N1.view(shape),
         ((best.value_N - largest_N1[:, 0]).exp() / mass_N1[:, 0]).view(shape),
         soft_joined(full_BLD, soft, mixed, hidden_BLD),
-        None if best_few is None else best_few.tokens(table_VD.shape[0])[1],
+        top_ids_MK,
+        top_z_MK,
     )
 
 

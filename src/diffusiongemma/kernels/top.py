@@ -1,4 +1,4 @@
-"""The expected row of a table from each position's most probable tokens alone: a few rows are read instead of all.
+"""Each position's most probable tokens: the expected row of a table from them alone, and draws among fewer than all tokens.
 
 Shapes: N positions, K tokens kept, G groups of a tile, S tokens of a group, D hidden, V vocabulary.
 """
@@ -6,9 +6,10 @@ Shapes: N positions, K tokens kept, G groups of a tile, S tokens of a group, D h
 import torch
 from torch import Tensor
 
+from diffusiongemma.kernels.rng import gumbel_at
 from diffusiongemma.kernels.table import Table, table_rows
 
-__all__ = ["TopGroups", "mix_top"]
+__all__ = ["TopGroups", "draw_top", "mix_top"]
 
 NUMBERS = 1 << 20
 """Values of rows that are made at once: 4 MiB of float32."""
@@ -31,6 +32,32 @@ def mix_top(z_NK: Tensor, ids_NK: Tensor, table: Table, dtype: torch.dtype) -> T
         # Products and sums position by position, not a matrix product: its rounding would depend on the neighbours.
         parts.append((share_RK[..., None] * table_rows(table, ids_RK, torch.float32)).sum(1).to(dtype))
     return torch.cat(parts)
+
+
+def draw_top(
+    z_MK: Tensor, ids_MK: Tensor, best_M: Tensor, keys_M: Tensor, top_k_M: Tensor, top_p_M: Tensor, min_p_M: Tensor
+) -> Tensor:
+    """A token of each distribution, drawn among its most probable ones; the most probable is never cut off.
+
+    Args:
+        z_MK: ``[M, K]`` float32 logits over the temperature, the largest first.
+        ids_MK: ``[M, K]`` int64, their tokens.
+        best_M: ``[M]`` float32, probability of the most probable token among all tokens.
+        keys_M: ``[M]`` int64, of the draw.
+        top_k_M: ``[M]`` int64, so many tokens at most.
+        top_p_M: ``[M]`` float32, the fewest tokens that are together so probable.
+        min_p_M: ``[M]`` float32, tokens at least so many times as probable as the most probable one.
+
+    Returns:
+        ``[M]`` int64.
+    """
+    times_MK = (z_MK - z_MK[:, :1]).exp()
+    before_MK = (times_MK.cumsum(-1) - times_MK) * best_M[:, None]
+    place_K = torch.arange(z_MK.shape[1], device=z_MK.device)
+    kept_MK = (place_K < top_k_M[:, None]) & (before_MK < top_p_M[:, None]) & (times_MK >= min_p_M[:, None])
+    kept_MK[:, 0] = True
+    noisy_MK = (z_MK + gumbel_at(keys_M[:, None], ids_MK + 1)).masked_fill(~kept_MK, -torch.inf)
+    return ids_MK.gather(1, noisy_MK.argmax(-1, keepdim=True)).squeeze(1)
 
 
 class TopGroups:

@@ -7,6 +7,7 @@ from diffusiongemma.options.option import Option, given, options_of, unknown_opt
 from diffusiongemma.options.prompt import REASONING_EFFORTS, PromptKeywords, PromptOptions
 from diffusiongemma.options.sampling import (
     COLDEST,
+    MOST_DRAWN,
     OWN_FIELD,
     CanvasWindow,
     CommitRule,
@@ -19,6 +20,7 @@ from diffusiongemma.options.sampling import (
 
 __all__ = [
     "COLDEST",
+    "MOST_DRAWN",
     "OWN_FIELD",
     "REASONING_EFFORTS",
     "CanvasWindow",

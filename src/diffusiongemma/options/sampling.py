@@ -9,8 +9,8 @@ from diffusiongemma.errors import ConfigError, OptionError
 from diffusiongemma.options.option import check_options, documented, given, option, options_of, unknown_option
 
 __all__ = [
-    "COLDEST", "OWN_FIELD", "AcceptRule", "CanvasWindow", "CommitRule", "DenoisingOptions", "SamplingOptions", "SamplingParams",
-    "Schedule", "StopRule",
+    "COLDEST", "MOST_DRAWN", "OWN_FIELD", "AcceptRule", "CanvasWindow", "CommitRule", "DenoisingOptions", "SamplingOptions",
+    "SamplingParams", "Schedule", "StopRule",
 ]  # fmt: skip
 
 AcceptRule = Literal["entropy", "confidence", "count"]
@@ -20,6 +20,8 @@ StopRule = Literal["canvas", "answer"]
 CanvasWindow = Literal["shared", "per_position"]
 OWN_FIELD = "diffusiongemma"
 """Field of a generation_config.json that holds what transformers has no name for."""
+MOST_DRAWN = 256
+"""Most probable tokens of a position among which ``top_k``, ``top_p`` and ``min_p`` draw: the head keeps no more in its pass."""
 COLDEST = 1e-4
 """Temperatures below count as this one: the most probable token is drawn, and float32 still holds the entropy."""
 # Fields of a generation_config.json that concern the cache, the output's type, special tokens or its own history.
@@ -50,6 +52,9 @@ class DenoisingOptions(TypedDict, total=False):
     t_min: float | None
     t_max: float | None
     temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
     schedule: Schedule | None
     self_conditioning: bool | None
     soft_top_k: int | None
@@ -99,6 +104,18 @@ class SamplingParams:
         ge=0,
         le=2,
     )
+    # They shape the draw alone: how sure a position is, and so what is accepted, stays the whole distribution's.
+    top_k: int | None = option(
+        None, f"Draw among the K most probable tokens; unset: among all. More than {MOST_DRAWN} count as {MOST_DRAWN}.", ge=1
+    )
+    top_p: float | None = option(
+        None, f"Draw among the fewest tokens that are together so probable (of the {MOST_DRAWN} most probable ones); unset: all.",
+        ge=0, le=1,
+    )  # fmt: skip
+    min_p: float | None = option(
+        None, "Draw among the tokens that are at least so many times as probable as the most probable one; unset: all.",
+        ge=0, le=1,
+    )  # fmt: skip
     schedule: Schedule = option(
         "linear", "How the temperature falls: linear (transformers), or cosine, which stays high and low longer."
     )
@@ -154,6 +171,11 @@ class SamplingParams:
         if isinstance(said.get("stop"), str | list):
             said["stop"] = (said["stop"],) if isinstance(said["stop"], str) else tuple(said["stop"])
         return replace(self, **said)
+
+    @property
+    def shapes_draws(self) -> bool:
+        """Whether ``top_k``, ``top_p`` or ``min_p`` cut anything off."""
+        return self.top_k is not None or (self.top_p is not None and self.top_p < 1) or bool(self.min_p)
 
     def on_canvas(self) -> "SamplingParams":
         """The same for denoising: ``temperature`` is worked into ``t_min`` and ``t_max``."""

@@ -15,6 +15,7 @@ from diffusiongemma.server.answers import Canvases, usage
 from diffusiongemma.server.bridge import EventBridge, Returned, unless_gone
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, to_json
+from diffusiongemma.server.ignored import as_field
 from diffusiongemma.server.protocol import Answering, Generation, given
 from diffusiongemma.server.security import client_name
 from diffusiongemma.server.settings import Settings
@@ -160,13 +161,13 @@ async def answer(
     if body.stream:
         return EventStream(_frames(bridge, endpoint, body, formatter, len(requests), each), bridge.close)
     try:
-        return JSONAnswer(await unless_gone(http, _whole(bridge, endpoint, formatter, len(requests), each)))
+        return JSONAnswer(await unless_gone(http, _whole(bridge, endpoint, body, formatter, len(requests), each)))
     finally:
         bridge.close()
 
 
 async def _whole(
-    bridge: EventBridge, endpoint: ModelEndpoint, formatter: ResponseFormatter, count: int, each: int
+    bridge: EventBridge, endpoint: ModelEndpoint, body: Generation, formatter: ResponseFormatter, count: int, each: int
 ) -> dict[str, Any]:
     logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
     results: dict[int, Result] = {}
@@ -178,7 +179,7 @@ async def _whole(
             endpoint.model.roles.saw(event.result)
     ordered = [results[row] for row in range(count)]
     choices = [formatter.choice(row, result, logprobs[row]) for row, result in enumerate(ordered)]
-    return formatter.head | {"choices": choices, "usage": usage(ordered, each)}
+    return formatter.head | {"choices": choices, "usage": usage(ordered, each)} | as_field(body)
 
 
 async def _frames(
@@ -205,7 +206,7 @@ async def _frames(
             for choice in choices:
                 yield frame(base | {"choices": [choice]})
         if with_usage:
-            yield frame(base | {"choices": [], "usage": usage([results[row] for row in range(count)], each)})
+            yield frame(base | {"choices": [], "usage": usage([results[row] for row in range(count)], each)} | as_field(body))
         yield DONE
     except Exception as error:
         yield frame(from_exception(error).body)

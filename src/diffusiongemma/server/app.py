@@ -6,7 +6,6 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope
@@ -16,10 +15,12 @@ from diffusiongemma.errors import DiffusionGemmaError
 from diffusiongemma.server import chat, completions, decisions, fim
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, from_http, from_validation
+from diffusiongemma.server.ignored import report
 from diffusiongemma.server.metrics import Metrics
 from diffusiongemma.server.page import Page, docs
 from diffusiongemma.server.parsing import BodyReader
 from diffusiongemma.server.protocol import (
+    Body,
     ChatRequest,
     CompletionRequest,
     DecisionsRequest,
@@ -46,15 +47,17 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 class _StrictRequest(Request):
     """A request whose JSON is read by us; what the framework then checks is an instance already."""
 
-    def __init__(self, scope: Scope, receive: Receive, reader: BodyReader, model: type[BaseModel]) -> None:
+    def __init__(self, scope: Scope, receive: Receive, reader: BodyReader, model: type[Body]) -> None:
         super().__init__(scope, receive)
         self._reader, self._model = reader, model
+        self.parsed: Body | None = None
 
     async def json(self) -> Any:
         """The request that the body holds."""
         body = await self.body()
         self._body = b""  # the answer may take long
-        return await self._reader.read(body, self._model)
+        self.parsed = await self._reader.read(body, self._model)
+        return self.parsed
 
 
 def _strict(reader: BodyReader) -> type[APIRoute]:
@@ -65,14 +68,28 @@ def _strict(reader: BodyReader) -> type[APIRoute]:
                 return handler
             model = self.body_field.field_info.annotation
             assert isinstance(model, type)
-            assert issubclass(model, BaseModel)
+            assert issubclass(model, Body)
 
             async def strict(request: Request) -> Response:
-                return await handler(_StrictRequest(request.scope, request.receive, reader, model))
+                _check_type(request)
+                read = _StrictRequest(request.scope, request.receive, reader, model)
+                response = await handler(read)
+                if read.parsed is not None:
+                    report(response, read.parsed)
+                return response
 
             return strict
 
     return StrictRoute
+
+
+def _check_type(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON: a form of any web page could send one, without asking."""
+    given = request.headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        said = f"the Content-Type is {given[:100]!r}" if given else "there is no Content-Type"
+        raise ApiError(400, f"{said}; send the body as application/json", "Content-Type")
 
 
 def create_app(models: Mapping[str, ModelEndpoint], settings: Settings, state: State | None = None) -> FastAPI:
@@ -89,7 +106,7 @@ def create_app(models: Mapping[str, ModelEndpoint], settings: Settings, state: S
         title="diffusiongemma", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS,
         description="DiffusionGemma models after OpenAI's API. docs/api.md has every field.",
     )  # fmt: skip
-    app.router.route_class = _strict(BodyReader())
+    app.router.route_class = _strict(BodyReader(settings.strict))
     _add_errors(app, state)
 
     def endpoint(name: str | None) -> ModelEndpoint:

@@ -19,21 +19,17 @@ from diffusiongemma.server.protocol import ChatRequest, given
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.tools import MARK, Toolset, conversation
 
-__all__ = ["IGNORED", "ChatFormatter", "chat"]
-
-IGNORED = "X-Diffusiongemma-Ignored"
-"""Header of an answer with the name of a field that clients send to every model and that means nothing to this one."""
+__all__ = ["ChatFormatter", "chat"]
 
 
 async def chat(http: HttpRequest, endpoint: ModelEndpoint, body: ChatRequest, settings: Settings) -> Response:
     """Answer a conversation."""
     tools = Toolset.of(body, _native(endpoint))
     requests = await prepared(http, endpoint, body, _requests, endpoint, body, settings, tools)
-    formatter = ChatFormatter(endpoint, bool(body.logprobs), None if _native(endpoint) else tools)
-    response = await answer(http, endpoint, body, requests, formatter, each=len(requests))
     if _effort_means_nothing(endpoint, body):
-        response.headers[IGNORED] = "reasoning_effort"
-    return response
+        body.ignored.append("reasoning_effort")
+    formatter = ChatFormatter(endpoint, bool(body.logprobs), None if _native(endpoint) else tools)
+    return await answer(http, endpoint, body, requests, formatter, each=len(requests))
 
 
 def _requests(

@@ -14,7 +14,7 @@ from diffusiongemma.server.answers import TextLogprobs, head
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.fim import infill
-from diffusiongemma.server.protocol import CompletionRequest, FimRequest
+from diffusiongemma.server.protocol import CompletionRequest, FimRequest, Prompt
 from diffusiongemma.server.settings import Settings
 
 __all__ = ["TextFormatter", "complete", "fim"]
@@ -42,8 +42,8 @@ async def fim(http: HttpRequest, endpoint: ModelEndpoint, body: FimRequest, sett
 
 def _requests(endpoint: ModelEndpoint, body: CompletionRequest, settings: Settings, gone: Gone | None = None) -> list[Request]:
     options = answer_options(endpoint, body, settings)
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if (count := len(prompts) * (body.n or 1)) > settings.max_choices:
+    prompts, ids = _prompts(body.prompt)
+    if (count := (len(prompts) + len(ids)) * (body.n or 1)) > settings.max_choices:
         raise ApiError(
             400, f"{count} answers are asked for; this server gives at most {settings.max_choices}", "n", "invalid_value"
         )
@@ -51,7 +51,19 @@ def _requests(endpoint: ModelEndpoint, body: CompletionRequest, settings: Settin
         options["logprobs"] = body.logprobs
     # The model's own way is a turn of a conversation; here the text stands alone, as infilling has it.
     with naming(body):
+        if ids:
+            return [request for one in ids for request in endpoint.model.requests(prompt_ids=[one], gone=gone, **options)]
         return [request for prompt in prompts for request in endpoint.model.requests(prompt, raw=True, gone=gone, **options)]
+
+
+def _prompts(prompt: Prompt) -> tuple[list[str], list[list[int]]]:
+    """The prompts of a body: texts, or token ids."""
+    if isinstance(prompt, str):
+        return [prompt], []
+    first = prompt[0]
+    if isinstance(first, str):
+        return prompt, []  # type: ignore[return-value]
+    return [], [prompt] if isinstance(first, int) else prompt  # type: ignore[list-item,return-value]
 
 
 class TextFormatter:

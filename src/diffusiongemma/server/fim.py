@@ -15,6 +15,7 @@ from diffusiongemma.server.answers import Canvases, head, usage
 from diffusiongemma.server.bridge import EventBridge, Returned, Work, unless_gone
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception
+from diffusiongemma.server.ignored import as_field
 from diffusiongemma.server.protocol import CompletionRequest, EditRequest, Generation, given, text_of
 from diffusiongemma.server.security import client_name
 from diffusiongemma.server.sse import DONE, EventStream, frame
@@ -30,6 +31,7 @@ Spelled = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 async def infill(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, prompt: str, suffix: str) -> Response:
     """Write what stands between two texts; ``max_tokens`` is the longest hole that is tried."""
     options = _options(body)
+    ends = options.pop("stop", ())
 
     def work(on_event: OnEvent, client: BlockingClient) -> Filled:
         model = endpoint.model.with_engine(client)
@@ -37,6 +39,7 @@ async def infill(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionReq
 
     def spell(filled: Filled) -> Spelled:
         text = filled.spans["span"]
+        text = text[: min((at for stop in ends if (at := text.find(stop)) >= 0), default=None)]
         tokens = endpoint.model.tokenizer.encode(text, allow_special=False)
         given = len(endpoint.plain(prompt)) + len(endpoint.model.tokenizer.encode(suffix, allow_special=False))
         counts = {
@@ -104,7 +107,7 @@ async def _answer(
         bridge.close()
         raise
     whole, _, counts = await endpoint.prepare(spell, result)
-    return JSONAnswer(first | {"choices": [whole], "usage": counts})
+    return JSONAnswer(first | {"choices": [whole], "usage": counts} | as_field(body))
 
 
 async def _result(bridge: EventBridge) -> Any:
@@ -126,7 +129,7 @@ async def _frames(
             _, chunk, counts = await endpoint.prepare(spell, item.value)
             yield frame(base | {"choices": [chunk]})
             if with_usage:
-                yield frame(base | {"choices": [], "usage": counts})
+                yield frame(base | {"choices": [], "usage": counts} | as_field(body))
         yield DONE
     except Exception as error:
         yield frame(from_exception(error).body)

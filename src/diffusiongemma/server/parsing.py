@@ -8,9 +8,11 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from diffusiongemma.server.errors import ApiError, from_validation
+from diffusiongemma.server.ignored import note
+from diffusiongemma.server.protocol import Body
 
 __all__ = ["BodyReader", "parse"]
 
@@ -25,35 +27,43 @@ _MAX_OBJECTS = 1 << 17
 
 
 class BodyReader:
-    """Reads bodies, two large ones at a time."""
+    """Reads bodies, two large ones at a time.
 
-    def __init__(self) -> None:
+    Args:
+        strict: whether fields that mean nothing here are refused.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
         self._limiter = anyio.CapacityLimiter(2)
+        self._strict = strict
 
-    async def read(self, body: bytes, model: type[BaseModel]) -> BaseModel:
+    async def read(self, body: bytes, model: type[Body]) -> Body:
         """The request that a body holds; raises what ``parse`` does."""
         if len(body) <= _BESIDE_BYTES:
-            return parse(body, model)
-        return await anyio.to_thread.run_sync(parse, body, model, limiter=self._limiter)
+            return parse(body, model, self._strict)
+        return await anyio.to_thread.run_sync(parse, body, model, self._strict, limiter=self._limiter)
 
 
-def parse(body: bytes, model: type[BaseModel]) -> BaseModel:
+def parse(body: bytes, model: type[Body], strict: bool = False) -> Body:
     """The request that a body holds: JSON and only JSON, without NaN, a name twice, or text that is not Unicode.
 
     Args:
         body: as it came.
         model: of the request.
+        strict: see ``BodyReader``.
 
     Raises:
         ApiError: the first thing that is wrong, with its place.
     """
     data = _json(body)
     try:
-        return model.model_validate(data)
+        result = model.model_validate(data)
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False, include_context=False), data) from None
     except RecursionError:
         raise _too_deep() from None
+    note(result, strict)
+    return result
 
 
 def _json(body: bytes) -> Any:

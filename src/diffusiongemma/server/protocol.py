@@ -1,4 +1,4 @@
-"""Bodies of requests. A field that is not here is refused by name; one that may only have its neutral value says so by its type.
+"""Bodies of requests. A field that is not here is answered, and reported (``ignored``).
 
 Every list has a bound, and its first wrong item ends the check (``fail_fast``): a body of half a million wrong ones is refused as
 quickly as any.
@@ -12,11 +12,15 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PlainValidator,
+    PrivateAttr,
     Strict,
+    Tag,
     WithJsonSchema,
     create_model,
+    model_validator,
 )  # fmt: skip
 
 from diffusiongemma.diffusion import SamplingParams
@@ -58,13 +62,24 @@ Positive = Annotated[Whole, Field(ge=1, le=1 << 24)]
 Stop = Text | Annotated[list[Annotated[Text, Field(min_length=1, max_length=256)]], Field(max_length=16, fail_fast=True)]
 
 
+_UNSET = {"seed": (-1,), "max_tokens": (-1,), "max_completion_tokens": (-1,), "top_k": (-1, 0)}
 Pin = Annotated[list[Whole], Field(min_length=2, max_length=2)]
 
 
 class Body(BaseModel):
-    """A JSON object with these fields and no others."""
+    """A JSON object with these fields; what else it has is kept apart.
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    Attributes:
+        ignored: names of what it has beside them, of a whole body.
+    """
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    _ignored: list[str] = PrivateAttr(default_factory=list)
+
+    @property
+    def ignored(self) -> list[str]:
+        """See above."""
+        return self._ignored
 
 
 class TextPart(Body):
@@ -122,17 +137,13 @@ class UserMessage(Body):
 
 
 class AssistantMessage(Body):
-    """What the model said, thought, or called. What other servers put beside it must be empty."""
+    """What the model said, thought, or called."""
 
     role: Literal["assistant"]
     content: Content | None = None
     reasoning_content: Text | None = None
     reasoning: Text | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=128, fail_fast=True)] | None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class ToolMessage(Body):
@@ -225,13 +236,15 @@ class Generation(_options("Sampling", options_of(SamplingParams), "stop")):  # t
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     diffusing: Flag | None = None
-    user: Text | None = None
-    # Only the values that change nothing: clients send them without being asked.
     n: Annotated[Whole, Field(ge=1, le=128)] | None = None
-    top_p: Literal[1] | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    store: Literal[False] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, data: Any) -> Any:
+        """Other servers' ways to say that a field is not set."""
+        if not isinstance(data, dict):
+            return data
+        return {name: None if name in _UNSET and value in _UNSET[name] else value for name, value in data.items()}
 
 
 class Answering(Generation):
@@ -257,17 +270,34 @@ class ChatRequest(_options("Prompt", options_of(PromptOptions), "tools", "allow_
     parallel_tool_calls: Flag | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
-    metadata: dict[str, Text] | None = None
+
+
+TokenIds = Annotated[list[Whole], Field(min_length=1, max_length=1 << 18, fail_fast=True)]
+_PROMPTS = Field(min_length=1, max_length=128, fail_fast=True)
+
+
+def _kind_of_prompt(value: Any) -> str:
+    """Which of the kinds of a prompt is meant; its first item tells."""
+    if not isinstance(value, list) or not value:
+        return "text"
+    return "many" if isinstance(value[0], list) else "texts" if isinstance(value[0], str) else "ids"
+
+
+Prompt = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[TokenIds, Tag("ids")]
+    | Annotated[list[Text], _PROMPTS, Tag("texts")]
+    | Annotated[list[TokenIds], _PROMPTS, Tag("many")],
+    Discriminator(_kind_of_prompt),
+]
 
 
 class CompletionRequest(Answering):
     """``/v1/completions``."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=128, fail_fast=True)]
+    prompt: Prompt
     suffix: Text | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
 
 
 class FimRequest(Generation):
@@ -361,7 +391,6 @@ class DecisionsRequest(Body):
     model: Text | None = None
     input: Text | Annotated[list[DecisionMessage], Field(min_length=1, max_length=4096, fail_fast=True)]
     questions: Annotated[list[Question], Field(min_length=1, max_length=400, fail_fast=True)]
-    safety_identifier: Text | None = None
     joint: Flag | None = None
     threshold: Annotated[Number, Field(ge=0, le=1)] | None = None
     draws: Annotated[Whole, Field(ge=1, le=64)] | None = None

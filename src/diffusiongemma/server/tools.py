@@ -59,7 +59,7 @@ class Toolset:
         names = [tool.function.name for tool in tools]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ApiError(400, f"two tools have the name {twice[0]!r}; names must differ", "tools")
-        if chosen not in (None, "none") and not tools:
+        if chosen not in (None, "none", "auto") and not tools:
             raise ApiError(400, "tool_choice is given without tools", "tool_choice")
         if isinstance(chosen, NamedTool):
             if (name := chosen.function.name) not in names:
