@@ -63,7 +63,7 @@ def _collect(value: Any, place: str, found: list[str]) -> None:
             if given is None or given in ([], {}) or (name in _NEUTRAL and given == _NEUTRAL[name]):
                 continue
             if len(found) < _MOST:
-                found.append(_NAME.sub("?", f"{place}{name}")[:64])
+                found.append(_NAME.sub("?", f"{place}{name or '?'}")[:64])
         for name in type(value).model_fields:
             _collect(getattr(value, name), f"{place}{name}.", found)
     elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
