@@ -54,6 +54,8 @@ def test_a_key_that_is_no_key(tmp_path: Path) -> None:
 def test_models_that_cannot_be_served() -> None:
     assert "no-such-model" in refused("--model", "no-such-model")
     assert "two models have the name" in refused("-m", "sudoku", "-m", "sudoku")
+    assert "two models have the name" in refused("sudoku", "-m", "sudoku")
+    assert "--cors is 'example.org'" in refused("sudoku", "--cors", "example.org")
 
 
 def test_how_models_are_loaded() -> None:
@@ -112,7 +114,7 @@ def test_a_second_signal_stops_at_once() -> None:
 
 def test_it_ends_though_nobody_reads_what_it_says() -> None:
     """What it is started by may be gone: a pipe that nothing reads fails at each line."""
-    with serving("--model", "sudoku") as (process, url):
+    with serving("sudoku", "--log-requests", "--allow-host", "box.local") as (process, url):
         assert process.stderr is not None and process.stdout is not None
         process.stderr.close()
         process.stdout.close()

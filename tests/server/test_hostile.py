@@ -60,8 +60,18 @@ def test_another_kind_of_content_is_refused(server: Running) -> None:
     body = json.dumps({"messages": [HI]}).encode()
     assert raw(server, body, "text/plain").status_code == 400  # what a form on another site could send
     assert raw(server, body, "application/x-www-form-urlencoded").status_code == 400
-    without = server.http.post(CHAT, content=body)
+    page = {"Origin": "http://evil.example"}
+    without = server.http.post(CHAT, content=body, headers=page)
     assert without.status_code == 400 and "there is no Content-Type; send the body as application/json" in without.text
+
+
+def test_clients_that_name_no_kind_of_content_are_answered(server: Running) -> None:
+    body = json.dumps({"model": "nano", "messages": [HI], "max_tokens": 2, "options": {"num_predict": 2}}).encode()
+    assert server.http.post(CHAT, content=body).status_code == 200
+    assert server.http.post("/api/chat", content=body).status_code == 200
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # curl -d
+    assert server.http.post("/api/chat", content=body, headers=form).status_code == 200
+    assert server.http.post("/api/chat", content=body, headers=form | {"Origin": "http://evil.example"}).status_code == 400
 
 
 @pytest.mark.parametrize(

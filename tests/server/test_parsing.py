@@ -86,7 +86,9 @@ def test_fields_inside_are_found_with_their_place() -> None:
         {"role": "assistant", "content": "a", "refusal": None, "annotations": [], "reasoning_details": [1]},
     ]
     body = json.dumps({"messages": messages, "stream_options": {"include_obfuscation": False}}).encode()
-    assert parse(body, ChatRequest).ignored == [
+    parsed = parse(body, ChatRequest)
+    assert "cache_control" not in parsed.model_dump_json() and "reasoning_details" not in parsed.model_dump_json()
+    assert parsed.ignored == [
         "stream_options.include_obfuscation", "messages[0].name", "messages[1].content[0].cache_control",
         "messages[2].reasoning_details",
     ]  # fmt: skip

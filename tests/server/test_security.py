@@ -1,6 +1,7 @@
 """The key, the Host header, sizes, headers, and errors that tell nothing."""
 
 import logging
+import re
 import socket
 from collections.abc import Iterator
 
@@ -132,3 +133,28 @@ def test_an_error_of_ours_tells_a_number_and_nothing_else(nano: DiffusionGemmaMo
     (entry,) = (record for record in caplog.records if record.exc_info)
     assert error["message"].endswith(entry.args[0])
     assert "a secret" in str(entry.exc_info[1])
+
+
+def test_pages_of_named_origins_may_use_it(nano: DiffusionGemmaModel) -> None:
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    with running(nano, api_key=KEY, origins=("https://a.example",)) as server:
+        for origin, allowed in (("https://a.example", "https://a.example"), ("https://b.example", None)):
+            before = server.http.options("/v1/chat/completions", headers={"Origin": origin, **asks})
+            assert before.headers.get("access-control-allow-origin") == allowed
+            answer = server.http.get("/v1/models", headers={"Origin": origin, "Authorization": f"Bearer {KEY}"})
+            assert answer.status_code == 200 and answer.headers.get("access-control-allow-origin") == allowed
+        assert server.http.get("/v1/models", headers={"Origin": "https://a.example"}).status_code == 401
+    with running(nano) as server:
+        assert "access-control-allow-origin" not in server.http.get("/v1/models", headers={"Origin": "https://a.example"}).headers
+
+
+def test_anthropics_way_to_send_the_key(guarded: Running) -> None:
+    assert guarded.http.get("/v1/models", headers={"x-api-key": KEY}).status_code == 200
+    assert guarded.http.get("/v1/models", headers={"x-api-key": "wrong"}).status_code == 401
+
+
+def test_a_log_of_requests(nano: DiffusionGemmaModel, caplog: pytest.LogCaptureFixture) -> None:
+    with running(nano, log_requests=True) as server, caplog.at_level("INFO", "diffusiongemma.server.requests"):
+        server.http.get("/v1/models")
+        until(lambda: bool(caplog.messages))
+    assert re.fullmatch(r"127.0.0.1 GET /v1/models 200 0\.\d{3} s", caplog.messages[0])

@@ -4,6 +4,7 @@ import gc
 import ipaddress
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,26 +22,47 @@ __all__ = ["serve"]
 
 _DEFAULT = ("nano", "sudoku")
 _SHORTEST_KEY = 16
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @command(but=("seed", "stop"))
 def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Built-in names, checkpoint folders, or hub ids; the first is the default. None: nano and sudoku.",
+        ),
+    ] = None,
     *,
     model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="A built-in name, a checkpoint folder, or a hub id. May be given several times, the first is the default; unset: "
-            "nano and sudoku.",
-        ),
+        list[str] | None, typer.Option("--model", "-m", help="The same as an option; may be given several times.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on. Others than loopback need --api-key-file.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
     api_key_file: Annotated[
         Path | None, typer.Option(help="File with the key that clients send as Authorization: Bearer KEY; at least 16 characters.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            help="A name that requests may come by (their Host header) without a key, beside localhost and --host; may be given "
+            "several times.",
+        ),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors",
+            metavar="ORIGIN",
+            help="An origin whose web pages may use this server (https://example.org; '*': any); may be given several times.",
+        ),
+    ] = None,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="A line for each request: client, method, path, status, seconds.")
+    ] = False,
     max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Answers that a model writes at the same time.")] = 8,
     max_waiting: Annotated[int, typer.Option(min=0, max=65536, help="Answers that may wait; more get 429 and Retry-After.")] = 64,
     client_rows: Annotated[
@@ -97,7 +119,9 @@ def serve(
         )
     settings = Settings(
         api_key=key,
-        hosts=None if key is not None else _LOCAL | {host.lower()},
+        hosts=None if key is not None else _LOCAL | {host.lower()} | {name.lower() for name in allow_host or ()},
+        origins=tuple(_origin(one) for one in cors or ()),
+        log_requests=log_requests,
         strict=strict,
         max_body_bytes=max_body_bytes,
         max_constraint_bytes=max_constraint_bytes,
@@ -110,9 +134,9 @@ def serve(
         import torch
 
         torch.set_num_threads(threads)
-    models: dict[str, ModelEndpoint] = {}
+    endpoints: dict[str, ModelEndpoint] = {}
     try:
-        names = model or _DEFAULT
+        names = [*(models or ()), *(model or ())] or _DEFAULT
         for name in names:
             loaded = common.load(name, dtype, device, quantize)
             loaded.defaults = loaded.defaults.replaced(**sampling)  # what requests do not give
@@ -125,13 +149,13 @@ def serve(
                 client_rows=client_rows, client_steps=client_steps,
             )  # fmt: skip
             endpoint = ModelEndpoint(public_name(name), loaded, engine, mode=mode)  # type: ignore[arg-type]
-            if endpoint.name in models:
+            if endpoint.name in endpoints:
                 endpoint.engine.stop()
                 raise OptionError(f"two models have the name {endpoint.name!r}; clients could not tell them apart")
-            models[endpoint.name] = endpoint
-        _run(models, settings, host, port)
+            endpoints[endpoint.name] = endpoint
+        _run(endpoints, settings, host, port)
     finally:
-        for endpoint in models.values():
+        for endpoint in endpoints.values():
             endpoint.engine.stop()
 
 
@@ -141,6 +165,7 @@ def _run(models: "dict[str, ModelEndpoint]", settings: Settings, host: str, port
     from diffusiongemma.server.state import State
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("diffusiongemma.server.requests").setLevel(logging.INFO)
     state = State(models)
     app = create_app(models, settings, state)
     # What is there now stays: the collector need not look at it each time a request has made many objects.
@@ -155,6 +180,13 @@ def _run(models: "dict[str, ModelEndpoint]", settings: Settings, host: str, port
 
 def _announce(url: str) -> None:
     common.out.print(f"serving at {url}  (the page; {url}/v1 for clients; Ctrl-C ends)", soft_wrap=True)
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers spell it."""
+    if text != "*" and not _ORIGIN.fullmatch(text):
+        raise OptionError(f"--cors is {text!r:.100}; give an origin such as https://example.org or http://localhost:3000, or '*'")
+    return text
 
 
 def _key(path: Path) -> str:

@@ -132,6 +132,7 @@ class Answer:
             thinking="".join(self._thinking) or None,
             tool_calls=self._calls,
             logprobs=self.logprobs,
+            stop_string=self._stops.found,
         )
 
     def _shown(self, ids: Sequence[int]) -> list[int]:

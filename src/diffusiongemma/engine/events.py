@@ -96,6 +96,7 @@ class Result:
         thinking: the thoughts, where the checkpoint marks them; None where there are none.
         tool_calls: the calls, where the checkpoint marks them.
         logprobs: what the causal role thinks of each token, where ``logprobs`` or ``best_of`` asked for it.
+        stop_string: the one of ``stop`` that ended it; None: none did.
     """
 
     text: str
@@ -106,6 +107,7 @@ class Result:
     thinking: str | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    stop_string: str | None = None
 
     def __str__(self) -> str:
         return self.text

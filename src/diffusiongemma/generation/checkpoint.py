@@ -40,14 +40,24 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         packed = dict(self.transformer.packed())
-        weights = sum(tensor.numel() for tensor in self.transformer.state_dict().values())
-        weights += sum(math.prod(record.shape) for record in packed.values())
         kinds = ", ".join(sorted({record.kind for record in packed.values()})) or "plain"
         dtype = str(self.transformer.dtype).removeprefix("torch.")
         return (
-            f"{'in memory' if self.folder is None else self.folder.name}: {weights:,} parameters, {dtype} on "
+            f"{'in memory' if self.folder is None else self.folder.name}: {self.parameters:,} parameters, {dtype} on "
             f"{self.transformer.device}, canvas of {self.config.canvas_length}, weights {kinds}"
         )
+
+    @property
+    def parameters(self) -> int:
+        """How many weights there are, packed ones by what they stand for."""
+        plain = sum(tensor.numel() for tensor in self.transformer.state_dict().values())
+        return int(plain + sum(math.prod(record.shape) for _, record in self.transformer.packed()))
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights."""
+        plain = sum(tensor.numel() * tensor.element_size() for tensor in self.transformer.state_dict().values())
+        return int(plain + sum(record.nbytes for _, record in self.transformer.packed()))
 
     @property
     def config(self) -> ModelConfig:
@@ -70,18 +80,22 @@ class Checkpoint:
         text = self.config.text
         return prompt_ids(self.tokenizer, prompt, messages, options, text.bos_token_id, text.max_position_embeddings)
 
-    def checked_ids(self, ids: Sequence[int]) -> list[int]:
+    def checked_ids(self, ids: Sequence[int], name: str = "prompt") -> list[int]:
         """A prompt that came as token ids.
+
+        Args:
+            ids: the tokens.
+            name: of the field they came in.
 
         Raises:
             InputError: there is none, or one that the vocabulary does not have.
         """
         most = self.config.text.vocab_size
         if not ids:
-            raise InputError("prompt has no token; give at least one", "prompt")
+            raise InputError(f"{name} has no token; give at least one", name)
         for at, token in enumerate(ids):
             if not isinstance(token, int) or not 0 <= token < most:
-                raise InputError(f"prompt has {token!r:.40} as token {at}; token ids of this model are 0 to {most - 1}", "prompt")
+                raise InputError(f"{name} has {token!r:.40} as token {at}; token ids of this model are 0 to {most - 1}", name)
         return list(ids)
 
     @property

@@ -1,6 +1,6 @@
 """From the requests of a chat or a completion to its answer, whole or as a stream."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -13,13 +13,14 @@ from diffusiongemma.engine.request import Request
 from diffusiongemma.errors import ConstraintError
 from diffusiongemma.server.answers import Canvases, usage
 from diffusiongemma.server.bridge import EventBridge, Returned, unless_gone
+from diffusiongemma.server.dialects import Dialect, OpenAIDialect
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, to_json
 from diffusiongemma.server.ignored import as_field
 from diffusiongemma.server.protocol import Answering, Generation, given
 from diffusiongemma.server.security import client_name
 from diffusiongemma.server.settings import Settings
-from diffusiongemma.server.sse import DONE, EventStream, frame
+from diffusiongemma.server.sse import EventStream, frame
 
 __all__ = ["ResponseFormatter", "answer", "answer_options", "check_stream", "naming", "prepared"]
 
@@ -143,6 +144,7 @@ async def answer(
     requests: Sequence[Request],
     formatter: ResponseFormatter,
     each: int = 1,
+    dialect: Dialect | None = None,
 ) -> Response:
     """Hand requests to the engine and spell what comes back.
 
@@ -153,21 +155,27 @@ async def answer(
         requests: one an answer.
         formatter: how the endpoint spells answers.
         each: answers a prompt.
+        dialect: what becomes of it for clients of another protocol; None: OpenAI's.
 
     Raises:
         InputError, OptionError, OverloadedError: see ``ThreadedEngine.submit``.
     """
+    if dialect is None:
+        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        dialect = OpenAIDialect(formatter.chunk, with_usage, as_field(body))
     bridge = EventBridge.submit(endpoint.engine, requests, client_name(http.scope))
     if body.stream:
-        return EventStream(_frames(bridge, endpoint, body, formatter, len(requests), each), bridge.close)
+        frames = _frames(bridge, endpoint, bool(body.diffusing), formatter, dialect, requests, each)
+        return EventStream(frames, bridge.close, dialect.media_type)
     try:
-        return JSONAnswer(await unless_gone(http, _whole(bridge, endpoint, body, formatter, len(requests), each)))
+        whole = await unless_gone(http, _whole(bridge, endpoint, formatter, len(requests), each))
+        return JSONAnswer(dialect.whole(whole | as_field(body)))
     finally:
         bridge.close()
 
 
 async def _whole(
-    bridge: EventBridge, endpoint: ModelEndpoint, body: Generation, formatter: ResponseFormatter, count: int, each: int
+    bridge: EventBridge, endpoint: ModelEndpoint, formatter: ResponseFormatter, count: int, each: int
 ) -> dict[str, Any]:
     logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
     results: dict[int, Result] = {}
@@ -179,22 +187,31 @@ async def _whole(
             endpoint.model.roles.saw(event.result)
     ordered = [results[row] for row in range(count)]
     choices = [formatter.choice(row, result, logprobs[row]) for row, result in enumerate(ordered)]
-    return formatter.head | {"choices": choices, "usage": usage(ordered, each)} | as_field(body)
+    return formatter.head | {"choices": choices, "usage": usage(ordered, each)}
 
 
 async def _frames(
-    bridge: EventBridge, endpoint: ModelEndpoint, body: Generation, formatter: ResponseFormatter, count: int, each: int
+    bridge: EventBridge,
+    endpoint: ModelEndpoint,
+    diffusing: bool,
+    formatter: ResponseFormatter,
+    dialect: Dialect,
+    requests: Sequence[Request],
+    each: int,
 ) -> AsyncIterator[bytes]:
-    with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    base = formatter.chunk | ({"usage": None} if with_usage else {})
     canvases, results = Canvases(endpoint, formatter.chunk["id"]), dict[int, Result]()
 
+    def spelled(choices: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+        return (one for choice in choices for one in dialect.chunk(choice))
+
     try:
-        for choice in (choice for row in range(count) for choice in formatter.opening(row)):
-            yield frame(base | {"choices": [choice]})
+        for one in dialect.opening(sum(len(request.prompt) for request in requests[::each])):
+            yield one
+        for one in spelled(choice for row in range(len(requests)) for choice in formatter.opening(row)):
+            yield one
         async for event in bridge:
             assert not isinstance(event, Returned)
-            if body.diffusing:
+            if diffusing:
                 yield frame(*canvases.show(event))
             choices = []
             if isinstance(event, Commit):
@@ -203,10 +220,9 @@ async def _frames(
                 results[event.row] = event.result
                 endpoint.model.roles.saw(event.result)
                 choices = formatter.closing(event.row, event.result)
-            for choice in choices:
-                yield frame(base | {"choices": [choice]})
-        if with_usage:
-            yield frame(base | {"choices": [], "usage": usage([results[row] for row in range(count)], each)} | as_field(body))
-        yield DONE
+            for one in spelled(choices):
+                yield one
+        for one in dialect.ending(usage([results[row] for row in range(len(requests))], each)):
+            yield one
     except Exception as error:
-        yield frame(from_exception(error).body)
+        yield dialect.error(from_exception(error))

@@ -7,15 +7,16 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from diffusiongemma import __version__
 from diffusiongemma.errors import DiffusionGemmaError
-from diffusiongemma.server import chat, completions, decisions, fim
+from diffusiongemma.server import anthropic, chat, completions, decisions, fim, ollama, responses, tokens
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception, from_http, from_validation
-from diffusiongemma.server.ignored import report
+from diffusiongemma.server.ignored import IGNORED, report
 from diffusiongemma.server.metrics import Metrics
 from diffusiongemma.server.page import Page, docs
 from diffusiongemma.server.parsing import BodyReader
@@ -72,7 +73,9 @@ def _strict(reader: BodyReader) -> type[APIRoute]:
 
             async def strict(request: Request) -> Response:
                 _check_type(request)
-                read = _StrictRequest(request.scope, request.receive, reader, model)
+                others = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
+                scope = {**request.scope, "headers": [*others, (b"content-type", b"application/json")]}
+                read = _StrictRequest(scope, request.receive, reader, model)
                 response = await handler(read)
                 if read.parsed is not None:
                     report(response, read.parsed)
@@ -84,10 +87,16 @@ def _strict(reader: BodyReader) -> type[APIRoute]:
 
 
 def _check_type(request: Request) -> None:
-    """Refuse a body that does not say that it is JSON: a form of any web page could send one, without asking."""
+    """Refuse a body that does not say that it is JSON: a form of any web page could send one, without asking.
+
+    Some clients say nothing, and those of Ollama what curl says by itself; they are no pages, which would name their origin.
+    """
     given = request.headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
+        return
+    silent = not kind or (kind == "application/x-www-form-urlencoded" and request.url.path.startswith("/api/"))
+    if not silent or "origin" in request.headers:
         said = f"the Content-Type is {given[:100]!r}" if given else "there is no Content-Type"
         raise ApiError(400, f"{said}; send the body as application/json", "Content-Type")
 
@@ -153,6 +162,8 @@ def create_app(models: Mapping[str, ModelEndpoint], settings: Settings, state: S
         """Answer typed questions with probabilities; OpenAI's shape."""
         return await decisions.decisions(request, endpoint(body.model), body)
 
+    _add_protocols(app, state, settings, endpoint)
+
     @app.get("/health")
     async def health() -> Response:
         """Whether requests are taken, and what the engines do."""
@@ -182,7 +193,73 @@ def create_app(models: Mapping[str, ModelEndpoint], settings: Settings, state: S
     _describe(app, settings.api_key is not None)
     paths = [route.path for route in app.routes if isinstance(route, APIRoute)]
     app.add_middleware(AccessMiddleware, settings=settings, state=state, metrics=metrics, paths=[*paths, "/openapi.json"])
+    if settings.origins:
+        # Around the other: what a browser asks beforehand has no key.
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=[IGNORED, "Retry-After"],
+        )  # fmt: skip
     return app
+
+
+def _add_protocols(app: FastAPI, state: State, settings: Settings, endpoint: Callable[[str | None], ModelEndpoint]) -> None:
+    """The same in other protocols."""
+
+    @app.post("/v1/responses")
+    async def respond(body: responses.ResponsesRequest, request: Request) -> Response:
+        """Answer; OpenAI's newer shape."""
+        return await responses.respond(request, endpoint(body.model), body, settings)
+
+    @app.post("/v1/messages")
+    async def messages(body: anthropic.MessagesRequest, request: Request) -> Response:
+        """Answer a conversation; Anthropic's shape."""
+        return await anthropic.messages(request, endpoint(body.model), body, settings)
+
+    @app.post("/v1/messages/count_tokens")
+    async def count_tokens(body: anthropic.CountRequest) -> Response:
+        """How long a conversation's prompt is; Anthropic's shape."""
+        return await anthropic.count_tokens(endpoint(body.model), body, settings)
+
+    @app.post("/api/chat")
+    async def ollama_chat(body: ollama.OllamaChatRequest, request: Request) -> Response:
+        """Answer a conversation; Ollama's shape."""
+        return await ollama.answer_chat(request, endpoint(ollama.plain_name(body.model)), body, settings)
+
+    @app.post("/api/generate")
+    async def ollama_generate(body: ollama.OllamaGenerateRequest, request: Request) -> Response:
+        """Answer a prompt, go on with it, or fill what is before a suffix; Ollama's shape."""
+        return await ollama.generate(request, endpoint(ollama.plain_name(body.model)), body, settings)
+
+    @app.get("/api/tags")
+    @app.get("/api/ps")
+    async def ollama_tags() -> Response:
+        """All models; Ollama's shape."""
+        return JSONAnswer({"models": [ollama.model_entry(one) for one in state.models.values()]})
+
+    @app.post("/api/show")
+    async def ollama_show(body: ollama.OllamaName) -> Response:
+        """One model; Ollama's shape."""
+        return JSONAnswer(ollama.shown(endpoint(ollama.plain_name(body.model or body.name or ""))))
+
+    @app.get("/api/version")
+    async def ollama_version() -> Response:
+        """The version; Ollama's shape."""
+        return JSONAnswer({"version": __version__})
+
+    @app.post("/tokenize")
+    async def tokenize(body: tokens.TokenizeRequest) -> Response:
+        """Token ids of a text or a conversation; vLLM's shape."""
+        return await tokens.tokenize(endpoint(body.model), body, settings)
+
+    @app.post("/detokenize")
+    async def detokenize(body: tokens.DetokenizeRequest) -> Response:
+        """The text of token ids; vLLM's shape."""
+        return await tokens.detokenize(endpoint(body.model), body)
+
+    @app.post("/infill")
+    async def infill(body: tokens.InfillRequest, request: Request) -> Response:
+        """Fill what is between two texts; llama.cpp's shape."""
+        return await tokens.infill(request, endpoint(body.model), body, settings)
 
 
 def _add_errors(app: FastAPI, state: State) -> None:
@@ -190,22 +267,30 @@ def _add_errors(app: FastAPI, state: State) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         # What comes here is no JSON object at all: those are read by ``parsing``.
         result = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
-        return from_validation(result, error.body).response()
+        return _spelled(request, from_validation(result, error.body))
 
     @app.exception_handler(StarletteHTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return from_http(error).response()
+        return _spelled(request, from_http(error))
 
     async def ours(request: Request, error: Exception) -> Response:
-        return from_exception(error, _FIELDS, state.draining).response()
+        return _spelled(request, from_exception(error, _FIELDS, state.draining))
 
     for kind in (DiffusionGemmaError, RecursionError):
         app.exception_handler(kind)(ours)
 
 
-_FIELDS = frozenset(
-    name for body in (Generation, ChatRequest, CompletionRequest, EditRequest, DecisionsRequest) for name in body.model_fields
-)
+def _spelled(request: Request, error: ApiError) -> Response:
+    """An error as the clients of a path read it: Ollama's know its message alone."""
+    if request.url.path.startswith("/api/"):
+        return JSONAnswer({"error": str(error)}, error.status_code, error.headers)
+    return error.response()
+
+
+_BODIES = (
+    Generation, ChatRequest, CompletionRequest, EditRequest, DecisionsRequest, tokens.TokenizeRequest, tokens.DetokenizeRequest,
+)  # fmt: skip
+_FIELDS = frozenset(name for body in _BODIES for name in body.model_fields)
 
 
 def _describe(app: FastAPI, key: bool) -> None:

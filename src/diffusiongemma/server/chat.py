@@ -13,28 +13,32 @@ from diffusiongemma.engine.request import Request
 from diffusiongemma.options import REASONING_EFFORTS, PromptOptions
 from diffusiongemma.server.answering import answer, answer_options, naming, prepared
 from diffusiongemma.server.answers import chat_logprobs, head
+from diffusiongemma.server.dialects import Dialect
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import ChatRequest, given
 from diffusiongemma.server.settings import Settings
 from diffusiongemma.server.tools import MARK, Toolset, conversation
 
-__all__ = ["ChatFormatter", "chat"]
+__all__ = ["ChatFormatter", "can_think", "chat", "requests"]
 
 
-async def chat(http: HttpRequest, endpoint: ModelEndpoint, body: ChatRequest, settings: Settings) -> Response:
-    """Answer a conversation."""
+async def chat(
+    http: HttpRequest, endpoint: ModelEndpoint, body: ChatRequest, settings: Settings, dialect: Dialect | None = None
+) -> Response:
+    """Answer a conversation, in OpenAI's dialect or another."""
     tools = Toolset.of(body, _native(endpoint))
-    requests = await prepared(http, endpoint, body, _requests, endpoint, body, settings, tools)
+    made = await prepared(http, endpoint, body, requests, endpoint, body, settings, tools)
     if _effort_means_nothing(endpoint, body):
         body.ignored.append("reasoning_effort")
     formatter = ChatFormatter(endpoint, bool(body.logprobs), None if _native(endpoint) else tools)
-    return await answer(http, endpoint, body, requests, formatter, each=len(requests))
+    return await answer(http, endpoint, body, made, formatter, each=len(made), dialect=dialect)
 
 
-def _requests(
-    endpoint: ModelEndpoint, body: ChatRequest, settings: Settings, tools: Toolset | None, gone: Gone | None = None
+def requests(
+    endpoint: ModelEndpoint, body: ChatRequest, settings: Settings, tools: Toolset | None = None, gone: Gone | None = None
 ) -> list[Request]:
+    """The requests of a conversation: one, or n."""
     options = answer_options(endpoint, body, settings)
     if body.max_completion_tokens is not None:
         if body.max_tokens is not None:
@@ -73,9 +77,13 @@ def _called(tools: Toolset, body: ChatRequest) -> dict[str, Any]:
 
 def _effort_means_nothing(endpoint: ModelEndpoint, body: ChatRequest) -> bool:
     """Whether thinking is asked for by ``reasoning_effort``, which clients send to any model, and the model cannot think."""
+    return REASONING_EFFORTS.get(body.reasoning_effort or "", False) and not can_think(endpoint)
+
+
+def can_think(endpoint: ModelEndpoint) -> bool:
+    """Whether the model's template knows of thinking."""
     template = endpoint.model.tokenizer.template
-    can = template is not None and not template.options.isdisjoint(("enable_thinking", "reasoning_effort"))
-    return REASONING_EFFORTS.get(body.reasoning_effort or "", False) and not can
+    return template is not None and not template.options.isdisjoint(("enable_thinking", "reasoning_effort"))
 
 
 class ChatFormatter:
@@ -120,10 +128,10 @@ class ChatFormatter:
         before = [_chunk(index, {"content": held})] if held and not calls else []
         if calls:
             before = [_chunk(index, {"tool_calls": [{"index": place} | call for place, call in enumerate(calls)]})]
-        return [*before, _chunk(index, {}, finish=_finish(result, calls))]
+        return [*before, _chunk(index, {}, finish=_finish(result, calls)) | {"stop_reason": result.stop_string}]
 
     def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """A whole answer; ``token_ids`` and ``reasoning_content`` are extensions."""
+        """A whole answer; ``token_ids``, ``reasoning_content`` and ``stop_reason`` (the stop string) are extensions."""
         read = self._read(result)
         calls = read or [_spelled(call) for call in result.tool_calls]
         text = "" if read else result.text
@@ -137,6 +145,7 @@ class ChatFormatter:
             "message": message,
             "logprobs": chat_logprobs(self._endpoint, logprobs) if self._logprobs else None,
             "finish_reason": _finish(result, read),
+            "stop_reason": result.stop_string,
             "token_ids": result.token_ids,
         }
 

@@ -11,6 +11,7 @@ from diffusiongemma.engine.events import Commit, Result, TokenLogprob
 from diffusiongemma.engine.request import Request
 from diffusiongemma.server.answering import answer, answer_options, naming, prepared
 from diffusiongemma.server.answers import TextLogprobs, head
+from diffusiongemma.server.dialects import Dialect
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.fim import infill
@@ -21,7 +22,9 @@ __all__ = ["TextFormatter", "complete", "fim"]
 _ANSWERING = ("mode", "pins", "response_format", "regex", "choices", "grammar", "logprobs")
 
 
-async def complete(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, settings: Settings) -> Response:
+async def complete(
+    http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, settings: Settings, dialect: Dialect | None = None
+) -> Response:
     """Go on with a text, or fill what is between a text and its suffix."""
     if body.suffix:
         for name in _ANSWERING:
@@ -29,9 +32,10 @@ async def complete(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionR
                 raise ApiError(400, f"{name} cannot be combined with a suffix; leave it out", name)
         if not isinstance(body.prompt, str):
             raise ApiError(400, "prompt is a list; with a suffix it is one string", "prompt")
-        return await infill(http, endpoint, body, body.prompt, body.suffix)
+        return await infill(http, endpoint, body, body.prompt, body.suffix, dialect)
     requests = await prepared(http, endpoint, body, _requests, endpoint, body, settings)
-    return await answer(http, endpoint, body, requests, TextFormatter(endpoint, body.logprobs is not None), each=body.n or 1)
+    formatter = TextFormatter(endpoint, body.logprobs is not None)
+    return await answer(http, endpoint, body, requests, formatter, each=body.n or 1, dialect=dialect)
 
 
 async def fim(http: HttpRequest, endpoint: ModelEndpoint, body: FimRequest, settings: Settings) -> Response:
@@ -94,7 +98,8 @@ class TextFormatter:
 
     def closing(self, index: int, result: Result) -> list[dict[str, Any]]:
         """The reason why it ended."""
-        return [{"index": index, "text": "", "logprobs": None, "finish_reason": result.finish_reason}]
+        ended = {"finish_reason": result.finish_reason, "stop_reason": result.stop_string}
+        return [{"index": index, "text": "", "logprobs": None, **ended}]
 
     def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         """A whole answer; ``token_ids`` is an extension."""
@@ -103,5 +108,6 @@ class TextFormatter:
             "text": result.text,
             "logprobs": TextLogprobs(self._endpoint).push(logprobs, result.text) if self._logprobs else None,
             "finish_reason": result.finish_reason,
+            "stop_reason": result.stop_string,
             "token_ids": result.token_ids,
         }

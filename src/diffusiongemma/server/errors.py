@@ -70,7 +70,8 @@ class ApiError(HTTPException):
     def body(self) -> dict[str, Any]:
         """What is sent."""
         kind = _TYPES.get(self.status_code, "invalid_request_error")
-        return {"error": {"message": str(self.detail), "type": kind, "param": self.param, "code": self.code}}
+        # "type" is for Anthropic's clients.
+        return {"type": "error", "error": {"message": str(self.detail), "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONAnswer:
         """The answer."""

@@ -13,12 +13,13 @@ from diffusiongemma.generation.fill import Filled
 from diffusiongemma.server.answering import check_stream
 from diffusiongemma.server.answers import Canvases, head, usage
 from diffusiongemma.server.bridge import EventBridge, Returned, Work, unless_gone
+from diffusiongemma.server.dialects import Dialect, OpenAIDialect
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError, JSONAnswer, from_exception
 from diffusiongemma.server.ignored import as_field
 from diffusiongemma.server.protocol import CompletionRequest, EditRequest, Generation, given, text_of
 from diffusiongemma.server.security import client_name
-from diffusiongemma.server.sse import DONE, EventStream, frame
+from diffusiongemma.server.sse import EventStream, frame
 
 __all__ = ["edit", "infill"]
 
@@ -28,7 +29,9 @@ Spelled = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 """The choice of a whole answer, the same as a chunk's, and the usage."""
 
 
-async def infill(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, prompt: str, suffix: str) -> Response:
+async def infill(
+    http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, prompt: str, suffix: str, dialect: Dialect | None = None
+) -> Response:
     """Write what stands between two texts; ``max_tokens`` is the longest hole that is tried."""
     options = _options(body)
     ends = options.pop("stop", ())
@@ -51,7 +54,7 @@ async def infill(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionReq
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
         return choice | {"token_ids": tokens}, choice, counts
 
-    return await _answer(http, endpoint, body, work, spell, head("text_completion", "cmpl", endpoint), None)
+    return await _answer(http, endpoint, body, work, spell, head("text_completion", "cmpl", endpoint), None, dialect)
 
 
 async def edit(http: HttpRequest, endpoint: ModelEndpoint, body: EditRequest) -> Response:
@@ -84,6 +87,7 @@ async def _answer(
     spell: Callable[[Any], Spelled],
     first: dict[str, Any],
     chunk: str | None,
+    dialect: Dialect | None = None,
 ) -> Response:
     """Run work and spell its result, whole or as a stream of one chunk after the canvases.
 
@@ -95,19 +99,23 @@ async def _answer(
         spell: from its result to the answer.
         first: first fields of the answer.
         chunk: the object's name in a stream; None: the same.
+        dialect: see ``answering.answer``.
     """
+    base = first | ({} if chunk is None else {"object": chunk})
+    if dialect is None:
+        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        dialect = OpenAIDialect(base, with_usage, as_field(body))
     bridge = EventBridge.call(endpoint.engine, endpoint.rewriting, work, client_name(http.scope))
     try:
         if body.stream:
             await unless_gone(http, bridge.begun())
-            base = first | ({} if chunk is None else {"object": chunk})
-            return EventStream(_frames(bridge, endpoint, body, spell, base), bridge.close)
+            return EventStream(_frames(bridge, endpoint, base["id"], spell, dialect), bridge.close, dialect.media_type)
         result = await unless_gone(http, _result(bridge))
     except BaseException:
         bridge.close()
         raise
     whole, _, counts = await endpoint.prepare(spell, result)
-    return JSONAnswer(first | {"choices": [whole], "usage": counts} | as_field(body))
+    return JSONAnswer(dialect.whole(first | {"choices": [whole], "usage": counts} | as_field(body)))
 
 
 async def _result(bridge: EventBridge) -> Any:
@@ -116,23 +124,19 @@ async def _result(bridge: EventBridge) -> Any:
 
 
 async def _frames(
-    bridge: EventBridge, endpoint: ModelEndpoint, body: Generation, spell: Callable[[Any], Spelled], base: dict[str, Any]
+    bridge: EventBridge, endpoint: ModelEndpoint, name: str, spell: Callable[[Any], Spelled], dialect: Dialect
 ) -> AsyncIterator[bytes]:
-    with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    base |= {"usage": None} if with_usage else {}
-    canvases = Canvases(endpoint, base["id"])
+    canvases = Canvases(endpoint, name)
     try:
         async for item in bridge:
             if not isinstance(item, Returned):
                 yield frame(*canvases.show(item))
                 continue
             _, chunk, counts = await endpoint.prepare(spell, item.value)
-            yield frame(base | {"choices": [chunk]})
-            if with_usage:
-                yield frame(base | {"choices": [], "usage": counts} | as_field(body))
-        yield DONE
+            for one in (*dialect.opening(counts["prompt_tokens"]), *dialect.chunk(chunk), *dialect.ending(counts)):
+                yield one
     except Exception as error:
-        yield frame(from_exception(error).body)
+        yield dialect.error(from_exception(error))
 
 
 def _options(body: Generation) -> dict[str, Any]:

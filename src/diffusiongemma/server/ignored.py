@@ -10,7 +10,7 @@ from starlette.responses import Response
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import Body
 
-__all__ = ["IGNORED", "as_field", "note", "report"]
+__all__ = ["IGNORED", "as_field", "note", "report", "safe_name"]
 
 IGNORED = "X-Diffusiongemma-Ignored"
 """Header of an answer with the names of fields of the request that were not followed."""
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[^\w.\[\]-]", re.ASCII)
 
 
 def note(body: Body, strict: bool) -> None:
-    """Find what a body has that no field of ours is, and keep the names in ``body.ignored``.
+    """Take out of a body what no field of ours is, so that nothing of it reaches the model; the names are in ``body.ignored``.
 
     Raises:
         ApiError: there is something, and ``strict`` says to refuse it; or its name is nearly a field's.
@@ -57,13 +57,19 @@ def as_field(body: Body) -> dict[str, Any]:
     return {"ignored": body.ignored} if body.ignored else {}
 
 
+def safe_name(name: str) -> str:
+    """A name as it may stand in a header."""
+    return _NAME.sub("?", name)[:64]
+
+
 def _collect(value: Any, place: str, found: list[str]) -> None:
     if isinstance(value, Body):
         for name, given in (value.model_extra or {}).items():
             if given is None or given in ([], {}) or (name in _NEUTRAL and given == _NEUTRAL[name]):
                 continue
             if len(found) < _MOST:
-                found.append(_NAME.sub("?", f"{place}{name or '?'}")[:64])
+                found.append(safe_name(f"{place}{name or '?'}"))
+        (value.model_extra or {}).clear()
         for name in type(value).model_fields:
             _collect(getattr(value, name), f"{place}{name}.", found)
     elif isinstance(value, list) and value and isinstance(value[0], BaseModel):

@@ -5,7 +5,7 @@ quickly as any.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     PrivateAttr,
     Strict,
     Tag,
+    ValidationError,
     WithJsonSchema,
     create_model,
     model_validator,
@@ -26,6 +27,7 @@ from pydantic import (
 from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.generation import AnyMode
 from diffusiongemma.options import Option, PromptOptions, options_of
+from diffusiongemma.server.errors import from_validation
 from diffusiongemma.text.messages import part_text
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "ToolMessage",
     "given",
     "text_of",
+    "translated",
 ]
 
 
@@ -64,6 +67,9 @@ Stop = Text | Annotated[list[Annotated[Text, Field(min_length=1, max_length=256)
 
 _UNSET = {"seed": (-1,), "max_tokens": (-1,), "max_completion_tokens": (-1,), "top_k": (-1, 0)}
 Pin = Annotated[list[Whole], Field(min_length=2, max_length=2)]
+
+
+B = TypeVar("B", bound="Body")
 
 
 class Body(BaseModel):
@@ -420,3 +426,17 @@ def text_of(content: str | list[Any] | None, where: str = "content") -> str:
 def _as_text(part: Any) -> dict[str, Any]:
     """A part of a message; OpenAI's names for text in what goes in and out mean the same."""
     return {"type": part.type} if isinstance(part, OtherPart) else {"type": "text", "text": part.text}
+
+
+def translated(model: type[B], data: dict[str, Any], body: Body) -> B:
+    """A request of ours for one of another protocol; what that ignored, this one reports.
+
+    Raises:
+        ApiError: what both are given and ours does not take.
+    """
+    try:
+        result = model.model_validate({name: value for name, value in data.items() if value is not None})
+    except ValidationError as error:
+        raise from_validation(error.errors(include_url=False, include_context=False), data) from None
+    result._ignored = body.ignored
+    return result

@@ -20,6 +20,7 @@ from diffusiongemma.server.state import State
 __all__ = ["AccessMiddleware", "client_name", "host_name"]
 
 log = logging.getLogger(__name__)
+requests_log = logging.getLogger("diffusiongemma.server.requests")
 _OPEN = ("/", "/health", "/docs", "/openapi.json")
 """Paths that need no key, with ``/page/``: they say nothing about anyone."""
 _HEADERS = [
@@ -113,7 +114,10 @@ class AccessMiddleware:
             if body is not None:
                 body.close()
             path = scope["path"] if scope["path"] in self._paths else "other"
-            self._metrics.request(path, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._metrics.request(path, status, seconds)
+            if self._settings.log_requests:
+                requests_log.info("%s %s %s %s %.3f s", client_name(scope), scope["method"], path, status, seconds)
 
     def _refusal(self, scope: Scope, generates: bool) -> ApiError | None:
         headers = dict(scope["headers"])
@@ -126,6 +130,8 @@ class AccessMiddleware:
         path = scope["path"]
         if self._key is not None and path not in _OPEN and not path.startswith("/page/"):
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if b"x-api-key" in headers:  # Anthropic's clients
+                scheme, given = b"bearer", headers[b"x-api-key"]
             if scheme.lower() != b"bearer" or not hmac.compare_digest(_digest(given.strip()), self._key):
                 return ApiError(
                     401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", None, "invalid_api_key"

@@ -13,6 +13,8 @@ class Settings:
         api_key: asked of every request but those for the page, its parts, ``/docs``, ``/openapi.json``, ``/health``; None: none.
         hosts: names that a Host header may carry; None: any. Without a key it keeps out a web page whose own name was made to
             point at this machine.
+        origins: origins whose web pages may use the server; ``"*"``: any.
+        log_requests: whether each request gets a line of the log.
         strict: whether fields of a request that mean nothing here are refused, instead of reported.
         max_body_bytes: of a request.
         head_seconds: that a request's head may take to come.
@@ -27,6 +29,8 @@ class Settings:
 
     api_key: str | None = None
     hosts: frozenset[str] | None = None
+    origins: tuple[str, ...] = ()
+    log_requests: bool = False
     strict: bool = False
     max_body_bytes: int = 1 << 20
     head_seconds: float = 10.0

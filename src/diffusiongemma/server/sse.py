@@ -22,9 +22,9 @@ def frame(data: Any, event: str | None = None) -> bytes:
 class EventStream(StreamingResponse):
     """A stream of events that gives up its work when it ends, however it ends: also if the client is gone before it began."""
 
-    def __init__(self, frames: AsyncIterator[bytes], close: Callable[[], None]) -> None:
+    def __init__(self, frames: AsyncIterator[bytes], close: Callable[[], None], media_type: str = "text/event-stream") -> None:
         # A proxy that collects the whole answer first would make a stream pointless.
-        super().__init__(frames, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        super().__init__(frames, media_type=media_type, headers={"X-Accel-Buffering": "no"})
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

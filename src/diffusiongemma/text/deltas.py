@@ -82,7 +82,12 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._withheld = ""
-        self.matched = False
+        self.found: str | None = None
+
+    @property
+    def matched(self) -> bool:
+        """Whether one was there."""
+        return self.found is not None
 
     def push(self, text: str, last: bool = False) -> str:
         """Add text; returns what no stop string can take back any more. After one nothing is."""
@@ -92,7 +97,7 @@ class StopStrings:
         at = min((place for stop in self._stops if (place := text.find(stop)) >= 0), default=None)
         begun = len(text) if last else self._begun(text)
         if at is not None and at <= begun:
-            self.matched, self._withheld = True, ""
+            self.found, self._withheld = next(stop for stop in self._stops if text.startswith(stop, at)), ""
             return text[:at]
         self._withheld = text[begun:]
         return text[:begun]
