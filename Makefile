@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A CPU build of torch unless told otherwise: `make run TORCH=torch` takes the platform's default build.
-TORCH ?= torch==2.13.0
+# A CPU build of torch unless told otherwise: `make run TORCH=torch` takes the platform's default build. On Linux that would be the one for
+# CUDA, of several GB; the build for CPUs has an index of its own there.
+CPU_BUILD := --retries 1 --timeout 15 --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+TORCH ?= $(if $(filter Linux,$(shell uname -s)),$(CPU_BUILD),torch==2.13.0)
 
 .PHONY: run test lint check clean
 

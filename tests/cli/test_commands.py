@@ -91,6 +91,7 @@ def test_chat_remembers_the_conversation(puzzle: Sudoku) -> None:
 
 def test_info_counts_what_the_file_holds() -> None:
     data = run_json("info", "sudoku")
+    assert data["next"] == "It fits this machine's memory: diffusiongemma chat -m sudoku"
     weights = Path(__file__).parents[2] / "src/diffusiongemma/checkpoints/sudoku/model.safetensors"
     assert 0 < weights.stat().st_size - data["weight_bytes"]["bfloat16"] < 100_000
     assert weights.stat().st_size < 5_000_000

@@ -28,6 +28,21 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("arguments", "needle"),
     [
+        (["generate", "x", "--no-such", "--json"], "--no-such"),
+        (["generate", "x", "--steps", "many", "--json"], "valid integer"),
+        (["generat", "--json"], "generat"),
+        (["serve", "--port", "99999", "--json"], "--json"),
+    ],
+)
+def test_wrong_usage_is_json_too_where_it_is_asked_for(arguments: list[str], needle: str) -> None:
+    status, out, err = invoke(*arguments)
+    assert (status, err) == (2, "")
+    assert needle in json.loads(out)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needle"),
+    [
         (["sudoku", CLUES[:80]], "80 cells"),
         (["sudoku", "55" + CLUES[2:]], "the clue 5 twice in row A"),
         (["sudoku", "z" + CLUES[1:]], "'z' at character 1"),
@@ -36,7 +51,7 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
         (["generate", "Solve", "--steps", "0"], "num_diffusion_steps is 0"),
         (["generate", "Solve", "--mode", "typewriter"], "'typewriter'; allowed: diffusion, causal"),
         (["generate", "Solve", "--max-tokens", "100000"], "the model has 2048"),
-        (["generate", "Solve", "--dtype", "int3"], "allowed: float32, bfloat16, float16"),
+        (["generate", "Solve", "--dtype", "int3"], "allowed: auto, float32, bfloat16, float16"),
         (["generate", "Solve", "--device", "abacus"], "abacus"),
         (["generate", "Solve", "--entropy-bound", "-1"], "entropy_bound is -1.0"),
         (["generate", "quantum", "--model", "sudoku"], "no token for 'quantum'"),

@@ -291,7 +291,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     tensors = asked("nvfp4")
     released.write(tmp_path, "nvfp4")
 
-    def small(hub_id: str, allow_patterns: list[str]) -> str:
+    def small(hub_id: str, allow_patterns: list[str], **_: Any) -> str:
         assert hub_id == "nvidia/x" and not any("safetensors" in pattern for pattern in allow_patterns)
         return str(tmp_path)
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from diffusiongemma.errors import CheckpointError
-from diffusiongemma.weights.resolve import builtin_folder, builtin_names, resolve
+from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.weights.resolve import Hub, builtin_folder, builtin_names, resolve
 
 
 def test_built_in_names_come_first() -> None:
@@ -38,7 +40,7 @@ def test_a_hub_id_is_downloaded_without_anything_that_could_run(monkeypatch: pyt
     asked: list[Any] = []
     (tmp_path / "config.json").touch()
 
-    def download(hub_id: str, allow_patterns: list[str]) -> str:
+    def download(hub_id: str, allow_patterns: list[str], **_: Any) -> str:
         asked.append((hub_id, allow_patterns))
         return str(tmp_path)
 
@@ -107,8 +109,8 @@ ROOT = "diffusiongemma-26B-A4B-it"
     ],
 )
 def test_one_of_a_repository_s_gguf_files(wanted: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda hub_id: FILES if hub_id == "unsloth/x-GGUF" else [])
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, file: f"/cache/{hub_id}/{file}")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda hub_id, **_: FILES if hub_id == "unsloth/x-GGUF" else [])
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, file, **_: f"/cache/{hub_id}/{file}")
     assert resolve(f"unsloth/x-GGUF:{wanted}") == Path(f"/cache/unsloth/x-GGUF/{name}")
 
 
@@ -121,20 +123,20 @@ def test_one_of_a_repository_s_gguf_files(wanted: str, name: str, monkeypatch: p
     ],
 )
 def test_none_or_several_of_a_repository_s_gguf_files(wanted: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: FILES)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: FILES)
     with pytest.raises(CheckpointError, match=message):
         resolve(f"unsloth/x-GGUF:{wanted}")
 
 
 def test_a_repository_of_gguf_files_without_a_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: FILES)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: FILES)
     with pytest.raises(CheckpointError, match=r"several GGUF files; add one of .*unsloth/x-GGUF:Q4_K_M"):
         resolve("unsloth/x-GGUF")
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: FILES[:3])
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, file: f"/cache/{file}")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: FILES[:3])
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, file, **_: f"/cache/{file}")
     assert resolve("unsloth/x-GGUF") == Path("/cache") / FILES[2]
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: FILES[:1])
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: FILES[:1])
     with pytest.raises(CheckpointError, match="unsloth/x-GGUF has no GGUF file"):
         resolve("unsloth/x-GGUF")
     with pytest.raises(CheckpointError, match="a GGUF file holds its configuration itself"):
@@ -149,7 +151,7 @@ def test_a_gguf_file_of_the_cache_without_a_connection(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(huggingface_hub, "list_repo_files", offline)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, file: str(tmp_path / file))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, file, **_: str(tmp_path / file))
     assert resolve("unsloth/x-GGUF:Q4_K_M") == tmp_path / FILES[2]
 
 
@@ -159,7 +161,7 @@ def test_a_name_that_no_repository_has(
 ) -> None:
     asked: list[str] = []
 
-    def download(hub_id: str, allow_patterns: list[str]) -> str:
+    def download(hub_id: str, allow_patterns: list[str], **_: Any) -> str:
         asked.append(hub_id)
         return str(tmp_path)
 
@@ -175,3 +177,22 @@ def test_a_folder_of_that_name_is_the_folder(monkeypatch: pytest.MonkeyPatch, tm
     folder = tmp_path / "google" / "diffusiongemma-26b-nvfp4"
     folder.mkdir(parents=True)
     assert resolve("google/diffusiongemma-26b-nvfp4").resolve() == folder
+
+
+def test_a_revision_a_token_and_a_cache_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(hub_id: str, **options: Any) -> str:
+        asked.append(options)
+        return str(builtin_folder() / "nano")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    options = {"revision": "v2", "token": "hf_x", "cache_dir": tmp_path}
+    model = DiffusionGemmaModel.from_pretrained("google/diffusiongemma-x", device="auto", dtype="auto", **options)
+    assert model.dtype == torch.float32
+    [given] = asked
+    assert options.items() <= given.items()
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda hub_id, **given: asked.append(given) or FILES)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, file, **given: asked.append(given) or f"/cache/{file}")
+    resolve("unsloth/x-GGUF:Q4_K_M", hub=Hub(**options))
+    assert asked[1:] == [{"revision": "v2", "token": "hf_x"}, options]

@@ -57,10 +57,10 @@ AnyModeOption = Annotated[
         "some canvases have been seen (chat).",
     ),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; unset: a GPU if there is one.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; auto or unset: a GPU if there is one.")]
 DtypeOption = Annotated[
     str | None,
-    typer.Option("--dtype", help="float32, bfloat16 or float16; unset: bfloat16 on a GPU, float32 on a CPU."),
+    typer.Option("--dtype", help="float32, bfloat16 or float16; auto or unset: bfloat16 on a GPU, float32 on a CPU."),
 ]
 
 QuantizeOption = Annotated[

@@ -25,6 +25,8 @@ PASS_BYTES = 256 << 20
 and the released vocabulary, docs/lab-log.md)."""
 
 
+_LARGE = 100_000_000
+"""Parameters from which the time that a product takes is that of its weights."""
 _EMBEDDING_26B, _LAYERS_26B = (262_144, 2816), 30
 """What the shape of the published 26B is known by."""
 
@@ -66,10 +68,12 @@ def info(
             if weights is None:
                 raise InputError(f"the formats of the weights of {model} are not known from config.json alone; download it first")
             report["roles"] = _roles(path, config, weights, quantize, steps)
+        report["next"] = _next(report, quantize)
         if json:
             common.print_json(report)
         else:
             common.out.print(_table(report))
+            common.out.print(report["next"], markup=False, soft_wrap=True)
 
 
 def memory_report(config: Any, weights: "list[Resident] | None" = None, quantize: str | None = None) -> dict[str, Any]:
@@ -175,6 +179,27 @@ def _stored(weights: "list[Resident] | None") -> dict[str, dict[str, int]]:
         kind["tensors"] += 1
         kind["bytes"] += weight.nbytes
     return result if result.keys() - {"plain"} else {}
+
+
+def _next(report: dict[str, Any], quantize: str | None) -> str:
+    """What to do with a checkpoint on this machine."""
+    model, fits = report["model"], report["fits"]
+    ran = f"diffusiongemma chat -m {model}"
+    if fits.get("cuda", {}).get("bfloat16"):
+        return f"It fits the GPU: {ran}"
+    published = report.get("published", [])
+    if not any(fits["cpu"].values()):
+        fitting = [one for one in published if any(one["fits"].values())]
+        if fitting:
+            best = max(fitting, key=lambda one: one["weight_bytes"])
+            where = "the GPU" if best["fits"].get("cuda") else "this machine's memory"
+            return f"It does not fit here. The largest published file that fits {where}: diffusiongemma chat -m {best['name']}"
+        least = min(published, key=lambda one: one["weight_bytes"], default=None)
+        short = f"; the smallest published file, {least['name']}, takes {_size(least['weight_bytes'])} of weights" if least else ""
+        return f"It does not fit here: {_size(min(report['needed_bytes'].values()))} are needed{short}."
+    dtype = "" if fits["cpu"]["float32"] else " --dtype bfloat16"
+    faster = "" if quantize or report["parameters"] < _LARGE else " (--quantize int8 is faster on a CPU, and not exact)"
+    return f"It fits this machine's memory: {ran}{' --quantize ' + quantize if quantize else dtype}{faster}"
 
 
 def _size(count: float) -> str:

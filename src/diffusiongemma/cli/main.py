@@ -1,12 +1,15 @@
 """The command line: parse, call, print."""
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from diffusiongemma import __version__
 from diffusiongemma.cli.bench import bench
 from diffusiongemma.cli.check import check
+from diffusiongemma.cli.common import print_json
 from diffusiongemma.cli.convert import convert
 from diffusiongemma.cli.decide import decide
 from diffusiongemma.cli.evaluate import evaluate
@@ -23,8 +26,31 @@ from diffusiongemma.plugins import plugins
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    """Commands whose errors of usage are JSON too where it is asked for."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """See ``TyperGroup``."""
+        given = options.get("args") or (args[0] if args else None) or sys.argv[1:]
+        if "--json" not in given or not options.get("standalone_mode", True):
+            return super().main(*args, **options)
+        try:
+            status = super().main(*args, **{**options, "standalone_mode": False})
+        except typer.Abort:
+            sys.exit(1)
+        except Exception as error:
+            # The library's own errors have no base class that it exports.
+            if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+                raise
+            print_json({"error": {"type": type(error).__name__, "message": error.format_message()}})
+            sys.exit(error.exit_code)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
 app = typer.Typer(
     name="diffusiongemma",
+    cls=_Commands,
     help="DiffusionGemma: text denoised in parallel, canvas by canvas.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

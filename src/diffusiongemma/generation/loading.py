@@ -19,7 +19,7 @@ from diffusiongemma.model.fast import rounded_to_int8
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.opened import open_checkpoint
 from diffusiongemma.weights.adapter_files import read_adapter, with_base
-from diffusiongemma.weights.resolve import resolve
+from diffusiongemma.weights.resolve import Hub, resolve
 
 __all__ = ["device_of", "empty_transformer", "load"]
 
@@ -36,6 +36,7 @@ def load(
     progress: bool,
     cache_dtype: torch.dtype | str | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    hub: Hub | None = None,
 ) -> Checkpoint:
     """Load a checkpoint (``DiffusionGemmaModel.from_pretrained``)."""
     chosen_device = device_of(device)
@@ -46,7 +47,7 @@ def load(
     chosen_dtype = _dtype(dtype, chosen_device)
     stored_dtype = None if cache_dtype is None else _dtype(cache_dtype, chosen_device, "cache_dtype")
     name, adapter = with_base(name, adapter)
-    opened = open_checkpoint(resolve(name))
+    opened = open_checkpoint(resolve(name, hub=hub or Hub()))
     pairs = {} if adapter is None else read_adapter(Path(adapter), text_shapes(opened.config.text)).pairs
     with _loading_bar(opened.nbytes, progress) as advance:
         weights = opened.load(advance)
@@ -78,12 +79,12 @@ def empty_transformer(config: ModelConfig, dtype: torch.dtype, device: torch.dev
 
 
 def device_of(device: torch.device | str | None) -> torch.device:
-    """The device that is meant: None is a CUDA device if there is one, else the CPU.
+    """The device that is meant: None, or "auto", is a CUDA device if there is one, else the CPU.
 
     Raises:
         OptionError: it is not there.
     """
-    if device is None:
+    if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
@@ -94,9 +95,9 @@ def device_of(device: torch.device | str | None) -> torch.device:
 
 
 def _dtype(dtype: torch.dtype | str | None, device: torch.device, name: str = "dtype") -> torch.dtype:
-    if dtype is None:
+    if dtype is None or dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in _DTYPES.values():
-        raise OptionError(f"{name} is {dtype!r}; allowed: {', '.join(_DTYPES)}", name)
+        raise OptionError(f"{name} is {dtype!r}; allowed: auto, {', '.join(_DTYPES)}", name)
     return chosen

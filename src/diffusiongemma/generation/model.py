@@ -36,6 +36,7 @@ from diffusiongemma.text.messages import Message
 from diffusiongemma.text.prompts import conversations
 from diffusiongemma.text.questions import Decisions, Question, sheets
 from diffusiongemma.text.tokenizer import Tokenizer
+from diffusiongemma.weights.resolve import Hub
 
 __all__ = ["DiffusionGemmaModel"]
 
@@ -91,18 +92,21 @@ class DiffusionGemmaModel:
         adapter: str | os.PathLike[str] | None = None,
         batch_invariant: bool = True,
         progress: bool = True,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Load a checkpoint.
 
         Args:
             name: a built-in name (``nano``, ``sudoku``), a folder as Hugging Face writes it, a GGUF file or a folder with one, or a
                 hub id (``owner/name:Q4_K_M`` where a repository has several GGUF files).
-            dtype: of the computation: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None: bfloat16 on a GPU, and on a
-                CPU float32. Weights are kept in it too, but for those of a quantised checkpoint: their codes stay packed, and on
-                a CPU their other matrices stay as they are stored.
+            dtype: of the computation: a torch dtype or ``float32``, ``bfloat16``, ``float16``; None or ``auto``: bfloat16 on a GPU,
+                and on a CPU float32. Weights are kept in it too, but for those of a quantised checkpoint: their codes stay packed,
+                and on a CPU their other matrices stay as they are stored.
             cache_dtype: of the keys and values that are kept of a context, as for ``dtype``; None: that of the computation.
                 bfloat16 beside float32 halves their memory; they are rounded once, as they are stored.
-            device: None: a CUDA device if there is one, else the CPU.
+            device: None or ``auto``: a CUDA device if there is one, else the CPU.
             quantize: ``int8`` rounds attention, dense MLP, experts and the tied head to int8 as they are loaded, and computes them
                 in int8 too: faster on a CPU and half of bfloat16's memory, not exact (docs/quantisation.md). None: as stored.
             adapter: folder of a LoRA adapter in PEFT's format, put beside the weights (docs/finetuning.md). ``name`` may be such a
@@ -110,6 +114,9 @@ class DiffusionGemmaModel:
             batch_invariant: in float32 on a CPU a result has the same bits alone and in any batch; False: it may differ by
                 rounding, and a causal token alone costs less (decision 0007).
             progress: show a bar while large weights load.
+            revision: of a hub id: a branch, tag or commit; None: the main branch.
+            token: of a hub id: of an account that may read it; None: the stored one, or ``HF_TOKEN``; False: none.
+            cache_dir: where downloads are kept; None: as the Hugging Face library has it (``HF_HOME``).
 
         Returns:
             The model, in evaluation mode.
@@ -119,7 +126,8 @@ class DiffusionGemmaModel:
             ConfigError: a config.json that this runtime does not follow.
             OptionError: an unknown dtype, cache_dtype, quantize or a device that is not there, or int8 off a CPU.
         """
-        parts = load(name, dtype, device, quantize, progress, cache_dtype, adapter)
+        hub = Hub(revision=revision, token=token, cache_dir=cache_dir)
+        parts = load(name, dtype, device, quantize, progress, cache_dtype, adapter, hub)
         parts.transformer.batch_invariant = batch_invariant
         return cls(**vars(parts))
 

@@ -4,7 +4,9 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusiongemma.errors import CheckpointError
 from diffusiongemma.text.files import is_there
@@ -12,7 +14,7 @@ from diffusiongemma.weights.gguf_find import choose, gguf_in, is_gguf
 from diffusiongemma.weights.headers import Stored
 from diffusiongemma.weights.stream import INDEX, SINGLE
 
-__all__ = ["builtin_folder", "builtin_names", "download_small", "has_weights", "hub_headers", "is_hub_id", "resolve"]
+__all__ = ["Hub", "builtin_folder", "builtin_names", "download_small", "has_weights", "hub_headers", "is_hub_id", "resolve"]
 
 log = logging.getLogger(__name__)
 _ELSEWHERE = {"google/diffusiongemma-26b-nvfp4": "nvidia/diffusiongemma-26B-A4B-it-NVFP4"}
@@ -20,6 +22,29 @@ _ELSEWHERE = {"google/diffusiongemma-26b-nvfp4": "nvidia/diffusiongemma-26B-A4B-
 _FILES = ("*.json", "*.safetensors", "*.jinja")
 _CONFIG_FILES = ("config.json", "generation_config.json")
 _SMALL_FILES = ("*.json", "*.jinja")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """How a repository is read; unset fields are as the Hugging Face library has them (``HF_TOKEN``, ``HF_HOME``).
+
+    Attributes:
+        revision: a branch, tag or commit; None: the main branch.
+        token: of an account that may read it; None: the one that is stored or in ``HF_TOKEN``; False: none.
+        cache_dir: where downloads are kept.
+    """
+
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same as keywords of the library."""
+        return vars(self)
+
+
+_HUB = Hub()
 
 
 def builtin_folder() -> Path:
@@ -32,7 +57,7 @@ def builtin_names() -> list[str]:
     return sorted(path.parent.name for path in builtin_folder().glob("*/config.json"))
 
 
-def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
+def resolve(name: str | os.PathLike[str], config_only: bool = False, hub: Hub = _HUB) -> Path:
     """The folder of a checkpoint, or its GGUF file; downloaded first if it is a hub id.
 
     A download shows its progress, goes on where an earlier one stopped, and is kept in the Hugging Face cache.
@@ -42,6 +67,7 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
             several GGUF files with a colon and what the file differs by: ``owner/name:Q4_K_M``. A name in circulation that no
             repository has stands for the one that is meant, and a warning says so.
         config_only: of a hub id download only the small JSON files.
+        hub: how a repository is read.
 
     Raises:
         CheckpointError: nothing of that name, or it cannot be downloaded.
@@ -71,14 +97,14 @@ def resolve(name: str | os.PathLike[str], config_only: bool = False) -> Path:
         )
     hub_id = _existing(hub_id)
     if not wanted:
-        downloaded = _download(hub_id, _CONFIG_FILES if config_only else _FILES)
+        downloaded = _download(hub_id, _CONFIG_FILES if config_only else _FILES, hub)
         if any(downloaded.glob("*.safetensors")) or (downloaded / "config.json").is_file():
             return downloaded
     if config_only:
         raise CheckpointError(
             f"{hub_id} has no config.json; a GGUF file holds its configuration itself. Download the file and give its path"
         )
-    return _download_gguf(hub_id, wanted or None)
+    return _download_gguf(hub_id, wanted or None, hub)
 
 
 def has_weights(path: Path) -> bool:
@@ -140,26 +166,27 @@ def _existing(hub_id: str) -> str:
     return meant
 
 
-def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
+def _download(hub_id: str, patterns: tuple[str, ...], hub: Hub = _HUB) -> Path:
     import huggingface_hub
 
     with _hub_errors(hub_id):
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(patterns)))
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(patterns), **hub.options))
 
 
-def _download_gguf(hub_id: str, wanted: str | None) -> Path:
+def _download_gguf(hub_id: str, wanted: str | None, hub: Hub) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     with _hub_errors(hub_id):
         try:
-            names = huggingface_hub.list_repo_files(hub_id)
+            names = huggingface_hub.list_repo_files(hub_id, revision=hub.revision, token=hub.token)
         except HfHubHTTPError:
             raise
         except Exception:  # the library lets its transport's errors through; without a connection, what is in the cache serves
-            cached = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=["*.gguf"], local_files_only=True))
+            local = {**hub.options, "local_files_only": True}
+            cached = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=["*.gguf"], **local))
             names = [str(path.relative_to(cached)) for path in cached.rglob("*.gguf")]
-        return Path(huggingface_hub.hf_hub_download(hub_id, choose(names, wanted, hub_id)))
+        return Path(huggingface_hub.hf_hub_download(hub_id, choose(names, wanted, hub_id), **hub.options))
 
 
 @contextmanager
