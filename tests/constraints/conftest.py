@@ -13,6 +13,7 @@ from diffusiongemma.constraints import Cursor, Grammar, Vocabulary
 from diffusiongemma.tasks.json_extract import JsonExtract
 from diffusiongemma.text.tokenizer import Tokenizer
 from tests.native import native_tokenizer
+from tests.unmarked import unmarked_tokenizer
 
 NANO = Path(diffusiongemma.__file__).parent / "checkpoints" / "nano"
 
@@ -54,6 +55,13 @@ def fallback(fallback_tokenizer: Tokenizer) -> Vocabulary:
 def native(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     """The released model's way: byte fallback, and tokens for the native markup."""
     tokenizer = native_tokenizer(tmp_path_factory.mktemp("native"))
+    return Vocabulary.of(tokenizer, tokenizer.encode("<eos><turn|>"), tokenizer.vocab_size)
+
+
+@pytest.fixture(scope="session")
+def unmarked(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """nano's, as if it had no tokens for native markup."""
+    tokenizer = unmarked_tokenizer(tmp_path_factory.mktemp("unmarked"))
     return Vocabulary.of(tokenizer, tokenizer.encode("<eos><turn|>"), tokenizer.vocab_size)
 
 

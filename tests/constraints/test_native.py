@@ -266,9 +266,9 @@ def test_one_of_branches_that_exclude_each_other(branches: list[Any], apart: boo
             grammar_of(parameters, native)
 
 
-def test_tools_without_a_vocabulary_for_them(nano: Vocabulary) -> None:
+def test_tools_without_a_vocabulary_for_them(unmarked: Vocabulary) -> None:
     with pytest.raises(ConstraintError, match="tools"):
-        grammar_of(record("*", a=TEXT), nano)
+        grammar_of(record("*", a=TEXT), unmarked)
     with pytest.raises(ConstraintError, match="at least"):
         Constraint.calls([])
     with pytest.raises(ConstraintError, match="not JSON"):

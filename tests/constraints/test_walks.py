@@ -60,7 +60,7 @@ def test_metaschemas(nano: Vocabulary) -> None:
 def test_any_object(nano: Vocabulary) -> None:
     grammar = compile_grammar(Constraint.json_object(), nano)
     rng = random.Random(4)
-    for budget in range(1, 40):
+    for budget in range(len(nano.spell(b"{}") or ()), 40):
         assert isinstance(json.loads(walk(grammar, rng, budget).text), dict)
 
 

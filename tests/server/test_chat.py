@@ -67,7 +67,8 @@ def test_a_stream_is_the_same_answer_in_pieces(client: openai.OpenAI) -> None:
 
 
 def test_n_answers_have_seeds_of_their_own(client: openai.OpenAI) -> None:
-    options = {"model": "nano", "messages": FREE, "max_completion_tokens": 12, "extra_body": {"num_diffusion_steps": 6}}
+    body = {"num_diffusion_steps": 6, "mode": "causal", "temperature": 2}  # so hot that no two say the same
+    options = {"model": "nano", "messages": FREE, "max_completion_tokens": 12, "extra_body": body}
     both = client.chat.completions.create(**options, n=2, seed=5)
     alone = [client.chat.completions.create(**options, seed=seed) for seed in (5, 6)]
     texts = [choice.message.content for choice in both.choices]

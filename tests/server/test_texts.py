@@ -135,7 +135,7 @@ def test_decisions(client: openai.OpenAI, nano: DiffusionGemmaModel) -> None:
 def test_many_questions_are_decided_as_if_alone(client: openai.OpenAI) -> None:
     questions = [{"type": "predicate", "instructions": f"Is it {number}?"} for number in range(20)]
     answer = client.decisions.create(model="nano", input=SYLLOGISM, questions=questions)
-    assert answer.usage.diffusion["passes"] == 2
+    assert 2 <= answer.usage.diffusion["passes"] < 10
     for place in (0, 15, 16, 19):
         alone = client.decisions.create(model="nano", input=SYLLOGISM, questions=[questions[place]])
         assert answer.answers[place].probability == pytest.approx(alone.answers[0].probability, abs=1e-4)

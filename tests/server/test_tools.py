@@ -1,7 +1,8 @@
-"""Tools: calls that are valid by construction, and the way back into the conversation."""
+"""Tools of a model that knows none: calls that are valid by construction, and the way back into the conversation."""
 
 import json
 import re
+from collections.abc import Iterator
 
 import openai
 import pytest
@@ -14,7 +15,8 @@ from diffusiongemma.server.chat import ChatFormatter
 from diffusiongemma.server.errors import ApiError
 from diffusiongemma.server.protocol import ChatRequest
 from diffusiongemma.server.tools import MARK, Toolset, conversation
-from tests.server.running import Running
+from tests.server.running import Running, running
+from tests.unmarked import unmarked_model
 
 ASKED = [{"role": "user", "content": "What is the weather in Paris?"}]
 CITY = {
@@ -35,6 +37,23 @@ TOOLS = [
     {"type": "function", "function": {"name": name, "description": f"Does {name}.", "parameters": parameters}}
     for name, parameters in PARAMETERS.items()
 ]
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemmaModel:
+    return unmarked_model(tmp_path_factory.mktemp("unmarked"))
+
+
+@pytest.fixture(scope="module")
+def server(nano: DiffusionGemmaModel) -> Iterator[Running]:
+    with running(nano) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as made:
+        yield made
 
 
 def check(call: object) -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import diffusiongemma
 from diffusiongemma.errors import InputError
 from diffusiongemma.text.chat import ChatTemplate
 from diffusiongemma.text.markup import QUOTE, Markup, is_key, read_call, read_value, spell_call, spell_value
 from diffusiongemma.text.tokenizer import Tokenizer
 from tests.native import CONTROL, TEMPLATE, native_tokenizer
+from tests.unmarked import unmarked_tokenizer
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda text: QUOTE not in text)
 hard = st.sampled_from(
@@ -103,8 +103,9 @@ def test_the_marks_are_found(tmp_path: Path) -> None:
     marks = native.markup
     assert marks.thoughts and marks.calls
     assert [marks.thought_open, marks.quote, marks.response_open] == native.encode('<|channel><|"|><|tool_response>')
-    nano = Tokenizer.from_folder(Path(diffusiongemma.__file__).parent / "checkpoints" / "nano").markup
-    assert not nano.thoughts and not nano.calls
+    (tmp_path / "unmarked").mkdir()
+    unmarked = unmarked_tokenizer(tmp_path / "unmarked").markup
+    assert not unmarked.thoughts and not unmarked.calls
 
 
 def test_marks_by_other_texts(tmp_path: Path) -> None:
