@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from diffusiongemma import DiffusionGemmaModel, Result
 from diffusiongemma.engine.offline import MAX_ROWS as AT_ONCE
 from diffusiongemma.engine.request import Request
-from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.errors import ConstraintError, InputError, OptionError
 from tests.tiny import tiny_model
 
 QUICK: dict[str, Any] = {"num_diffusion_steps": 2, "max_tokens": 8}
@@ -131,3 +131,30 @@ def test_passes_refuse_what_is_no_tensor(model: DiffusionGemmaModel) -> None:
     assert model.encode(torch.tensor([[1, 2]]), cache).shape == (1, 2, 32)
     with pytest.raises(InputError, match="soft has shape"):
         model.denoise(torch.zeros(1, 8, dtype=torch.int64), cache, torch.zeros(1, 8, 3))
+
+
+def test_a_pydantic_class_gives_objects_of_it() -> None:
+    nano = DiffusionGemmaModel.from_pretrained("nano")
+    question = "Extract as JSON: age (integer)\nKalrin is 31."
+    person = nano.generate(question, schema=Person, seed=1)
+    assert isinstance(person, Person)
+    people = nano.generate([question, question], schema=Person, seed=1)
+    assert people == [person, person]
+    assert [len(one) for one in nano.generate([question], schema=Person, n=2, seed=1)] == [2]
+    with pytest.raises(ConstraintError, match="the answer was cut after 2 tokens, and is no Person yet"):
+        nano.generate(question, schema=Person, max_tokens=2)
+    with pytest.raises(OptionError, match="give one"):
+        nano.generate(question, schema=Person, response_format=SCHEMA)
+    with pytest.raises(OptionError, match="give a pydantic class"):
+        nano.generate(question, schema=SCHEMA)  # type: ignore[call-overload]
+
+    class Picky(Person):
+        """Of an age that no answer has."""
+
+        @field_validator("age")
+        @classmethod
+        def no_age(cls, value: int) -> int:
+            raise ValueError("never")
+
+    with pytest.raises(ConstraintError, match="its own checks refuse it"):
+        nano.generate(question, schema=Picky, seed=1)

@@ -12,9 +12,9 @@ import httpx
 import openai
 import pytest
 
+from diffusiongemma.engine.bridge import DRAFTS_AHEAD
 from diffusiongemma.engine.events import Draft
 from diffusiongemma.generation import DiffusionGemmaModel
-from diffusiongemma.server.bridge import _DRAFTS_AHEAD
 from tests.server.running import Job, Running, StillEngine, running, until
 
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
@@ -188,7 +188,7 @@ def test_an_error_in_the_middle_ends_a_stream(nano: DiffusionGemmaModel) -> None
 
 def test_a_slow_reader_misses_drafts_and_no_text(nano: DiffusionGemmaModel) -> None:
     draft = Draft(0, 0, 1, [7] * 64, [0.0] * 64, [True] * 64, "x" * 64, [False] * 64)
-    most = 20 * _DRAFTS_AHEAD
+    most = 20 * DRAFTS_AHEAD
     with still(nano) as (started, engine):
         body = STREAM | {"diffusing": True}
         with started.http.stream("POST", "/v1/chat/completions", json=body) as response:

@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from diffusiongemma.engine.bridge import DRAFTS_AHEAD
 from diffusiongemma.engine.events import Draft
 from diffusiongemma.engine.threaded import EngineStats
 from diffusiongemma.generation import DiffusionGemmaModel
-from diffusiongemma.server.bridge import _DRAFTS_AHEAD
 from diffusiongemma.server.connection import room_for_files
 from tests.server.running import Job, Running, StillEngine, running, until
 
@@ -167,7 +167,7 @@ def test_who_takes_nothing_is_cut_off_and_holds_little(nano: DiffusionGemmaModel
     with running(nano, engine, write_seconds=0.5) as started, connections(started, 2, sent):
         jobs = [engine.next(), engine.next()]
         for job in jobs:
-            flood(job, 20 * _DRAFTS_AHEAD)
+            flood(job, 20 * DRAFTS_AHEAD)
         assert all(job.cancelled.wait(20) for job in jobs)
         until(lambda: started.state.active == 0)
         until(lambda: not started.server.server_state.connections)

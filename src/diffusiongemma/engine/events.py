@@ -1,5 +1,6 @@
 """What a generation gives back while it runs and when it is done."""
 
+import html
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -111,6 +112,18 @@ class Result:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        """For notebooks: thoughts folded away, the text, calls, and what it took."""
+        usage = self.usage
+        took = (
+            f"{usage.completion_tokens} tokens in {usage.denoising_steps or usage.commit_passes} passes, "
+            f"{usage.tokens_per_forward:.1f} a pass, {usage.seconds:.2f} s, {self.finish_reason}"
+        )
+        thought = f"<details><summary>thoughts</summary><pre>{html.escape(self.thinking)}</pre></details>" if self.thinking else ""
+        calls = "".join(f"<pre>{html.escape(f'{call.name}({call.arguments})')}</pre>" for call in self.tool_calls)
+        style = 'style="white-space: pre-wrap"'
+        return f"<div>{thought}<pre {style}>{html.escape(self.text)}</pre>{calls}<small>{html.escape(took)}</small></div>"
 
     @property
     def confidence(self) -> float | None:

@@ -1,10 +1,11 @@
 """DiffusionGemmaModel: prompts in, answers and decisions out."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -14,13 +15,15 @@ from diffusiongemma.diffusion import CanvasWindow, SamplingParams
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.offline import OfflineEngine
 from diffusiongemma.engine.request import Request
-from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.errors import ConstraintError, InputError, OptionError
+from diffusiongemma.generation.asynchronous import events
 from diffusiongemma.generation.checkpoint import Checkpoint
 from diffusiongemma.generation.context import EditContext, EditOptions, Executor, OnEvent, WriteOptions, context_of
 from diffusiongemma.generation.decide import decide_sheets
 from diffusiongemma.generation.edit import edit_text
 from diffusiongemma.generation.fill import TRIES, Filled, Rank, fill_template
 from diffusiongemma.generation.loading import load
+from diffusiongemma.generation.recording import Recording, record
 from diffusiongemma.generation.requests import ReplyOptions, ReplyPlan, Room
 from diffusiongemma.generation.roles import Roles
 from diffusiongemma.generation.saving import save
@@ -40,6 +43,7 @@ from diffusiongemma.weights.resolve import Hub
 
 __all__ = ["DiffusionGemmaModel"]
 
+M = TypeVar("M")
 OnResult = Callable[[int, Result], object]
 Prompts = list[str] | tuple[str, ...]
 
@@ -358,6 +362,22 @@ class DiffusionGemmaModel:
         self, prompt: Prompts, *, n: int, on_result: OnResult | None = None, **options: Unpack[ReplyOptions]
     ) -> list[list[Result]]: ...
 
+    @overload
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        schema: type[M],
+        messages: Sequence[Message] | None = None,
+        n: None = None,
+        best_of: int | None = None,
+        **options: Unpack[ReplyOptions],
+    ) -> M: ...
+    @overload
+    def generate(
+        self, prompt: Prompts, *, schema: type[M], n: None = None, best_of: int | None = None, **options: Unpack[ReplyOptions]
+    ) -> list[M]: ...
+
     def generate(
         self,
         prompt: Any = None,
@@ -365,6 +385,7 @@ class DiffusionGemmaModel:
         messages: Any = None,
         n: int | None = None,
         best_of: int | None = None,
+        schema: type[Any] | None = None,
         on_result: OnResult | None = None,
         **options: Any,
     ) -> Any:
@@ -376,15 +397,20 @@ class DiffusionGemmaModel:
             n: answers to each prompt, from seed, seed + 1, ...; given, 1 too, a prompt's answers are a list.
             best_of: answers to each prompt, from seed, seed + 1, ..., of which the one is returned that the causal role finds most
                 probable by token (``Result.confidence``); not together with ``n``.
+            schema: a pydantic class: the answer is an object of it. It stands for ``response_format``.
             on_result: called with each answer's number (``prompt * n + answer``) and its Result as it is there.
             **options: see ``ReplyOptions``.
 
         Returns:
-            A Result (printing it prints the text); with ``n`` a list of them. For a list of prompts a list of these, in order.
+            A Result (printing it prints the text), or with ``schema`` an object of that class; with ``n`` a list of them. For a
+            list of prompts a list of these, in order.
 
         Raises:
             InputError, PromptTooLongError, OptionError: see ``stream``.
+            ConstraintError: with ``schema``: an answer that was cut by ``max_tokens``, or that the class's own checks refuse.
         """
+        if schema is not None:
+            options = _of_schema(schema, options)
         if best_of is not None and n is not None:
             raise OptionError("n and best_of are given; take n answers, or the best of some", "best_of")
         if best_of is not None:
@@ -400,9 +426,62 @@ class DiffusionGemmaModel:
             results[row] = result
             if on_result is not None:
                 on_result(row, result)
-        answers = [[results[row * each + answer] for answer in range(each)] for row in range(len(asked))]
-        chosen = answers if n is not None else [max(one, key=lambda result: result.confidence or 0.0) for one in answers]
-        return chosen if many else chosen[0]
+        return _arranged(results, len(asked), each, n is not None, many, schema)
+
+    async def agenerate(
+        self,
+        prompt: Any = None,
+        *,
+        messages: Any = None,
+        n: int | None = None,
+        best_of: int | None = None,
+        schema: type[Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """``generate`` for programs of ``asyncio``: calls that wait at the same time share the passes.
+
+        Args:
+            prompt, messages, n, best_of, schema, **options: see ``generate``; all answers are requests of the engine at once.
+
+        Returns:
+            As ``generate``. A call that is cancelled gives its answers up.
+
+        Raises:
+            InputError, PromptTooLongError, OptionError: see ``stream``.
+            OverloadedError: 65,536 answers wait already.
+        """
+        if best_of is not None and n is not None:
+            raise OptionError("n and best_of are given; take n answers, or the best of some", "best_of")
+        if best_of is not None:
+            options = {**options, "logprobs": options.get("logprobs") or 0}
+        if schema is not None:
+            options = _of_schema(schema, options)
+        each, results = n or best_of or 1, dict[int, Result]()
+        async for event in self.astream(prompt, messages=messages, n=each, drafts=False, **options):
+            if isinstance(event, Done):
+                results[event.row] = event.result
+        return _arranged(results, len(results) // each, each, n is not None, isinstance(prompt, list | tuple), schema)
+
+    def astream(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        n: int = 1,
+        drafts: bool = True,
+        **options: Unpack[ReplyOptions],
+    ) -> AsyncIterator[Event]:
+        """``stream`` for programs of ``asyncio``: ``async for event in model.astream(...)``.
+
+        Args:
+            prompt, messages, n, drafts, **options: see ``stream``.
+
+        Returns:
+            An iterator of the events, without the drafts that whoever reads slowly would have waiting. Errors come with its first
+            step.
+        """
+        made = partial(self.requests, prompt, messages=messages, n=n, drafts=drafts, **options)
+        return events(self, made)
 
     def generate_iter(
         self, prompts: Iterable[str | Sequence[Message]], **options: Unpack[ReplyOptions]
@@ -459,6 +538,22 @@ class DiffusionGemmaModel:
                 the pins contradict.
         """
         return self._watched(self.engine.run(self.requests(prompt, messages=messages, n=n, drafts=drafts, **options)))
+
+    def record(
+        self, prompt: str | None = None, *, messages: Sequence[Message] | None = None, **options: Unpack[ReplyOptions]
+    ) -> Recording:
+        """Answer one prompt and keep every step: in a notebook the answer forms under a slider.
+
+        Args:
+            prompt, messages, **options: see ``stream``.
+
+        Raises:
+            InputError, PromptTooLongError, OptionError, ConstraintError: see ``stream``.
+        """
+        if prompt is not None and not isinstance(prompt, str):
+            raise InputError(f"prompt is of type {type(prompt).__name__}; one answer is recorded, give a string", "prompt")
+        events = self.stream(prompt, messages=messages, **options)
+        return record(events, self.tokenizer.token_text, self.config.text.pad_token_id)
 
     def requests(
         self,
@@ -740,3 +835,48 @@ class DiffusionGemmaModel:
             )
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.text.vocab_size:
             raise InputError(f"there are token ids outside 0 to {self.config.text.vocab_size - 1}")
+
+
+def _of_schema(schema: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an answer that is an object of a class."""
+    if not (isinstance(schema, type) and hasattr(schema, "model_validate_json")):
+        raise OptionError(f"schema is {schema!r:.100}; give a pydantic class, or a JSON schema as response_format", "schema")
+    if options.get("response_format") is not None:
+        raise OptionError("schema and response_format are given; they are the same, give one", "schema")
+    return {**options, "response_format": schema}
+
+
+def _read(result: Result, schema: type[Any]) -> Any:
+    """The object that an answer says."""
+    if result.finish_reason != "stop":
+        raise ConstraintError(
+            f"the answer was cut after {len(result.token_ids)} tokens, and is no {schema.__name__} yet: {result.text!r:.200}; give "
+            "a larger max_tokens, or bound its texts and lists"
+        )
+    try:
+        return schema.model_validate_json(result.text)
+    except ValueError as error:  # of which pydantic's is one
+        raise ConstraintError(
+            f"the answer follows the schema of {schema.__name__}, and its own checks refuse it: {error}"
+        ) from error
+
+
+def _arranged(
+    results: Mapping[int, Result], prompts: int, each: int, listed: bool, many: bool, schema: type[Any] | None = None
+) -> Any:
+    """The answers to prompts, of all results by their numbers.
+
+    Args:
+        results: ``prompts * each`` of them.
+        prompts: how many.
+        each: answers to a prompt.
+        listed: whether a prompt's answers are a list; else it is the one that the causal role finds most probable.
+        many: whether the prompts were a list.
+        schema: the class whose objects are wanted; None: the Results.
+    """
+    rows = [[results[row * each + answer] for answer in range(each)] for row in range(prompts)]
+    if not listed:
+        rows = [[max(one, key=lambda result: result.confidence or 0.0)] for one in rows]
+    answers: list[list[Any]] = rows if schema is None else [[_read(result, schema) for result in one] for one in rows]
+    chosen = answers if listed else [one for [one] in answers]
+    return chosen if many else chosen[0]
