@@ -1,5 +1,6 @@
 """What every command shares: options, output, errors, reading text."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ __all__ = [
     "fail",
     "load",
     "out",
+    "parse_json",
     "print_json",
     "prompt_text",
     "read_text",
@@ -147,3 +149,15 @@ def read_text(source: str | Path) -> str:
         ) from error
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def parse_json(text: str, name: str) -> Any:
+    """JSON of a text.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not JSON: {error}") from error

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from json import dumps, loads
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -209,17 +209,15 @@ def _constrained(
     if len(names) > 1:
         raise OptionError(f"{' and '.join(names)} are given; an answer can be constrained to one of them")
     if schema is not None:
-        return {"response_format": {"type": "json_schema", "json_schema": {"schema": _json(common.read_text(schema), schema)}}}
+        return {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"schema": common.parse_json(common.read_text(schema), schema)},
+            }
+        }
     if json_object:
         return {"response_format": {"type": "json_object"}}
     return {"regex": regex, "choices": choices or None, "grammar": None if grammar is None else common.read_text(grammar)}
-
-
-def _json(text: str, name: str) -> Any:
-    try:
-        return loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not JSON: {error}") from error
 
 
 def _shown(result: "Result") -> "Text":

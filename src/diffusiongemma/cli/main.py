@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from diffusiongemma import __version__
+from diffusiongemma.cli.batch import batch
 from diffusiongemma.cli.bench import bench
 from diffusiongemma.cli.check import check
 from diffusiongemma.cli.common import print_json
@@ -77,6 +78,7 @@ app.command()(decide)
 app.command()(infill)
 app.command()(fill)
 app.command()(edit)
+app.command()(batch)
 app.command()(vary)
 app.command()(score)
 app.command()(train)

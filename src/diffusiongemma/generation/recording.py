@@ -49,7 +49,7 @@ class Frame:
     Attributes:
         canvas: which of the answer, from 0.
         step: from 1; 0 of what was committed.
-        texts: of each token, the most probable ones.
+        texts: of each token, the most probable ones; of one that fills the canvas after the answer ``·``.
         token_ids: of them.
         entropy: nats, of each position.
         accepted: whether the step kept a draw there.
@@ -104,7 +104,7 @@ def record(events: Iterable[Event], token_text: Callable[[int], str], pad: int |
     Args:
         events: of a stream of one prompt, with its drafts.
         token_text: a token's text.
-        pad: the token that fills a canvas after the answer, which is not drawn; None: there is none.
+        pad: the token that fills a canvas after the answer; None: there is none.
     """
     frames: list[Frame] = []
     result: Result | None = None
@@ -133,7 +133,9 @@ def _frame(
 ) -> Frame:
     count = next((at for at in range(len(ids), 0, -1) if ids[at - 1] != pad), 0)
     shown = ids[:count]
-    return Frame(canvas, step, [token_text(token) for token in shown], shown, entropy[:count], accepted[:count])
+    return Frame(
+        canvas, step, ["·" if token == pad else token_text(token) for token in shown], shown, entropy[:count], accepted[:count]
+    )
 
 
 def _label(frame: Frame) -> str:
