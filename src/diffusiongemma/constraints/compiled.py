@@ -29,7 +29,7 @@ _TRIED = 64
 """Tokens of the shortest text along which masks are tried."""
 _SEPARATORS = {"spaced": (", ", ": "), "compact": (",", ":"), "either": (", ?", ": ?")}
 _META = set("\\.+*?()|[]{}^$#&-~/ ")
-_LIMITS = LLParserLimits(max_items_in_row=10_000, step_max_items=250_000, max_lexer_states=250_000)
+_LIMITS = LLParserLimits(max_items_in_row=10_000, step_max_items=250_000, max_lexer_states=250_000, step_lexer_fuel=4_000_000)
 """They tell of a grammar that is too complex before it takes all time and memory, where they do: no limit bounds one call."""
 
 
