@@ -18,6 +18,7 @@ from diffusiongemma.options import SamplingParams, options_of
 from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, Example, PinnedTask, SchemaTask, Task
 
 if TYPE_CHECKING:
+    from diffusiongemma.evals.judging import JudgeReport
     from diffusiongemma.evals.results import Outcome, ResultsFile, Score, TaskReport
     from diffusiongemma.generation import DiffusionGemmaModel
 
@@ -50,12 +51,24 @@ def evaluate(
     mode: common.ModeOption = "diffusion",
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Also hold what is known of an answer fixed.")] = False,
     schema: Annotated[bool, typer.Option("--schema/--no-schema", help="Hold answers to their JSON schema (json-extract).")] = False,
+    judge: Annotated[
+        bool,
+        typer.Option(
+            "--judge/--no-judge",
+            help="Also tell how well the causal role's log-probabilities and the canvas's entropy know right answers from wrong "
+            "ones.",
+        ),
+    ] = False,
     sweep: Annotated[
         list[str] | None,
         typer.Option(help="Evaluate at several settings of one option: num_diffusion_steps=4,8,16,32."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw into this PNG: bars by task, or with --sweep quality against steps and speed.")
+        Path | None,
+        typer.Option(
+            help="Draw into this PNG: bars by task, with --sweep quality against steps and speed, with --judge wrong answers "
+            "against answers given."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File of results, a line an example; unset: runs/eval/MODEL-MODE.jsonl.")
@@ -89,7 +102,8 @@ def evaluate(
         raise OptionError(f"--pin is for {pinned} only; nothing is known beforehand of an answer of {', '.join(odd)}")
     if schema and (odd := [task.name for task in chosen if not isinstance(task, SchemaTask)]):
         raise OptionError(f"--schema is for json-extract only; answers of {', '.join(odd)} have no schema")
-    from diffusiongemma.evals.plot import check_plot, plot_scores, plot_sweep
+    from diffusiongemma.evals.judging import judge as judged_by
+    from diffusiongemma.evals.plot import check_plot, plot_judges, plot_scores, plot_sweep
     from diffusiongemma.evals.results import ResultsFile, default_path
     from diffusiongemma.generation import Mode
 
@@ -105,23 +119,35 @@ def evaluate(
     for options in settings:
         loaded.defaults.replaced(**options)
     file = ResultsFile(out or default_path(model, mode), fresh)
-    how = {"mode": mode, "seed": seed, "pinned": pin, "constrained": schema, "batch_size": batch, "results": file}
+    how = {"mode": mode, "seed": seed, "pinned": pin, "constrained": schema, "judged": judge, "batch_size": batch, "results": file}
+    if judge and name:
+        raise OptionError("--judge and --sweep are given; take one")
+    kept: dict[str, list[Outcome]] = {}
     try:
-        reports = _run(loaded, chosen, n, list(zip(values, settings, strict=True)), name, how)
+        reports = _run(loaded, chosen, n, list(zip(values, settings, strict=True)), name, how, kept)
     except KeyboardInterrupt:
         common.err.print(f"what is finished is in {file.path}; the same command goes on", markup=False, soft_wrap=True)
         raise
     if every:
         reports, refused = _served(reports)
         skipped.update(refused)
+    judges = [one for outcomes in kept.values() if judge and (one := judged_by(outcomes)) is not None]
     if plot is not None and reports:
-        plot_sweep(name, reports, plot) if name else plot_scores([report for _, report in reports], plot)
+        if judge:
+            plot_judges(judges, plot)
+        elif name:
+            plot_sweep(name, reports, plot)
+        else:
+            plot_scores([report for _, report in reports], plot)
     if json:
         rows = [{**({name: value} if name else {}), **report.to_dict()} for value, report in reports]
+        told = {"judges": [one.to_dict() for one in judges]} if judge else {}
         head = {"model": model, "mode": mode, "seed": seed, "n": n, "results": str(file.path)}
-        common.print_json({**head, **({"sweep": name} if name else {}), "tasks": rows, "skipped": skipped})
+        common.print_json({**head, **({"sweep": name} if name else {}), "tasks": rows, "skipped": skipped, **told})
     else:
         _print(name, reports, skipped, file)
+        if judges:
+            _print_judges(judges)
 
 
 def _list(json: bool) -> None:
@@ -188,6 +214,7 @@ def _run(
     settings: list[tuple[Any, dict[str, Any]]],
     name: str,
     how: dict[str, Any],
+    kept: "dict[str, list[Outcome]]",
 ) -> _Reports:
     from diffusiongemma.evals.run import evaluate as evaluate_task
 
@@ -203,7 +230,13 @@ def _run(
             for value, options in settings:
                 view = _View(bar, f"{task.name} {name}={value}" if name else task.name, count)
                 examples = examples or task.examples(count, how["seed"])
-                reports.append((value, evaluate_task(model, task, examples, on_outcome=view.add, **how, **options)))
+                outcomes = kept.setdefault(task.name, [])
+
+                def add(outcome: "Outcome", view: _View = view, outcomes: "list[Outcome]" = outcomes) -> None:
+                    view.add(outcome)
+                    outcomes.append(outcome)
+
+                reports.append((value, evaluate_task(model, task, examples, on_outcome=add, **how, **options)))
                 view.close()
     return reports
 
@@ -266,6 +299,26 @@ def _print(name: str, reports: _Reports, skipped: dict[str, str], file: "Results
     common.err.print(
         f"results in {file.path}" + (f", {resumed} of an earlier run" if resumed else ""), markup=False, soft_wrap=True
     )
+
+
+def _print_judges(judges: "Sequence[JudgeReport]") -> None:
+    from diffusiongemma.evals.judging import SIGNALS
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("right or wrong?", no_wrap=True)
+    table.add_column("right", justify="right")
+    for name in SIGNALS:
+        table.add_column(f"{name}: area under ROC,\nanswers given at 5% wrong", justify="right", no_wrap=True)
+    for one in judges:
+        cells = []
+        for name in SIGNALS:
+            signal = one.signals.get(name)
+            area = "-" if signal is None or signal.auroc is None else f"{signal.auroc:.3f}"
+            cells.append("-" if signal is None else f"{area}, {signal.coverage:.0%}")
+        table.add_row(one.task, f"{one.right:.1%}", *cells)
+    Console(width=200, highlight=False).print(table)
+    for name, what in SIGNALS.items():
+        common.out.print(f"{name}: {what}", markup=False, soft_wrap=True)
 
 
 def _cells(score: "Score", tokens_per_second: float | None) -> list[str]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.evals.judging import SIGNALS, JudgeReport
 from diffusiongemma.evals.results import TaskReport
 
-__all__ = ["check_plot", "figure_of", "plot_scores", "plot_sweep", "write_plot"]
+__all__ = ["check_plot", "figure_of", "plot_judges", "plot_scores", "plot_sweep", "write_plot"]
 
 
 def check_plot(target: Path) -> None:
@@ -41,6 +42,26 @@ def plot_scores(reports: Sequence[TaskReport], target: Path) -> None:
     left.invert_yaxis()
     left.set(xlabel="score (%)", xlim=(0, 112))
     right.set(xlabel="tokens per forward", xlim=(0, 1.15 * max(speeds) or 1))
+    write_plot(figure, target)
+
+
+def plot_judges(reports: Sequence[JudgeReport], target: Path) -> None:
+    """Draw, a curve a task, the share of wrong answers against the share of answers given, by each signal.
+
+    Args:
+        reports: one a task.
+        target: the PNG.
+    """
+    figure, axes = figure_of(1, len(SIGNALS), (5 * len(SIGNALS), 4.5), sharey=True)
+    for axis, (name, what) in zip(axes, SIGNALS.items(), strict=True):
+        for report in reports:
+            if (signal := report.signals.get(name)) is not None:
+                area = "" if signal.auroc is None else f" ({signal.auroc:.2f})"
+                given, wrong = zip(*signal.curve, strict=True)
+                axis.plot([100 * share for share in given], [100 * share for share in wrong], label=report.task + area)
+        axis.set(xlabel="answers given, the surest first (%)", title=what)
+        axis.legend(title="task (area under ROC)", fontsize="small")
+    axes[0].set(ylabel="wrong answers among them (%)")
     write_plot(figure, target)
 
 

@@ -37,6 +37,8 @@ class Outcome:
         canvases: how many.
         completion_tokens: of the answer, its stop token included.
         commit_passes: see ``Usage``.
+        confidence, least: mean and least log-probability of its tokens by the causal role, in nats; None where it was not judged.
+        entropy: mean nats of the canvases' last step; None where it was not judged, or there is no canvas.
         seconds: wall time since the example before it finished: a batch shares its time, and the sum over all is that of the run.
         model: fingerprint of the checkpoint.
         mode: ``diffusion`` or ``causal``.
@@ -57,6 +59,9 @@ class Outcome:
     canvases: int = 0
     completion_tokens: int = 0
     commit_passes: int = 0
+    confidence: float | None = None
+    least: float | None = None
+    entropy: float | None = None
     seconds: float = 0.0
     model: str = ""
     mode: str = "diffusion"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from diffusiongemma.diffusion import SamplingParams
-from diffusiongemma.engine.events import Done, Result
+from diffusiongemma.engine.events import Done, Draft, Result
 from diffusiongemma.engine.request import Request, check
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.evals.results import Outcome, ResultsFile, TaskReport, fingerprint, summarise
@@ -33,6 +33,7 @@ def evaluate(
     seed: int = EVAL_SEED,
     pinned: bool = False,
     constrained: bool = False,
+    judged: bool = False,
     batch_size: int | None = None,
     results: ResultsFile | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
@@ -48,6 +49,7 @@ def evaluate(
         seed: of the sampler; example i draws from seed + i.
         pinned: hold what is known of an answer fixed on the canvas; for tasks that are a ``PinnedTask``, diffusion only.
         constrained: hold each answer to its example's JSON schema; for tasks that are a ``SchemaTask``, diffusion only.
+        judged: also note how sure the causal role and the canvas are of each answer (``judging.SIGNALS``).
         batch_size: examples at a time; None: 50, or fewer where their logits would be large. In float32 on a CPU results
             depend on it by rounding only.
         results: where outcomes are kept; examples that an earlier run finished there under the same settings are not run again.
@@ -74,7 +76,7 @@ def evaluate(
     params = model.defaults.replaced(**{"max_tokens": task.max_tokens, **given, "seed": seed})
     params = constrained_params(params, given) if constrained else params
     together = 1 if isinstance(task, ToolTask) else batch_size or _batch_size(model)
-    run = _Run(model, task, params, mode, pinned, constrained, together)
+    run = _Run(model, task, params, mode, pinned, constrained, judged, together)
     blank = run.blank(fingerprint(model) if results else "")
     blanks = [replace(blank, index=i, example=_example_key(example), group=example.group) for i, example in enumerate(examples)]
     outcomes = {index: done for index, empty in enumerate(blanks) if results and (done := results.get(empty.key))}
@@ -103,6 +105,7 @@ class _Run:
     mode: Mode
     pinned: bool
     constrained: bool
+    judged: bool
     batch_size: int
 
     def blank(self, model: str) -> Outcome:
@@ -110,6 +113,7 @@ class _Run:
         sampling = asdict(self.params)
         decides = ["seed + index", model, self.mode, self.pinned, str(self.model.dtype), self.model.device.type, sampling]
         decides += ["held"] if self.constrained else []
+        decides += ["judged"] if self.judged else []
         decides += ["int8"] if self.model.transformer.int8_products else []
         return Outcome(
             task=self.task.name, index=-1, example="", group="", score=0.0, exact=None, text="", finish_reason="",
@@ -139,12 +143,18 @@ class _Run:
             options["response_format"] = [{"type": "json_schema", "json_schema": {"schema": schema}} for schema in schemas]
         if isinstance(self.task, ToolTask):
             options["tools"] = self.task.tools(batch[0][0])  # alone: tools are those of a whole batch
-        mark = time.perf_counter()
-        for event in self.model.stream([example.prompt for example, _ in batch], mode=self.mode, drafts=False, **options):
-            if isinstance(event, Done):
+        if self.judged:
+            options["logprobs"] = 0
+        mark, unsure = time.perf_counter(), dict[tuple[int, int], float]()
+        for event in self.model.stream([example.prompt for example, _ in batch], mode=self.mode, drafts=self.judged, **options):
+            if isinstance(event, Draft):
+                unsure[event.row, event.canvas] = sum(event.entropy) / len(event.entropy)
+            elif isinstance(event, Done):
                 seconds = time.perf_counter() - mark
                 example, blank = batch[event.row]
-                yield self._judged(example, replace(blank, seconds=seconds), event.result)
+                entropies = [nats for (row, _), nats in unsure.items() if row == event.row]
+                blank = _with_signals(replace(blank, seconds=seconds), event.result, entropies)
+                yield self._judged(example, blank, event.result)
                 # Judging and writing down are not generating.
                 mark = time.perf_counter()
 
@@ -171,6 +181,15 @@ class _Run:
         except InputError as error:
             return str(error)
         return ""
+
+
+def _with_signals(blank: Outcome, result: Result, entropies: Sequence[float]) -> Outcome:
+    """An outcome with how sure the roles are of its answer, where that was asked for."""
+    logprobs = [one.logprob for one in result.logprobs]
+    if not logprobs:
+        return blank
+    mean = sum(entropies) / len(entropies) if entropies else None
+    return replace(blank, confidence=sum(logprobs) / len(logprobs), least=min(logprobs), entropy=mean)
 
 
 def _example_key(example: Example) -> str:
