@@ -15,6 +15,7 @@ from diffusiongemma import DiffusionGemmaModel, finetune
 from diffusiongemma.cli.main import app
 from diffusiongemma.errors import ConfigError, OptionError, TrainingError
 from diffusiongemma.generation.quantising import quantize_checkpoint
+from diffusiongemma.training import rows as training_rows
 from diffusiongemma.training.finetune import finetune_recipe
 from diffusiongemma.training.loop import Hooks, TrainRun
 from diffusiongemma.training.rows import Rows, RowsData
@@ -145,6 +146,40 @@ def test_nothing_is_left_out_silently(tmp_path: Path) -> None:
     assert report.left_out["the prompt has more than 50 tokens (max_prompt)"] == (1, ("line 8",))
     assert report.left_out["the row has no answer of the assistant"] == (2, ("line 4", "line 9"))
     assert json.loads((tmp_path / "data.json").read_text())["examples"] == 1
+
+
+def test_reasons_of_one_kind_are_one_line_and_long_answers_count_as_contexts(tmp_path: Path) -> None:
+    long = {"prompt": "a", "completion": "b c d e f g " * 60}
+    rows = rows_of(tmp_path, long, {"prompt": "a", "completion": "b"}, *({"prompt": f"{i}", "completion": ""} for i in range(3)))
+    before = rows.report.context_tokens[3]
+    assert before > rows.report.prompt_tokens[3] + 100 and before % 64 == rows.report.prompt_tokens[3] % 64
+    longest = max(int((batch.prompt_PT != 0).sum(1).max()) for batch in (rows.batch(step, 4) for step in range(20)))
+    assert longest <= before
+    bounded = rows_of(tmp_path, long, {"prompt": "a", "completion": "b"}, max_prompt=100).report
+    assert bounded.left_out == {
+        "the prompt and the canvases of the answer before its last have more than 100 tokens (max_prompt)": (1, ("line 1",))
+    }
+
+
+def test_a_run_goes_on_with_its_own_rows_alone(tmp_path: Path) -> None:
+    base, rows, out = tiny(tmp_path / "base"), tmp_path / "rows.jsonl", tmp_path / "run"
+    finetune(base, pairs(rows), out, train={"steps": 2, "prompts": 2})
+    content = rows.read_text()
+    rows.write_text(content.replace("000", "001", 1))
+    with pytest.raises(TrainingError, match="holds other rows than when the run in"):
+        finetune(base, rows, out, train={"steps": 4, "prompts": 2})
+    rows.write_text(content.replace('": "', '":  "'))  # other bytes, the same rows
+    finetune(base, rows, out, train={"steps": 4, "prompts": 2})
+    assert len(losses_of(out, "denoising")) == 4
+
+
+def test_a_report_that_cannot_be_written_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training_rows, "write_json", full)
+    with pytest.raises(TrainingError, match=r"data.json cannot be written \(No space left on device\)"):
+        rows_of(tmp_path, {"prompt": "a", "completion": "b"})
 
 
 def test_each_epoch_has_every_row_once(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def _before(recipe: "Recipe", out: Path, device: str, json: bool) -> dict[str, A
         raise TrainingError(f"{out} cannot be the folder of a run: {error.strerror or error}; give another one") from error
     report = Rows(recipe.data, recipe.seed, out, lambda done, of: None).report
     opened = open_checkpoint(resolve(recipe.base))
-    memory = training_bytes(opened, recipe, device.startswith("cuda"), report.prompt_tokens[3])
+    memory = training_bytes(opened, recipe, device.startswith("cuda"), report.context_tokens[3])
     needed, free = sum(memory.values()), free_memory(device)
     fits = free is None or needed <= free
     if not json:

@@ -132,7 +132,7 @@ def training_bytes(opened: Opened, recipe: Recipe, cuda: bool, prompt_tokens: in
         opened: the checkpoint.
         recipe: of ``finetune_recipe``.
         cuda: whether frozen weights are kept in bfloat16.
-        prompt_tokens: of the longest prompts.
+        prompt_tokens: of the longest prompts, with the canvases of their answers before the last.
     """
     text, t = opened.config.text, recipe.train
     shapes = text_shapes(text)

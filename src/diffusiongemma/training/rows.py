@@ -5,7 +5,10 @@ header to its stop token; an answer longer than a canvas is learnt canvas by can
 written the one way in which generation writes them (``text.prompts``). Shapes: P prompts, T prompt tokens, L canvas.
 """
 
+import hashlib
 import json
+import re
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +25,15 @@ from diffusiongemma.text.prompts import prompt_ids
 from diffusiongemma.text.tokenizer import Tokenizer
 from diffusiongemma.training.data import TrainBatch
 from diffusiongemma.weights.resolve import resolve
+from diffusiongemma.weights.stream import write_json
 
 __all__ = ["Example", "Rows", "RowsReport", "read_rows"]
 
 _MODEL = ("assistant", "model")
 _EMPTY_THOUGHT = "<|channel>thought\n<channel|>"
 _SHOWN = 5
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
+"""Parts of a reason that differ from row to row."""
 _WHY = 3
 """Rows that are named for each reason why rows are left out."""
 
@@ -65,6 +71,10 @@ class Example:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
 
+    def context(self, canvas: int) -> int:
+        """Tokens before the answer's last canvas: the prompt, and the canvases before it."""
+        return len(self.prompt) + (len(self.answer) - 1) // canvas * canvas
+
 
 @dataclass(frozen=True)
 class RowsReport:
@@ -77,7 +87,9 @@ class RowsReport:
         held_out: examples that are not learnt.
         prompt_tokens: least, median, 95th percentile and most.
         answer_tokens: the same.
+        context_tokens: the same, of what stands before an answer's last canvas.
         left_out: reason -> how many, and where the first are.
+        digest: of all examples' tokens; a run goes on with the same ones alone.
         shown: the first examples, decoded: prompt and answer.
     """
 
@@ -87,7 +99,9 @@ class RowsReport:
     held_out: int
     prompt_tokens: tuple[int, int, int, int]
     answer_tokens: tuple[int, int, int, int]
+    context_tokens: tuple[int, int, int, int]
     left_out: Mapping[str, tuple[int, tuple[str, ...]]]
+    digest: str
     shown: tuple[tuple[str, str], ...]
 
 
@@ -116,7 +130,9 @@ class Rows:
         self.text_tokenizer, self.canvas_length = opened.tokenizer, opened.config.canvas_length
         text = opened.config.text
         self._pad, self._stop_ids = text.pad_token_id, opened.stop_ids
-        writer = _Writer(opened.tokenizer, opened.stop_ids, text.bos_token_id, recipe.max_prompt, text.vocab_size)
+        writer = _Writer(
+            opened.tokenizer, opened.stop_ids, text.bos_token_id, recipe.max_prompt, text.vocab_size, self.canvas_length
+        )
         made = _examples(recipe.path, recipe.split, writer, progress)
         learnt = [example for row in made.rows for example in row]
         if recipe.eval_path:
@@ -134,7 +150,8 @@ class Rows:
             raise TrainingError(f"{recipe.path} has no row that can be learnt: {why}")
         self._examples = learnt
         self.report = _report(made, learnt, self.held_out, self.canvas_length, opened.tokenizer)
-        (folder / "data.json").write_text(json.dumps(vars(self.report), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        self._orders: dict[int, list[int]] = {}
+        _keep_report(folder, self.report, recipe.path)
 
     def batch(self, step: int, prompts: int) -> TrainBatch:
         """The examples of a step, in a new random order each time all have come; of each answer one canvas, chosen at random."""
@@ -142,9 +159,16 @@ class Rows:
         picked = []
         for place in range(step * prompts, (step + 1) * prompts):
             epoch, at = divmod(place, count)
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(self._seed * 1_000_003 + epoch))
-            picked.append(self._examples[int(order[at])])
+            picked.append(self._examples[self._order(epoch)[at]])
         return self.batch_of(picked, torch.Generator().manual_seed(self._seed * 1_000_003 + step))
+
+    def _order(self, epoch: int) -> list[int]:
+        """The examples of an epoch in its order; a batch may stand in two epochs."""
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            kept = {known: order for known, order in self._orders.items() if known == epoch - 1}
+            self._orders = kept | {epoch: torch.randperm(len(self._examples), generator=generator).tolist()}
+        return self._orders[epoch]
 
     def batch_of(self, examples: Sequence[Example], generator: torch.Generator) -> TrainBatch:
         """A batch of these examples, a random canvas of each."""
@@ -174,15 +198,17 @@ class _Made:
 
 def _examples(path: str, split: str, writer: "_Writer", progress: Callable[[int, int], None]) -> _Made:
     rows = read_rows(path, split)
-    made = _Made([], len(rows), {})
+    made, reasons = _Made([], len(rows), {}), dict[str, str]()
     for number, (where, row) in enumerate(rows):
         try:
             if isinstance(row, Exception):
                 raise row
             made.rows.append(writer.examples(row))
         except InputError as error:
-            count, named = made.left_out.get(str(error), (0, ()))
-            made.left_out[str(error)] = (count + 1, (*named, where)[:_WHY])
+            # One line for each kind of reason, told as it was the first time.
+            why = reasons.setdefault(_VARYING.sub("...", str(error)), str(error))
+            count, named = made.left_out.get(why, (0, ()))
+            made.left_out[why] = (count + 1, (*named, where)[:_WHY])
         if number % 100 == 0 or number + 1 == len(rows):
             progress(number + 1, len(rows))
     return made
@@ -235,8 +261,11 @@ def _lines(file: Path) -> Iterator[tuple[str, Any]]:
 class _Writer:
     """From a row to examples, in the way of a checkpoint."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], bos: int | None, most: int, vocab_size: int) -> None:
-        self._tokenizer, self._stop_ids, self._bos, self._most, self._vocab = tokenizer, tuple(stop_ids), bos, most, vocab_size
+    def __init__(
+        self, tokenizer: Tokenizer, stop_ids: Sequence[int], bos: int | None, most: int, vocab_size: int, canvas: int
+    ) -> None:
+        self._tokenizer, self._stop_ids, self._bos = tokenizer, tuple(stop_ids), bos
+        self._most, self._vocab, self._canvas = most, vocab_size, canvas
 
     def examples(self, row: Any) -> list[Example]:
         """The answers of a row, each after what stands before it.
@@ -259,6 +288,10 @@ class _Writer:
         for example in result:
             if len(example.prompt) > self._most:
                 raise InputError(f"the prompt has more than {self._most} tokens (max_prompt)")
+            if example.context(self._canvas) > self._most:
+                raise InputError(
+                    f"the prompt and the canvases of the answer before its last have more than {self._most} tokens (max_prompt)"
+                )
             if max(example.prompt + example.answer) >= self._vocab:
                 raise InputError("the tokenizer has more tokens than the model")
         return result
@@ -337,6 +370,35 @@ def _declared(tools: Any) -> Any:
     return declared or None
 
 
+def _digest(learnt: Sequence[Example], held: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for one in (*learnt, Example((), ()), *held):
+        for ids in (one.prompt, one.answer):
+            digest.update(array("q", ids).tobytes() + b"|")
+    return digest.hexdigest()[:16]
+
+
+def _keep_report(folder: Path, report: "RowsReport", path: str) -> None:
+    """Write the report into a run's folder; a run that goes on must have the rows that it began with."""
+    target = folder / "data.json"
+    if target.is_file() and (folder / "state.pt").is_file():
+        try:
+            before = json.loads(target.read_text("utf-8")).get("digest")
+        except (ValueError, AttributeError, RecursionError):
+            before = None
+        if before is not None and before != report.digest:
+            raise TrainingError(
+                f"{path} holds other rows than when the run in {folder} began, or another tokenizer writes them; put them back, "
+                "or give another folder for a new run"
+            )
+    try:
+        write_json(target, vars(report))
+    except OSError as error:
+        raise TrainingError(
+            f"{target} cannot be written ({error.strerror or error}); free space, or give another folder"
+        ) from error
+
+
 def _report(made: _Made, learnt: Sequence[Example], held: Sequence[Example], canvas: int, tokenizer: Tokenizer) -> RowsReport:
     def spread(sizes: list[int]) -> tuple[int, int, int, int]:
         ordered = sorted(sizes)
@@ -349,7 +411,9 @@ def _report(made: _Made, learnt: Sequence[Example], held: Sequence[Example], can
         held_out=len(held),
         prompt_tokens=spread([len(one.prompt) for one in learnt]),
         answer_tokens=spread([len(one.answer) for one in learnt]),
+        context_tokens=spread([one.context(canvas) for one in learnt]),
         left_out=made.left_out,
+        digest=_digest(learnt, held),
         shown=tuple(
             (tokenizer.decode(one.prompt, skip_special=False), tokenizer.decode(one.answer, skip_special=False))
             for one in learnt[:_SHOWN]
