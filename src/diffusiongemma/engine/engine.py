@@ -8,6 +8,7 @@ or grammar they have; each has its own cache, canvas and random numbers, so that
 Shapes: T tokens, L canvas, D hidden.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -27,7 +28,7 @@ from diffusiongemma.engine.prefix import PrefixCache
 from diffusiongemma.engine.request import Request, check, unit_of
 from diffusiongemma.engine.runner import CanvasBatch, ModelRunner, Stepped
 from diffusiongemma.engine.scheduler import Scheduler
-from diffusiongemma.engine.sequence import Asked, Phase, SequenceState, canvas_slice
+from diffusiongemma.engine.sequence import Asked, Phase, Repair, SequenceState, canvas_slice
 from diffusiongemma.errors import EngineError, as_error
 from diffusiongemma.model.cache import KVCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
@@ -302,6 +303,8 @@ class Engine:
             one.metadata, final, steps = None, stepped.finals[at], stepped.steps[at]
             if one.request.mode == "exact":
                 yield from _alone(one, self._verify(one, steps, final))
+            elif one.constraint is None and one.request.params.repair and one.request.pins is None:
+                yield from _alone(one, self._repair(one, steps, final))
             elif one.constraint is None:
                 yield from _alone(one, self._commit(one, steps, final))
             else:
@@ -321,6 +324,25 @@ class Engine:
             one.commit = commit
         else:
             yield from self._emitted(one, commit)
+
+    def _repair(self, one: SequenceState, steps: int, final: list[int]) -> Events:
+        """Denoise a canvas anew from the first token that the causal role doubts, or commit the best of its forms."""
+        params, before = one.request.params, one.repair
+        end = next((at + 1 for at, token in enumerate(final) if token in one.request.stop_ids), len(final))
+        logprobs = self.runner.judge(one, final[:end])
+        one.answer.commit_passes += 1
+        score, rounds = sum(logprobs) / end, 0 if before is None else before.rounds
+        steps += 0 if before is None else before.steps
+        best = (final, score) if before is None or score > before.score else (before.best, before.score)
+        doubted = [at for at, logprob in enumerate(logprobs) if logprob < math.log(params.doubt)]
+        if doubted and rounds < params.repair:
+            one.repair = Repair(rounds + 1, steps, *best)
+            one.canvas = one.soft_1LD = None
+            # What follows a wrong token was written to suit it (measured against redoing doubted tokens alone, docs/lab-log.md).
+            self.runner.begin(one, [*final[: doubted[0]], *[-1] * (len(final) - doubted[0])])
+            return
+        one.repair = None
+        yield from self._commit(one, steps, best[0])
 
     def _verify(self, one: SequenceState, steps: int, final: list[int]) -> Events:
         """Say the part of a draft that the causal role would have said, and its own token after it."""

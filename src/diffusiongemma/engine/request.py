@@ -103,7 +103,8 @@ def max_steps(model: Transformer, request: Request) -> int:
     params = request.params
     if request.mode == "exact":
         return params.max_tokens + (params.max_tokens // REST + 1) * (params.num_diffusion_steps + 1)
-    steps = 1 if request.mode == "causal" else params.num_diffusion_steps
+    rounds = 1 + (params.repair if request.mode == "diffusion" else 0)
+    steps = 1 if request.mode == "causal" else params.num_diffusion_steps * rounds + (rounds if rounds > 1 else 0)
     return -(-params.max_tokens // unit_of(model, request)) * steps
 
 

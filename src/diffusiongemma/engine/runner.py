@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffusiongemma.diffusion import COLDEST, BatchParams, Canvas, SamplingParams, committed, new_canvas, step, temperature
 from diffusiongemma.engine.constraint import BestOf, Reading, applied
+from diffusiongemma.engine.logprobs import alternatives
 from diffusiongemma.engine.sequence import SequenceState, canvas_slice
 from diffusiongemma.kernels import RngPurpose, SoftPositions, Statistics, draw, draw_top, position_keys
 from diffusiongemma.model.cache import RowCache
@@ -24,6 +25,8 @@ from diffusiongemma.options import MOST_DRAWN
 
 __all__ = ["CanvasBatch", "ModelRunner", "Stepped"]
 
+_ROUND = 1_000_003
+"""Between the seeds of a canvas's rounds of repair."""
 CANDIDATES = 8
 """Most probable tokens of each position of a constrained canvas that the head's own pass keeps: where one of them is allowed, a
 token is replaced without another product. Where none is, few are allowed, and few rows of the table are read."""
@@ -171,6 +174,17 @@ class ModelRunner:
             chosen_B = torch.where(temperature_B > 0, drawn_B, chosen_B)
         return chosen_B.tolist(), finite_B
 
+    def judge(self, one: SequenceState, tokens: Sequence[int]) -> list[float]:
+        """The log-probability that the causal role gives each of some tokens after what the sequence has, in nats.
+
+        Nothing of them stays in its cache.
+        """
+        assert one.cache is not None
+        last_1D, kept = cast(Tensor, one.last_1D), one.cache.fork()
+        [hidden_TD] = self.encode([(one, list(tokens))])
+        one.cache, one.last_1D = kept, last_1D
+        return [each.logprob for each in alternatives(self.model, torch.cat((last_1D, hidden_TD[:-1])), tokens, 0)]
+
     def begin(self, one: SequenceState, pins: Sequence[int] | None) -> None:
         """A sequence's next canvas: noise, but for what is pinned and what there is to start from.
 
@@ -181,7 +195,7 @@ class ModelRunner:
         device, request = self.model.device, one.request
         init_tokens = canvas_slice(request.init_tokens, one.index, one.unit)
         one.canvas = new_canvas(
-            torch.tensor([request.params.seed], device=device),
+            torch.tensor([request.params.seed + (_ROUND * one.repair.rounds if one.repair is not None else 0)], device=device),
             torch.tensor([one.index], device=device),
             one.unit,
             self.model.process,
@@ -275,7 +289,7 @@ class ModelRunner:
         done = canvas.done_B.tolist()
         for at, one in enumerate(batch.sequences):
             one.canvas, soft = (None, None) if done[at] else (_own(canvas, at, one), batch.softs[at])
-            certain = process.keeps or one.constraint is not None or one.request.pins is not None
+            certain = process.keeps or one.constraint is not None or one.request.pins is not None or one.repair is not None
             if one.canvas is not None and soft is not None and certain:
                 certain_1L1 = certain_BL[at : at + 1, : one.unit, None]
                 soft = torch.where(certain_1L1, self.model.embed(one.canvas.noisy_ids_BL), soft)

@@ -19,7 +19,7 @@ from diffusiongemma.engine.request import REST, Request
 from diffusiongemma.model.cache import RowCache
 from diffusiongemma.model.transformer import PassMetadata
 
-__all__ = ["Asked", "Phase", "SequenceState", "canvas_slice"]
+__all__ = ["Asked", "Phase", "Repair", "SequenceState", "canvas_slice"]
 
 
 class Phase(Enum):
@@ -48,6 +48,23 @@ class Asked(NamedTuple):
     then: Callable[[Any], "Iterator[tuple[SequenceState, Event]]"]
 
 
+@dataclass(frozen=True)
+class Repair:
+    """A canvas that the causal role has judged.
+
+    Attributes:
+        rounds: of repair that led to the last of its forms.
+        steps: that all forms took.
+        best: tokens of the form that it found most probable.
+        score: of that, the mean log-probability of a token, in nats.
+    """
+
+    rounds: int
+    steps: int
+    best: list[int]
+    score: float
+
+
 @dataclass(eq=False)
 class SequenceState:
     """One request on its way.
@@ -74,6 +91,7 @@ class SequenceState:
         asked: what it waits for.
         rest: tokens that an exact answer writes token by token before its next draft.
         setback: how many those were the last time.
+        repair: what its canvas came to in earlier rounds; None: it is the first.
         placed: since when it has a place among those that step.
         error: what it failed with, its grammar or rules aside.
     """
@@ -99,6 +117,7 @@ class SequenceState:
     asked: Asked | None = None
     rest: int = 0
     setback: int = 0
+    repair: "Repair | None" = None
     placed: float = 0.0
     error: Exception | None = None
 

@@ -65,6 +65,8 @@ class DenoisingOptions(TypedDict, total=False):
     commit: CommitRule | None
     canvas_length: int | None
     canvas_window: CanvasWindow | None
+    repair: int | None
+    doubt: float | None
 
 
 class SamplingOptions(DenoisingOptions, total=False):
@@ -137,6 +139,15 @@ class SamplingParams:
         "What is committed: best: the last step's most probable tokens (transformers); canvas: the sample (Google); accepted: its "
         "accepted tokens, and the most probable ones elsewhere.",
     )
+    # The causal role knows nearly all wrong tokens (docs/judge.md).
+    repair: int = option(
+        0,
+        "Most rounds in which a finished canvas is denoised anew, from the first token on that the causal role doubts; the form it "
+        "finds most probable is committed. Answers with pins or a constraint stay as they are.",
+        ge=0,
+        le=64,
+    )
+    doubt: float = option(0.2, "Probability by the causal role below which repair doubts a token.", gt=0, le=1)
     max_tokens: int = option(256, "Most new tokens.", ge=1, le=1 << 24)
     # A model that has learnt short canvases answers short questions on them in less time (docs/lab-log.md).
     canvas_length: int | None = option(
