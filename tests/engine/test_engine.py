@@ -144,7 +144,7 @@ def test_pins_come_out_unchanged_on_every_canvas(model: DiffusionGemmaModel) -> 
         ({"pins": [-2]}, InputError, "outside 0 to 63"),
         ({"pins": [1] * 25}, InputError, "pins 25 positions; max_tokens 20 ends the answer"),
         ({"pins": [[1], [2]]}, InputError, "pins for 2 rows and 1 prompts"),
-        ({"top_k": 5}, OptionError, "unknown option top_k"),
+        ({"top_a": 5}, OptionError, "unknown option top_a"),
     ],
 )
 def test_bad_input_is_named_before_anything_runs(
