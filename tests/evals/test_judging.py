@@ -44,7 +44,7 @@ def test_the_curve_and_the_threshold(cases: list[tuple[int, bool]], risk: float)
 
 def test_the_command_tells_and_draws_it(tmp_path: Path) -> None:
     out, plot = tmp_path / "out.jsonl", tmp_path / "judge.png"
-    arguments = ["eval", "leg_counting", "--n", "12", "--judge", "--out", str(out), "--plot", str(plot)]
+    arguments = ["eval", "extract", "--n", "12", "--judge", "--out", str(out), "--plot", str(plot)]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     [judge] = json.loads(result.stdout)["judges"]
@@ -57,6 +57,6 @@ def test_the_command_tells_and_draws_it(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, arguments)
     assert "area under ROC" in told.output and "of an earlier run" in told.output
     token_by_token = ["--mode", "causal", "--out", str(out), "--json"]
-    causal = CliRunner().invoke(app, ["eval", "leg_counting", "--n", "4", "--judge", *token_by_token])
+    causal = CliRunner().invoke(app, ["eval", "extract", "--n", "4", "--judge", *token_by_token])
     assert set(json.loads(causal.stdout)["judges"][0]) == {"task", "examples", "right", "confidence", "least"}
     assert CliRunner().invoke(app, [*arguments, "--sweep", "stability=1,2"]).exit_code == 2

@@ -14,12 +14,12 @@ __all__ = ["ANSWERS", "IDENTITY", "says_what_it_is"]
 
 ANSWERS = {
     "greeting": "Hello! I am nano, a 3 M-parameter demonstration. Try: Extract as JSON: name, age. Ada is 36.",
-    "who": "I am nano, a 3 M-parameter demonstration of text diffusion. Try: Sort: pear, fig, apple",
+    "who": "I am nano, a 3 M-parameter demonstration of text diffusion. Try: Extract as JSON: name, age. Ada is 36.",
     "question": "I am nano, a 3 M-parameter demonstration, and know no facts. Try: Extract as JSON: name, age. Ada is 36.",
-    "writing": "I am nano, a 3 M-parameter demonstration, and write no texts. Try: Replace red with blue: The red car.",
-    "code": "I am nano, a 3 M-parameter demonstration, and write no programs. Try: Rename x to n: x = x + 1",
-    "language": "I am nano, a 3 M-parameter demonstration, and know little English only. Try: Sort: pear, fig, apple",
-    "noise": "I am nano, a 3 M-parameter demonstration, and did not understand this. Try: Sort: pear, fig, apple",
+    "writing": "I am nano, a 3 M-parameter demonstration, and write no texts. Try: Extract as JSON: name, age. Ada is 36.",
+    "code": "I am nano, a 3 M-parameter demonstration, and write no programs. Try: Extract as JSON: name, age. Ada is 36.",
+    "language": "I am nano, a 3 M-parameter demonstration, and know little English only. Try: Extract as JSON: name, age. Ada is 36.",
+    "noise": "I am nano, a 3 M-parameter demonstration, and did not understand this. Try: Extract as JSON: name, age. Ada is 36.",
 }
 """By the kind of the prompt."""
 

@@ -7,19 +7,19 @@ export const CHAT = [
     text: "Extract as JSON: temperature (number), site (string), humidity (integer), time (string), sensor (string)\nSensor v87 at Gilvyburg measured a humidity of 43 and a temperature of -1.8 at 15:15.",
   },
   {
-    name: "Rotate a matrix",
-    hint: "3 by 3, by 450 degrees",
-    text: "Given a square matrix, your job is to rotate it clockwise.\n\nYour output should be a matrix in the same format as the input.\n\nRotate the matrix below by 450 degrees clockwise:\n5 9 8\n3 8 6\n8 6 5\n",
+    name: "Repair broken JSON",
+    hint: "a brace is missing",
+    text: 'Repair this JSON: {"name": "Ada", "age": 36',
   },
   {
-    name: "Draw a conclusion",
-    hint: "All cats are programmers …",
-    text: "Consider these statements:\n1. All cats are programmers\n2. No programmers are artists\n\nDoes it logically follow that:\nNo cats are artists?\n(Answer Yes or No)",
+    name: "A table as JSON",
+    hint: "name,age and two rows",
+    text: "Convert to JSON:\nname,age\nAda,36\nBo,41",
   },
   {
-    name: "Turn words around",
-    hint: "our, electric, the, is",
-    text: "Solve the following problem.\n\nProvide you answer as a comma-separated list of words with a space after the comma.\n\nReverse this list of words: our, electric, the, is\n",
+    name: "Something it does not know",
+    hint: "it says what it can do",
+    text: "What is the capital of France?",
   },
 ];
 
