@@ -12,14 +12,16 @@ from diffusiongemma.tasks.words import either
 
 __all__ = ["ANSWERS", "IDENTITY", "says_what_it_is"]
 
+_TRY = "Try: Extract as JSON: name, age. Ada is 36."
+"""One that works."""
 ANSWERS = {
-    "greeting": "Hello! I am nano, a 3 M-parameter demonstration. Try: Extract as JSON: name, age. Ada is 36.",
-    "who": "I am nano, a 3 M-parameter demonstration of text diffusion. Try: Extract as JSON: name, age. Ada is 36.",
-    "question": "I am nano, a 3 M-parameter demonstration, and know no facts. Try: Extract as JSON: name, age. Ada is 36.",
-    "writing": "I am nano, a 3 M-parameter demonstration, and write no texts. Try: Extract as JSON: name, age. Ada is 36.",
-    "code": "I am nano, a 3 M-parameter demonstration, and write no programs. Try: Extract as JSON: name, age. Ada is 36.",
-    "language": "I am nano, a 3 M-parameter demonstration, and know little English only. Try: Extract as JSON: name, age. Ada is 36.",
-    "noise": "I am nano, a 3 M-parameter demonstration, and did not understand this. Try: Extract as JSON: name, age. Ada is 36.",
+    "greeting": f"Hello! I am nano, a 3 M-parameter demonstration. {_TRY}",
+    "who": f"I am nano, a 3 M-parameter demonstration of text diffusion. {_TRY}",
+    "question": f"I am nano, a 3 M-parameter demonstration, and know no facts. {_TRY}",
+    "writing": f"I am nano, a 3 M-parameter demonstration, and write no texts. {_TRY}",
+    "code": f"I am nano, a 3 M-parameter demonstration, and write no programs. {_TRY}",
+    "language": f"I am nano, a 3 M-parameter demonstration, and know little English only. {_TRY}",
+    "noise": f"I am nano, a 3 M-parameter demonstration, and did not understand this. {_TRY}",
 }
 """By the kind of the prompt."""
 
