@@ -9,6 +9,7 @@ from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import CheckpointError, ConfigError
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.expected import text_shapes
+from diffusiongemma.options.sampling import OWN_FIELD
 from diffusiongemma.quant import StoredWeight
 from diffusiongemma.text.files import is_there, read_json
 from diffusiongemma.text.gguf_tokenizer import GGUFTokenizer
@@ -18,9 +19,13 @@ from diffusiongemma.weights.gguf_config import config_of, generation_config_of
 from diffusiongemma.weights.gguf_load import read_weights
 from diffusiongemma.weights.load import open_weights
 
-__all__ = ["Opened", "generation_config", "gguf_config", "open_checkpoint", "read_config", "sampling_of"]
+__all__ = ["Opened", "generation_config", "gguf_config", "open_checkpoint", "read_config", "sampling_of", "without_own"]
 
 Progress = Callable[[str, int], None]
+
+OWN_SAMPLING = "sampling.json"
+"""File with sampling defaults that transformers has no name for: in a generation_config.json a field that it does not know is an
+error to it."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,22 @@ def sampling_of(path: Path, config: ModelConfig) -> SamplingParams:
         CheckpointError: a file that cannot be read.
         ConfigError: a value outside what is allowed.
     """
-    content = generation_config_of(GGUFFile(path).metadata, path) if path.is_file() else generation_config(path, config)
-    return SamplingParams.from_generation_config(content)
+    if path.is_file():
+        return SamplingParams.from_generation_config(generation_config_of(GGUFFile(path).metadata, path))
+    return SamplingParams.from_generation_config(_with_own(path, generation_config(path, config)))
+
+
+def _with_own(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """A generation config with what ``sampling.json`` says beside it."""
+    own = read_json(folder / OWN_SAMPLING) if (folder / OWN_SAMPLING).is_file() else {}
+    return {**content, OWN_FIELD: {**(content.get(OWN_FIELD) or {}), **own}} if own else dict(content)
+
+
+def without_own(folder: Path | None, content: Mapping[str, Any]) -> dict[str, Any]:
+    """A generation config to be written beside a copy of a folder's ``sampling.json``: without what that says already."""
+    there = folder is not None and (folder / OWN_SAMPLING).is_file()
+    said = read_json(folder / OWN_SAMPLING) if there and folder is not None else None
+    return {name: value for name, value in content.items() if name != OWN_FIELD or value != said}
 
 
 def gguf_config(file: GGUFFile) -> ModelConfig:
@@ -105,7 +124,7 @@ def generation_config(folder: Path, config: ModelConfig) -> dict[str, Any]:
 def _open_folder(folder: Path) -> Opened:
     config = ModelConfig.from_dict(read_json(folder / "config.json"))
     generation = generation_config(folder, config)
-    defaults = SamplingParams.from_generation_config(generation)
+    defaults = SamplingParams.from_generation_config(_with_own(folder, generation))
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.vocab_size > config.text.vocab_size:
         raise CheckpointError(

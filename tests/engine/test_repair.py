@@ -43,7 +43,9 @@ def test_what_is_not_doubted_stays(model: DiffusionGemmaModel) -> None:
     events = model.stream("hello", repair=1, doubt=0.99, **(OPTIONS | {"max_tokens": 8}))
     drafts = [event for event in events if isinstance(event, Draft)]
     steps = [event.step for event in drafts]
-    again = steps.index(1, 1)
+    assert steps == list(range(1, len(steps) + 1))
+    again = model.generate("hello", **(OPTIONS | {"max_tokens": 8})).usage.denoising_steps
+    assert len(drafts) > again
     held = [at for at, pinned in enumerate(drafts[again].pinned) if pinned]
     assert held == list(range(len(held))) and len(held) < 8
     assert [drafts[again].argmax_ids[at] for at in held] == [drafts[again - 1].argmax_ids[at] for at in held]
@@ -90,3 +92,11 @@ def test_a_long_answer_of_several_canvases(tmp_path: Path) -> None:
     result = model.generate("hello", repair=2, doubt=0.9, **(OPTIONS | {"max_tokens": 60}))
     assert len(result.token_ids) == 60 and len(result.canvases) == 8
     assert sum(canvas.tokens for canvas in result.canvases) == 60
+
+
+def test_the_largest_seed_and_texts_to_start_from(model: DiffusionGemmaModel) -> None:
+    options = OPTIONS | {"repair": 2, "doubt": 0.99, "seed": 2**63 - 1}
+    assert model.generate("hello", **options).token_ids == model.generate("hello", **options).token_ids
+    nano = DiffusionGemmaModel.from_pretrained("nano")
+    more = {"max_tokens": 8, "num_diffusion_steps": 3, "seed": 2**63 - 1}
+    assert nano.edit("The red car.", "Replace red with blue", repair=2, doubt=0.99, **more).token_ids

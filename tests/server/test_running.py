@@ -66,7 +66,7 @@ def test_a_client_that_leaves_frees_its_rows(nano: DiffusionGemmaModel) -> None:
 
 def test_a_row_of_a_real_engine_is_freed(server: Running) -> None:
     engine = server.state.models["nano"].engine
-    endless = STREAM | {"num_diffusion_steps": 100_000, "early_stop": False, "diffusing": True}
+    endless = STREAM | {"num_diffusion_steps": 100_000, "early_stop": False, "diffusing": True, "repair": 0}
     with server.http.stream("POST", "/v1/chat/completions", json=endless) as response:
         next(line for line in response.iter_lines() if line == "event: draft")
         assert engine.stats.running == 1

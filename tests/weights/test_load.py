@@ -195,7 +195,7 @@ def test_dtypes_and_devices(folder: Path) -> None:
     assert DiffusionGemmaModel.from_pretrained(folder, dtype="bfloat16").dtype == torch.bfloat16
     assert DiffusionGemmaModel.from_pretrained(folder, dtype=torch.float16).dtype == torch.float16
     for options, needle in (
-        ({"dtype": "int4"}, "allowed: float32"),
+        ({"dtype": "int4"}, "allowed: auto, float32"),
         ({"dtype": torch.int8}, "allowed"),
         ({"device": "abacus"}, "abacus"),
     ):

@@ -35,7 +35,7 @@ MALFORMED: list[dict[str, Any] | bytes] = [
     b'{"messages": "\xff"}',
     {"messages": []},
     {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 0},
-    {"messages": [{"role": "user", "content": "hello"}], "no_such_field": 1},
+    {"messages": [{"role": "user", "content": "hello"}], "max_token": 1},
     {"messages": [{"role": "user", "content": "hello"}], "seed": "one"},
     {"messages": [{"role": "user", "content": "word " * 100_000}]},
     {"messages": [{"role": "user", "content": "hello"}], "regex": "("},

@@ -330,6 +330,10 @@ class Engine:
         params, before = one.request.params, one.repair
         end = next((at + 1 for at, token in enumerate(final) if token in one.request.stop_ids), len(final))
         logprobs = self.runner.judge(one, final[:end])
+        if not all(map(math.isfinite, logprobs)):
+            one.error = _not_finite(f"canvas {one.index}, read by the causal role")
+            return
+        self.counts.passes += 1
         one.answer.commit_passes += 1
         score, rounds = sum(logprobs) / end, 0 if before is None else before.rounds
         steps += 0 if before is None else before.steps
@@ -383,7 +387,8 @@ class Engine:
         states = (canvas.step_B, canvas.argmax_ids_BL, canvas.entropy_BL, canvas.accepted_BL, canvas.pinned_BL)
         for at, (step, *values) in zip(wanted, zip(*(state[wanted].tolist() for state in states), strict=True), strict=True):
             one = sequences[at]
-            yield from _alone(one, self._draft(one, step, *(value[: one.unit] for value in values)))
+            before = 0 if one.repair is None else one.repair.steps
+            yield from _alone(one, self._draft(one, before + step, *(value[: one.unit] for value in values)))
 
     def _draft(
         self, one: SequenceState, taken: int, best: list[int], entropy: list[float], accepted: list[bool], pinned: list[bool]

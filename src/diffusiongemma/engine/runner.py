@@ -25,8 +25,8 @@ from diffusiongemma.options import MOST_DRAWN
 
 __all__ = ["CanvasBatch", "ModelRunner", "Stepped"]
 
-_ROUND = 1_000_003
-"""Between the seeds of a canvas's rounds of repair."""
+_ROUND, _LARGEST = 1_000_003, 2**63 - 1
+"""Between the seeds of a canvas's rounds of repair; the largest seed, after which they go on from 0."""
 CANDIDATES = 8
 """Most probable tokens of each position of a constrained canvas that the head's own pass keeps: where one of them is allowed, a
 token is replaced without another product. Where none is, few are allowed, and few rows of the table are read."""
@@ -193,9 +193,10 @@ class ModelRunner:
             pins: of the canvas, -1 where open; None: none.
         """
         device, request = self.model.device, one.request
-        init_tokens = canvas_slice(request.init_tokens, one.index, one.unit)
+        rounds = 0 if one.repair is None else one.repair.rounds
+        init_tokens = None if rounds else canvas_slice(request.init_tokens, one.index, one.unit)
         one.canvas = new_canvas(
-            torch.tensor([request.params.seed + (_ROUND * one.repair.rounds if one.repair is not None else 0)], device=device),
+            torch.tensor([(request.params.seed + _ROUND * rounds) & _LARGEST], device=device),
             torch.tensor([one.index], device=device),
             one.unit,
             self.model.process,

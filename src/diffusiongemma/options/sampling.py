@@ -143,7 +143,7 @@ class SamplingParams:
     repair: int = option(
         0,
         "Most rounds in which a finished canvas is denoised anew, from the first token on that the causal role doubts; the form it "
-        "finds most probable is committed. Answers with pins or a constraint stay as they are.",
+        "finds most probable is committed. Answers with pins or a constraint, and those of other modes, stay as they are.",
         ge=0,
         le=64,
     )

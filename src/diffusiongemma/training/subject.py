@@ -13,7 +13,7 @@ from diffusiongemma.errors import TrainingError
 from diffusiongemma.model.adapters import Pair, adapted, attach, new_pairs
 from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.opened import generation_config, open_checkpoint
+from diffusiongemma.opened import generation_config, open_checkpoint, without_own
 from diffusiongemma.training.data import MASK, SPECIALS, STOP_IDS, TrainData
 from diffusiongemma.training.init import blank_vision, initialise, start_from, write_tokenizer
 from diffusiongemma.training.recipe import Recipe
@@ -113,7 +113,7 @@ def _tuned(recipe: Recipe, device: str) -> Subject:
             return
         source = opened.path
         files: dict[str, Path | bytes] = dict(companions(source, target)) | opened.tokenizer.files()
-        defaults = opened.defaults.replaced(**recipe.generation).to_generation_config()
+        defaults = without_own(source, opened.defaults.replaced(**recipe.generation).to_generation_config())
         files["generation_config.json"] = json_bytes(generation_config(source, opened.config) | defaults)
         save(target, tensors, opened.config.to_dict(), vision_tensors(source), files)
 
