@@ -9,7 +9,7 @@ from diffusiongemma.diffusion import SamplingParams
 from diffusiongemma.errors import CheckpointError, ConfigError
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.expected import text_shapes
-from diffusiongemma.options.sampling import OWN_FIELD
+from diffusiongemma.options.sampling import OWN_FIELD, OWN_SAMPLING
 from diffusiongemma.quant import StoredWeight
 from diffusiongemma.text.files import is_there, read_json
 from diffusiongemma.text.gguf_tokenizer import GGUFTokenizer
@@ -18,14 +18,11 @@ from diffusiongemma.weights.gguf import GGUFFile
 from diffusiongemma.weights.gguf_config import config_of, generation_config_of
 from diffusiongemma.weights.gguf_load import read_weights
 from diffusiongemma.weights.load import open_weights
+from diffusiongemma.weights.stream import json_bytes
 
-__all__ = ["Opened", "generation_config", "gguf_config", "open_checkpoint", "read_config", "sampling_of", "without_own"]
+__all__ = ["Opened", "generation_config", "gguf_config", "open_checkpoint", "read_config", "sampling_files", "sampling_of"]
 
 Progress = Callable[[str, int], None]
-
-OWN_SAMPLING = "sampling.json"
-"""File with sampling defaults that transformers has no name for: in a generation_config.json a field that it does not know is an
-error to it."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +83,7 @@ def sampling_of(path: Path, config: ModelConfig) -> SamplingParams:
     """
     if path.is_file():
         return SamplingParams.from_generation_config(generation_config_of(GGUFFile(path).metadata, path))
-    return SamplingParams.from_generation_config(_with_own(path, generation_config(path, config)))
-
-
-def _with_own(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """A generation config with what ``sampling.json`` says beside it."""
-    own = read_json(folder / OWN_SAMPLING) if (folder / OWN_SAMPLING).is_file() else {}
-    return {**content, OWN_FIELD: {**(content.get(OWN_FIELD) or {}), **own}} if own else dict(content)
-
-
-def without_own(folder: Path | None, content: Mapping[str, Any]) -> dict[str, Any]:
-    """A generation config to be written beside a copy of a folder's ``sampling.json``: without what that says already."""
-    there = folder is not None and (folder / OWN_SAMPLING).is_file()
-    said = read_json(folder / OWN_SAMPLING) if there and folder is not None else None
-    return {name: value for name, value in content.items() if name != OWN_FIELD or value != said}
+    return SamplingParams.from_generation_config(generation_config(path, config))
 
 
 def gguf_config(file: GGUFFile) -> ModelConfig:
@@ -116,15 +100,25 @@ def gguf_config(file: GGUFFile) -> ModelConfig:
 
 
 def generation_config(folder: Path, config: ModelConfig) -> dict[str, Any]:
-    """The content of generation_config.json, or what config.json (of mlx) holds in its place."""
+    """The content of generation_config.json, or what config.json (of mlx) holds in its place, with ``sampling.json`` as a field."""
     path = folder / "generation_config.json"
-    return read_json(path) if is_there(path) else dict(config.source.get("generation_config") or {})
+    content = read_json(path) if is_there(path) else dict(config.source.get("generation_config") or {})
+    if not is_there(folder / OWN_SAMPLING):
+        return content
+    return content | {OWN_FIELD: (content.get(OWN_FIELD) or {}) | read_json(folder / OWN_SAMPLING)}
+
+
+def sampling_files(content: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files that hold what ``generation_config`` gives."""
+    theirs = {name: value for name, value in content.items() if name != OWN_FIELD}
+    own = content.get(OWN_FIELD)
+    return {"generation_config.json": json_bytes(theirs), **({OWN_SAMPLING: json_bytes(own)} if own else {})}
 
 
 def _open_folder(folder: Path) -> Opened:
     config = ModelConfig.from_dict(read_json(folder / "config.json"))
     generation = generation_config(folder, config)
-    defaults = SamplingParams.from_generation_config(_with_own(folder, generation))
+    defaults = SamplingParams.from_generation_config(generation)
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.vocab_size > config.text.vocab_size:
         raise CheckpointError(

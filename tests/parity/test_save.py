@@ -230,7 +230,8 @@ def test_changed_sampling_defaults_keep_the_other_fields(tmp_path: Path) -> None
     model.save_pretrained(tmp_path / "target")
     result = json.loads((tmp_path / "target" / "generation_config.json").read_text())
     expected = json.loads((source / "generation_config.json").read_text())
-    assert result == expected | {"t_max": 0.9, "diffusiongemma": {"schedule": "cosine"}}
+    assert result == expected | {"t_max": 0.9}
+    assert json.loads((tmp_path / "target" / "sampling.json").read_text()) == {"schedule": "cosine"}
     again = DiffusionGemmaModel.from_pretrained(tmp_path / "target")
     again.defaults = again.defaults.replaced(schedule="linear")
     again.save_pretrained(tmp_path / "third")

@@ -79,7 +79,6 @@ def _run(requests: Any, out: Path, seed: int, max_batch: int, load: common.Load,
     from diffusiongemma.server.batch import batch_file
     from diffusiongemma.server.endpoint import ModelEndpoint
     from diffusiongemma.server.settings import Settings
-    from diffusiongemma.server.state import State
 
     loaded = load()
     key = f"{fingerprint(loaded)} {loaded.dtype} {loaded.device.type}{' int8' if loaded.transformer.int8_products else ''}"
@@ -91,8 +90,7 @@ def _run(requests: Any, out: Path, seed: int, max_batch: int, load: common.Load,
     )  # fmt: skip
     name = loaded.checkpoint.folder.name if loaded.checkpoint.folder else "model"
     settings = Settings(max_body_bytes=1 << 26, max_constraint_bytes=1 << 20, max_choices=128, max_requests=2 * at_once)
-    models = _Any(ModelEndpoint(name, loaded, engine, rewrites=2 * at_once))
-    app = create_app(models, settings, State(models))
+    app = create_app({name: ModelEndpoint(name, loaded, engine, rewrites=2 * at_once)}, settings)
     quiet = json or not common.out.is_terminal
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -103,20 +101,6 @@ def _run(requests: Any, out: Path, seed: int, max_batch: int, load: common.Load,
             )  # fmt: skip
     finally:
         engine.stop()
-
-
-class _Any(dict):  # type: ignore[type-arg]
-    """The one model that there is, whatever a request calls it."""
-
-    def __init__(self, endpoint: Any) -> None:
-        super().__init__({endpoint.name: endpoint})
-        self._endpoint = endpoint
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __missing__(self, name: str) -> Any:
-        return self._endpoint
 
 
 class _View:

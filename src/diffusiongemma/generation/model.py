@@ -15,7 +15,8 @@ from diffusiongemma.diffusion import CanvasWindow, SamplingParams
 from diffusiongemma.engine.events import Done, Event, Result
 from diffusiongemma.engine.offline import OfflineEngine
 from diffusiongemma.engine.request import Request
-from diffusiongemma.errors import ConstraintError, InputError, OptionError
+from diffusiongemma.errors import InputError, OptionError
+from diffusiongemma.generation.answer_form import AnswerForm
 from diffusiongemma.generation.asynchronous import events
 from diffusiongemma.generation.checkpoint import Checkpoint
 from diffusiongemma.generation.context import EditContext, EditOptions, Executor, OnEvent, WriteOptions, context_of
@@ -409,24 +410,16 @@ class DiffusionGemmaModel:
             InputError, PromptTooLongError, OptionError: see ``stream``.
             ConstraintError: with ``schema``: an answer that was cut by ``max_tokens``, or that the class's own checks refuse.
         """
-        if schema is not None:
-            options = _of_schema(schema, options)
-        if best_of is not None and n is not None:
-            raise OptionError("n and best_of are given; take n answers, or the best of some", "best_of")
-        if best_of is not None:
-            options = {**options, "logprobs": options.get("logprobs") or 0}
-        many, each = isinstance(prompt, list | tuple), n or best_of or 1
+        form, many = AnswerForm.of(n, best_of, schema, options), isinstance(prompt, list | tuple)
         asked = conversations(prompt, messages, bool(options.get("raw")))
-        plan = ReplyPlan(
-            self.checkpoint, self.roles, options, rows=len(asked), n=n if n is not None else 1 if best_of is None else best_of
-        )
+        plan = ReplyPlan(self.checkpoint, self.roles, form.options, rows=len(asked), n=form.each)
         texts = asked if prompt is None else [prompt] if isinstance(prompt, str) else prompt
         results: dict[int, Result] = {}
         for row, result in self._results(plan, texts):
             results[row] = result
             if on_result is not None:
                 on_result(row, result)
-        return _arranged(results, len(asked), each, n is not None, many, schema)
+        return form.arranged(results, many)
 
     async def agenerate(
         self,
@@ -450,17 +443,11 @@ class DiffusionGemmaModel:
             InputError, PromptTooLongError, OptionError: see ``stream``.
             OverloadedError: 65,536 answers wait already.
         """
-        if best_of is not None and n is not None:
-            raise OptionError("n and best_of are given; take n answers, or the best of some", "best_of")
-        if best_of is not None:
-            options = {**options, "logprobs": options.get("logprobs") or 0}
-        if schema is not None:
-            options = _of_schema(schema, options)
-        each, results = n or best_of or 1, dict[int, Result]()
-        async for event in self.astream(prompt, messages=messages, n=each, drafts=False, **options):
+        form, results = AnswerForm.of(n, best_of, schema, options), dict[int, Result]()
+        async for event in self.astream(prompt, messages=messages, n=form.each, drafts=False, **form.options):
             if isinstance(event, Done):
                 results[event.row] = event.result
-        return _arranged(results, len(results) // each, each, n is not None, isinstance(prompt, list | tuple), schema)
+        return form.arranged(results, isinstance(prompt, list | tuple))
 
     def astream(
         self,
@@ -835,48 +822,3 @@ class DiffusionGemmaModel:
             )
         if int(ids.min()) < 0 or int(ids.max()) >= self.config.text.vocab_size:
             raise InputError(f"there are token ids outside 0 to {self.config.text.vocab_size - 1}")
-
-
-def _of_schema(schema: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of an answer that is an object of a class."""
-    if not (isinstance(schema, type) and hasattr(schema, "model_validate_json")):
-        raise OptionError(f"schema is {schema!r:.100}; give a pydantic class, or a JSON schema as response_format", "schema")
-    if options.get("response_format") is not None:
-        raise OptionError("schema and response_format are given; they are the same, give one", "schema")
-    return {**options, "response_format": schema}
-
-
-def _read(result: Result, schema: type[Any]) -> Any:
-    """The object that an answer says."""
-    if result.finish_reason != "stop":
-        raise ConstraintError(
-            f"the answer was cut after {len(result.token_ids)} tokens, and is no {schema.__name__} yet: {result.text!r:.200}; give "
-            "a larger max_tokens, or bound its texts and lists"
-        )
-    try:
-        return schema.model_validate_json(result.text)
-    except ValueError as error:  # of which pydantic's is one
-        raise ConstraintError(
-            f"the answer follows the schema of {schema.__name__}, and its own checks refuse it: {error}"
-        ) from error
-
-
-def _arranged(
-    results: Mapping[int, Result], prompts: int, each: int, listed: bool, many: bool, schema: type[Any] | None = None
-) -> Any:
-    """The answers to prompts, of all results by their numbers.
-
-    Args:
-        results: ``prompts * each`` of them.
-        prompts: how many.
-        each: answers to a prompt.
-        listed: whether a prompt's answers are a list; else it is the one that the causal role finds most probable.
-        many: whether the prompts were a list.
-        schema: the class whose objects are wanted; None: the Results.
-    """
-    rows = [[results[row * each + answer] for answer in range(each)] for row in range(prompts)]
-    if not listed:
-        rows = [[max(one, key=lambda result: result.confidence or 0.0)] for one in rows]
-    answers: list[list[Any]] = rows if schema is None else [[_read(result, schema) for result in one] for one in rows]
-    chosen = answers if listed else [one for [one] in answers]
-    return chosen if many else chosen[0]

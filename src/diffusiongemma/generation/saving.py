@@ -13,7 +13,7 @@ from diffusiongemma.errors import CheckpointError, InputError
 from diffusiongemma.generation.checkpoint import Checkpoint
 from diffusiongemma.model.adapters import adapted
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.opened import Opened, generation_config, open_checkpoint, without_own
+from diffusiongemma.opened import Opened, generation_config, open_checkpoint, sampling_files
 from diffusiongemma.options import OWN_FIELD
 from diffusiongemma.quant import PackedWeight
 from diffusiongemma.weights.companions import companions
@@ -36,7 +36,7 @@ def save(checkpoint: Checkpoint, folder: str | os.PathLike[str], dequantize: boo
     target, transformer, source = Path(folder), checkpoint.transformer, _source(checkpoint)
     files: dict[str, Path | bytes] = {} if source is None else dict(companions(source, target))
     files |= checkpoint.tokenizer.files()
-    files["generation_config.json"] = json_bytes(_generation_config(checkpoint))
+    files |= sampling_files(_generation_config(checkpoint))
     if not dequantize and next(transformer.packed(), None) is not None:
         files["config.json"] = json_bytes(checkpoint.config.to_dict())
         _save_packed(checkpoint, target, files)
@@ -51,10 +51,10 @@ def _source(checkpoint: Checkpoint) -> Path | None:
 
 
 def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of generation_config.json: what was read, but for what says something else now."""
+    """What the files of sampling defaults say: what was read, but for what says something else now."""
     folder, text = _source(checkpoint), checkpoint.config.text
     source = {} if folder is None else generation_config(folder, checkpoint.config)
-    ours = {"eos_token_id": list(checkpoint.stop_ids), **without_own(folder, checkpoint.defaults.to_generation_config())}
+    ours = {"eos_token_id": list(checkpoint.stop_ids), **checkpoint.defaults.to_generation_config()}
     if not source:
         return {"bos_token_id": text.bos_token_id, "pad_token_id": text.pad_token_id, **ours}
     said = dict(source)

@@ -9,8 +9,8 @@ from diffusiongemma.errors import ConfigError, OptionError
 from diffusiongemma.options.option import check_options, documented, given, option, options_of, unknown_option
 
 __all__ = [
-    "COLDEST", "MOST_DRAWN", "OWN_FIELD", "AcceptRule", "CanvasWindow", "CommitRule", "DenoisingOptions", "SamplingOptions",
-    "SamplingParams", "Schedule", "StopRule",
+    "COLDEST", "MOST_DRAWN", "OWN_FIELD", "OWN_SAMPLING", "AcceptRule", "CanvasWindow", "CommitRule", "DenoisingOptions",
+    "SamplingOptions", "SamplingParams", "Schedule", "StopRule",
 ]  # fmt: skip
 
 AcceptRule = Literal["entropy", "confidence", "count"]
@@ -19,7 +19,9 @@ Schedule = Literal["linear", "cosine"]
 StopRule = Literal["canvas", "answer"]
 CanvasWindow = Literal["shared", "per_position"]
 OWN_FIELD = "diffusiongemma"
-"""Field of a generation_config.json that holds what transformers has no name for."""
+"""Field of a configuration for what transformers has no name for."""
+OWN_SAMPLING = "sampling.json"
+"""File of a checkpoint with such sampling defaults: in a generation_config.json a field it does not know is an error to it."""
 MOST_DRAWN = 256
 """Most probable tokens of a position among which ``top_k``, ``top_p`` and ``min_p`` draw: the head keeps no more in its pass."""
 COLDEST = 1e-4
@@ -143,7 +145,7 @@ class SamplingParams:
     repair: int = option(
         0,
         "Most rounds in which a finished canvas is denoised anew, from the first token on that the causal role doubts; the form it "
-        "finds most probable is committed. Answers with pins or a constraint, and those of other modes, stay as they are.",
+        "finds most probable is committed. Pins and constraints hold in every round; answers of other modes stay as they are.",
         ge=0,
         le=64,
     )

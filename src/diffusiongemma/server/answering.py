@@ -160,9 +160,7 @@ async def answer(
     Raises:
         InputError, OptionError, OverloadedError: see ``ThreadedEngine.submit``.
     """
-    if dialect is None:
-        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        dialect = OpenAIDialect(formatter.chunk, with_usage, as_field(body))
+    dialect = dialect or OpenAIDialect(formatter.chunk, body)
     bridge = EventBridge.submit(endpoint.engine, requests, client_name(http.scope))
     if body.stream:
         frames = _frames(bridge, endpoint, bool(body.diffusing), formatter, dialect, requests, each)

@@ -188,7 +188,8 @@ def _turn(message: AnthropicMessage, place: int) -> list[dict[str, Any]]:
             parts.append({"type": "text", "text": block.text} if isinstance(block, TextBlock) else {"type": block.type})
         else:
             where = f"messages[{place}].content[{at}]"
-            raise ApiError(400, f"{where} is a {block.type}, which a message of role {message.role} cannot have", where)  # type: ignore[union-attr]
+            kind = getattr(block, "type", "text")
+            raise ApiError(400, f"{where} is a {kind}, which a message of role {message.role} cannot have", where)
     result: dict[str, Any] = {"role": message.role}
     if message.role == "assistant":
         text = "".join(part.get("text", "") for part in parts) or None
@@ -227,7 +228,7 @@ class AnthropicDialect:
 
     def chunk(self, choice: dict[str, Any]) -> list[bytes]:
         """Blocks begin, grow and end."""
-        result, open_before = [], len(self._pieces.kinds) - 1
+        result = []
         for at, new, text in self._pieces.push(choice):
             if new:
                 if at > 0:
@@ -236,7 +237,6 @@ class AnthropicDialect:
             if text:
                 name, field = _DELTAS[self._pieces.kinds[at]]
                 result.append(_event("content_block_delta", index=at, delta={"type": name, field: text}))
-        assert len(self._pieces.kinds) > open_before
         return result
 
     def ending(self, usage: dict[str, Any]) -> list[bytes]:

@@ -267,7 +267,9 @@ async def _answers(
 
     async def ask(at: int) -> tuple[int, int, dict[str, Any]]:
         one = requests[at]
-        body = one.body if one.path in _SEEDLESS else {"seed": _seed(seed, at)} | one.body
+        # There is one model, whatever a request calls it.
+        body = {name: value for name, value in one.body.items() if name != "model"}
+        body = body if one.path in _SEEDLESS else {"seed": _seed(seed, at)} | body
         return at, *await post(app, one.path, body)
 
     rows, under_way = iter(left), set[asyncio.Task[tuple[int, int, dict[str, Any]]]]()

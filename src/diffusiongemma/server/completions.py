@@ -62,12 +62,8 @@ def _requests(endpoint: ModelEndpoint, body: CompletionRequest, settings: Settin
 
 def _prompts(prompt: Prompt) -> tuple[list[str], list[list[int]]]:
     """The prompts of a body: texts, or token ids."""
-    if isinstance(prompt, str):
-        return [prompt], []
-    first = prompt[0]
-    if isinstance(first, str):
-        return prompt, []  # type: ignore[return-value]
-    return [], [prompt] if isinstance(first, int) else prompt  # type: ignore[list-item,return-value]
+    several = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+    return [one for one in several if isinstance(one, str)], [one for one in several if isinstance(one, list)]
 
 
 class TextFormatter:

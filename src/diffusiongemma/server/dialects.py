@@ -8,6 +8,8 @@ import json
 from typing import Any, ClassVar, Protocol
 
 from diffusiongemma.server.errors import ApiError
+from diffusiongemma.server.ignored import as_field
+from diffusiongemma.server.protocol import Generation
 from diffusiongemma.server.sse import DONE, frame
 
 __all__ = ["Dialect", "OpenAIDialect", "Pieces"]
@@ -40,15 +42,14 @@ class OpenAIDialect:
 
     Args:
         first: first fields of a chunk.
-        with_usage: whether the usage comes in a chunk of its own.
-        more: fields beside the usage.
+        body: what was asked: whether the usage comes in a chunk of its own, and what is reported beside it.
     """
 
     media_type: ClassVar[str] = "text/event-stream"
 
-    def __init__(self, first: dict[str, Any], with_usage: bool, more: dict[str, Any]) -> None:
-        self._first = first | ({"usage": None} if with_usage else {})
-        self._with_usage, self._more = with_usage, more
+    def __init__(self, first: dict[str, Any], body: Generation) -> None:
+        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        self._first, self._more = first | ({"usage": None} if self._with_usage else {}), as_field(body)
 
     def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The answer as it is."""

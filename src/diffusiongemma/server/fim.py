@@ -102,9 +102,7 @@ async def _answer(
         dialect: see ``answering.answer``.
     """
     base = first | ({} if chunk is None else {"object": chunk})
-    if dialect is None:
-        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        dialect = OpenAIDialect(base, with_usage, as_field(body))
+    dialect = dialect or OpenAIDialect(base, body)
     bridge = EventBridge.call(endpoint.engine, endpoint.rewriting, work, client_name(http.scope))
     try:
         if body.stream:

@@ -13,7 +13,7 @@ from diffusiongemma.errors import TrainingError
 from diffusiongemma.model.adapters import Pair, adapted, attach, new_pairs
 from diffusiongemma.model.assemble import assemble
 from diffusiongemma.model.transformer import Transformer
-from diffusiongemma.opened import generation_config, open_checkpoint, without_own
+from diffusiongemma.opened import generation_config, open_checkpoint, sampling_files
 from diffusiongemma.training.data import MASK, SPECIALS, STOP_IDS, TrainData
 from diffusiongemma.training.init import blank_vision, initialise, start_from, write_tokenizer
 from diffusiongemma.training.recipe import Recipe
@@ -21,7 +21,6 @@ from diffusiongemma.weights.adapter_files import write_adapter
 from diffusiongemma.weights.companions import companions
 from diffusiongemma.weights.load import save, vision_tensors
 from diffusiongemma.weights.resolve import resolve
-from diffusiongemma.weights.stream import json_bytes, write_json
 
 __all__ = ["Subject", "make_subject"]
 
@@ -68,17 +67,14 @@ def _new(recipe: Recipe, data: TrainData, device: str, resumed: bool) -> Subject
 
     def export(target: Path, tensors: Mapping[str, Tensor]) -> None:
         blank = blank_vision(config.vision, config.text.hidden_size) if config.vision is not None else {}
-        save(target, tensors, config.to_dict(), {name: tensor.to(torch.bfloat16) for name, tensor in blank.items()})
-        params = SamplingParams().replaced(**recipe.generation)
-        write_json(
-            target / "generation_config.json",
-            {
-                "bos_token_id": config.text.bos_token_id,
-                "eos_token_id": list(config.text.eos_token_id),
-                "pad_token_id": config.text.pad_token_id,
-                **params.to_generation_config(),
-            },
-        )
+        defaults = {
+            "bos_token_id": config.text.bos_token_id,
+            "eos_token_id": list(config.text.eos_token_id),
+            "pad_token_id": config.text.pad_token_id,
+            **SamplingParams().replaced(**recipe.generation).to_generation_config(),
+        }
+        extra = {name: tensor.to(torch.bfloat16) for name, tensor in blank.items()}
+        save(target, tensors, config.to_dict(), extra, sampling_files(defaults))
         write_tokenizer(target, data.tokenizer, data.chat_template, SPECIALS)
 
     return Subject(model.to(device), False, export)
@@ -113,8 +109,8 @@ def _tuned(recipe: Recipe, device: str) -> Subject:
             return
         source = opened.path
         files: dict[str, Path | bytes] = dict(companions(source, target)) | opened.tokenizer.files()
-        defaults = without_own(source, opened.defaults.replaced(**recipe.generation).to_generation_config())
-        files["generation_config.json"] = json_bytes(generation_config(source, opened.config) | defaults)
+        defaults = opened.defaults.replaced(**recipe.generation).to_generation_config()
+        files |= sampling_files(generation_config(source, opened.config) | defaults)
         save(target, tensors, opened.config.to_dict(), vision_tensors(source), files)
 
     return Subject(model, lora is not None, export)

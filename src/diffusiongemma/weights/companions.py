@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from diffusiongemma.errors import CheckpointError
+from diffusiongemma.options import OWN_SAMPLING
 from diffusiongemma.text.files import is_inside, is_there, read_json
 from diffusiongemma.weights.headers import read_header
 from diffusiongemma.weights.stream import INDEX, INDEX_BYTES, SINGLE
@@ -17,7 +18,7 @@ _PATTERNS = ("*.json", "*.jinja", "*.model", "scheduler/*.json", "additional_cha
 _TEXTS = ("README*", "LICENSE*", "NOTICE*")
 _MAX_BYTES = 64 << 20
 # Written anew, or true only of weights that are stored as they were.
-_NOT_COPIED = frozenset({"config.json", "generation_config.json", INDEX})
+_NOT_COPIED = frozenset({"config.json", "generation_config.json", OWN_SAMPLING, INDEX})
 _TEMPLATE = "chat_template.jinja"
 _OF_QUANTISED = frozenset({"hf_quant_config.json", "quant_config.json", "quantize_config.json", "quantization_config.json"})
 
@@ -61,6 +62,8 @@ def left_behind(folder: Path, written: Collection[str] = ()) -> list[Path]:
     result = [folder / name for name in sorted(_OF_QUANTISED) if (folder / name).is_file()]
     if "tokenizer.json" in written and _TEMPLATE not in written and (folder / _TEMPLATE).is_file():
         result.append(folder / _TEMPLATE)
+    if "generation_config.json" in written and OWN_SAMPLING not in written and (folder / OWN_SAMPLING).is_file():
+        result.append(folder / OWN_SAMPLING)
     if not is_there(folder / INDEX):
         return result
     try:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffusiongemma.errors import CheckpointError, OptionError
+from diffusiongemma.options import OWN_SAMPLING
 from diffusiongemma.quant.rounding import INT4_GROUP, NVFP4_GROUP, Rounded, round_fp8, round_int4, round_int8, round_nvfp4
 from diffusiongemma.text.files import is_there, read_bytes, read_json
 from diffusiongemma.weights.companions import companions
@@ -312,8 +313,9 @@ def _finish(target: Path, source: Path, shards: Sequence[_Shard], config: Mappin
     with Replacement(target) as files:
         for name, path in companions(source, target).items():
             files.content(name, path.read_bytes())
-        if is_there(source / "generation_config.json"):
-            files.content("generation_config.json", read_bytes(source / "generation_config.json"))
+        for name in ("generation_config.json", OWN_SAMPLING):
+            if is_there(source / name):
+                files.content(name, read_bytes(source / name))
         if len(shards) > 1:
             total = sum(tensor.nbytes for header in headers.values() for tensor in header.values())
             names = {name: file for file, header in headers.items() for name in header}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusiongemma.errors import CheckpointError
+from diffusiongemma.options import OWN_SAMPLING
 from diffusiongemma.text.files import is_there
 from diffusiongemma.weights.gguf_find import choose, gguf_in, is_gguf
 from diffusiongemma.weights.headers import Stored
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 _ELSEWHERE = {"google/diffusiongemma-26b-nvfp4": "nvidia/diffusiongemma-26B-A4B-it-NVFP4"}
 """Names in circulation that no repository has, in small letters, and the repository that is meant."""
 _FILES = ("*.json", "*.safetensors", "*.jinja")
-_CONFIG_FILES = ("config.json", "generation_config.json")
+_CONFIG_FILES = ("config.json", "generation_config.json", OWN_SAMPLING)
 _SMALL_FILES = ("*.json", "*.jinja")
 
 
