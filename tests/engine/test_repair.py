@@ -1,14 +1,19 @@
 """Repair: a canvas is denoised anew from the first token that the causal role doubts, and the most probable form is committed."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from diffusiongemma.engine import scheduler
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Done, Draft
 from diffusiongemma.engine.request import max_steps
+from diffusiongemma.engine.runner import ModelRunner
+from diffusiongemma.engine.sequence import SequenceState
 from diffusiongemma.evals.run import evaluate
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.tasks.registry import task_named
@@ -70,12 +75,63 @@ def test_answers_do_not_depend_on_company_or_memory(model: DiffusionGemmaModel, 
         assert usage.denoising_steps + usage.commit_passes <= max_steps(model.transformer, request) + len(results[number].canvases)
 
 
-def test_pins_and_constraints_are_left_alone(model: DiffusionGemmaModel) -> None:
-    for more in ({"regex": "[a-f]{3,9}"}, {"pins": {0: 7}}):
-        plain = model.generate("ab", **more, **OPTIONS)
-        assert model.generate("ab", repair=3, doubt=0.99, **more, **OPTIONS).token_ids == plain.token_ids
-    causal = model.generate("ab", mode="causal", **OPTIONS).token_ids
-    assert model.generate("ab", mode="causal", repair=3, **OPTIONS).token_ids == causal
+def test_pins_and_constraints_hold_through_all_rounds(model: DiffusionGemmaModel) -> None:
+    """And the form that is committed is no less probable than without repair: one canvas."""
+    options = OPTIONS | {"max_tokens": 8, "logprobs": 0}
+    pins = {0: 7, 3: 9, 7: 11}
+    changed = 0
+    for prompt in PROMPTS:
+        for more in ({"pins": pins}, {"regex": "[a-zA-Z]{3,8}"}, {"choices": ["acc", "acd", "fe", "cae"]}):
+            plain = model.generate(prompt, **more, **options)
+            mended = model.generate(prompt, repair=4, doubt=0.99, **more, **options)
+            changed += mended.token_ids != plain.token_ids
+            assert (mended.confidence or 0) >= (plain.confidence or 0) - 1e-6
+            if "pins" in more:
+                assert {at: mended.token_ids[at] for at in pins} == pins
+            elif "regex" in more:
+                assert re.fullmatch(more["regex"], mended.text)
+            else:
+                assert mended.text in more["choices"]
+    assert changed
+
+
+def test_a_grammar_s_own_tokens_are_not_doubted(model: DiffusionGemmaModel) -> None:
+    """Where nothing else is allowed, denoising anew could change nothing."""
+    plain, mended = (
+        model.generate("ab", regex="dcea", repair=count, doubt=0.999, **OPTIONS).usage.denoising_steps for count in (0, 9)
+    )
+    assert mended == plain
+
+
+def test_other_modes_are_left_alone(model: DiffusionGemmaModel) -> None:
+    for mode in ("causal", "exact"):
+        plain = model.generate("ab", mode=mode, **OPTIONS)
+        assert model.generate("ab", mode=mode, repair=3, doubt=0.99, **OPTIONS).token_ids == plain.token_ids
+
+
+def test_canvases_are_judged_together_and_encoded_once(model: DiffusionGemmaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    encode = ModelRunner.encode
+
+    def counted(self: ModelRunner, batch: Sequence[tuple[SequenceState, list[int]]]) -> list[Tensor]:
+        calls.append(len(batch))
+        return encode(self, batch)
+
+    monkeypatch.setattr(ModelRunner, "encode", counted)
+    options = {"seed": 3, "num_diffusion_steps": 2, "max_tokens": 24, "early_stop": False}
+    plain = model.generate(PROMPTS[:1] * 3, **options)
+    assert [len(one.token_ids) for one in plain] == [24] * 3 and calls == [3, 3, 3]
+    calls.clear()
+    judged = model.generate(PROMPTS[:1] * 3, repair=1, doubt=1e-30, **options)
+    # The last canvas is read too; of the others the reading is what they are encoded for anyway.
+    assert calls == [3, 3, 3, 3] and [one.token_ids for one in judged] == [one.token_ids for one in plain]
+    assert judged[0].usage.commit_passes == 3
+
+
+def test_judging_keeps_the_log_probabilities(model: DiffusionGemmaModel) -> None:
+    options = OPTIONS | {"repair": 2, "doubt": 0.9, "max_tokens": 20}
+    plain, asked = model.generate("hello", **options), model.generate("hello", logprobs=0, **options)
+    assert asked.token_ids == plain.token_ids and [one.token_id for one in asked.logprobs] == plain.token_ids
 
 
 def test_it_mends_answers_of_a_trained_model() -> None:

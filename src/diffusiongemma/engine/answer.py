@@ -62,15 +62,11 @@ class Answer:
 
         An answer that fills its last token and is a whole text of its grammar has stopped, not been cut.
         """
-        taken: list[int] = []
-        for token in ids:
-            taken.append(token)
-            if token in self._stop_ids and len(self.ids) + len(taken) >= self._pinned:
-                self.finish = "stop"
-            elif len(self.ids) + len(taken) >= self._params.max_tokens:
-                self.finish = "stop" if constraint is not None and constraint.is_complete else "length"
-            if self.finish:
-                break
+        taken = list(ids[: self.share(ids)])
+        if self._ends(taken[-1], len(taken)):
+            self.finish = "stop"
+        elif len(self.ids) + len(taken) >= self._params.max_tokens:
+            self.finish = "stop" if constraint is not None and constraint.is_complete else "length"
         first = max(0, self._pinned - len(self.ids))
         self.ids.extend(taken)
         commit = Commit(row=row, text="", token_ids=taken)
@@ -85,6 +81,15 @@ class Answer:
         self._thinking.append(commit.thinking)
         self._calls.extend(commit.tool_calls)
         return commit
+
+    def share(self, ids: Sequence[int]) -> int:
+        """How many of some tokens, at least one, the answer would take: those up to its end."""
+        most = min(len(ids), self._params.max_tokens - len(self.ids))
+        return next((count for count, token in enumerate(ids[:most], 1) if self._ends(token, count)), most)
+
+    def _ends(self, token: int, count: int) -> bool:
+        """Whether a token, so many after those that are there, is a stop token; up to the last pin there are none."""
+        return token in self._stop_ids and len(self.ids) + count >= self._pinned
 
     def _said(self, commit: Commit, parts: Sequence[Part]) -> Commit:
         """What parts add to a commit, up to the first stop string."""

@@ -28,9 +28,9 @@ from diffusiongemma.engine.prefix import PrefixCache
 from diffusiongemma.engine.request import Request, check, unit_of
 from diffusiongemma.engine.runner import CanvasBatch, ModelRunner, Stepped
 from diffusiongemma.engine.scheduler import Scheduler
-from diffusiongemma.engine.sequence import Asked, Phase, Repair, SequenceState, canvas_slice
+from diffusiongemma.engine.sequence import Asked, Form, Phase, Repair, SequenceState, canvas_slice
 from diffusiongemma.errors import EngineError, as_error
-from diffusiongemma.model.cache import KVCache, prefill_chunk
+from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
 from diffusiongemma.model.transformer import Transformer
 from diffusiongemma.text.tokenizer import Tokenizer
 
@@ -207,12 +207,16 @@ class Engine:
             return
         self.counts.passes += 1
         before = [one.last_1D for one, _ in batch]
-        for (one, tokens), last_1D, hidden_TD in zip(batch, before, self.runner.encode(batch), strict=True):
+        kept = [one.cache.fork() if one.judging and one.cache is not None else None for one, _ in batch]
+        for (one, tokens), last_1D, cache, hidden_TD in zip(batch, before, kept, self.runner.encode(batch), strict=True):
+            if cache is not None and last_1D is not None:
+                yield from _alone(one, self._judged(one, cache, last_1D, hidden_TD))
+                continue
             if one.commit is not None and last_1D is not None and one.encoded == one.length:
                 one.commit.logprobs.extend(self._logprobs(one, tokens, torch.cat((last_1D, hidden_TD[:-1]))))
             if one.encoded <= len(one.request.prompt) and one.cache is not None:
                 self.prefix.store(one.blocks, one.cache)
-        ready = [one for one, _ in batch if one.encoded == one.length]
+        ready = [one for one, _ in batch if one.phase is Phase.ENCODE and one.encoded == one.length and one.form is None]
         for one in ready:
             if one.commit is not None:
                 commit, one.commit = one.commit, None
@@ -261,6 +265,7 @@ class Engine:
         yield from ()
 
     def _began(self, one: SequenceState, pins: list[int] | None) -> None:
+        one.pins = pins
         self.runner.begin(one, pins)
         one.began = time.perf_counter()
 
@@ -300,16 +305,28 @@ class Engine:
         for at, one in enumerate(batch.sequences):
             if not stepped.done[at] or one.failed is not None:
                 continue
-            one.metadata, final, steps = None, stepped.finals[at], stepped.steps[at]
+            one.metadata, final, steps, reading = None, stepped.finals[at], stepped.steps[at], readings[at]
             if one.request.mode == "exact":
                 yield from _alone(one, self._verify(one, steps, final))
-            elif one.constraint is None and one.request.params.repair and one.request.pins is None:
-                yield from _alone(one, self._repair(one, steps, final))
-            elif one.constraint is None:
-                yield from _alone(one, self._commit(one, steps, final))
+                continue
+            held = {place for place, pin in enumerate(one.pins or ()) if pin >= 0} | set(reading.positions if reading else ())
+            best_of = None if reading is None else self.runner.best_of(batch, at)
+            form = Form(final, one.answer.share(final), steps, frozenset(held), best_of)
+            # A canvas that its grammar does not take is mended by that first: the causal role knows nothing of it.
+            if one.request.params.repair and (reading is None or (reading.complete and reading.tokens[: one.unit] == final)):
+                one.form, one.phase = form, Phase.ENCODE
             else:
-                work = partial(one.constraint.commit, final, self.runner.best_of(batch, at))
-                yield from _alone(one, self._ask(one, work, partial(self._commit, one, steps)))
+                yield from _alone(one, self._settle(one, form, form if one.repair is None else one.repair.best))
+
+    def _settle(self, one: SequenceState, last: Form, best: Form) -> Events:
+        """Commit the best form of a canvas, which took its steps up to the last one."""
+        steps = last.steps + (0 if one.repair is None else one.repair.steps)
+        one.repair = None
+        if one.constraint is None or best.best_of is None:
+            yield from self._commit(one, steps, best.tokens)
+        else:
+            work = partial(one.constraint.commit, best.tokens, best.best_of)
+            yield from self._ask(one, work, partial(self._commit, one, steps))
 
     def _commit(self, one: SequenceState, steps: int, final: list[int]) -> Events:
         if one.failed is not None:
@@ -319,41 +336,51 @@ class Engine:
         answer.report(steps, len(answer.ids) - before, time.perf_counter() - one.began)
         one.index, one.phase = one.index + 1, Phase.ENCODE
         wanted = one.request.logprobs is not None
-        answer.commit_passes += answer.finish is None or wanted
+        answer.commit_passes += wanted or (answer.finish is None and one.encoded < one.length)
         if wanted:
             one.commit = commit
         else:
             yield from self._emitted(one, commit)
 
-    def _repair(self, one: SequenceState, steps: int, final: list[int]) -> Events:
-        """Denoise a canvas anew from the first token that the causal role doubts, or commit the best of its forms."""
-        params, before = one.request.params, one.repair
-        end = next((at + 1 for at, token in enumerate(final) if token in one.request.stop_ids), len(final))
-        logprobs = self.runner.judge(one, final[:end])
+    def _judged(self, one: SequenceState, before: RowCache, last_1D: Tensor, hidden_TD: Tensor) -> Events:
+        """Denoise a canvas anew from the first token that the causal role doubts, or commit the best of its forms.
+
+        Args:
+            one: the sequence; the tokens of its form are in its cache.
+            before: the cache without them.
+            last_1D: state of the token before them.
+            hidden_TD: of each of them.
+        """
+        params, form, repair = one.request.params, one.form, one.repair
+        assert form is not None
+        one.form = None
+        tokens = form.tokens[: form.share]
+        logprobs = [each.logprob for each in alternatives(self.model, torch.cat((last_1D, hidden_TD[:-1])), tokens, 0)]
         if not all(map(math.isfinite, logprobs)):
             one.error = _not_finite(f"canvas {one.index}, read by the causal role")
             return
-        self.counts.passes += 1
         one.answer.commit_passes += 1
-        score, rounds = sum(logprobs) / end, 0 if before is None else before.rounds
-        steps += 0 if before is None else before.steps
-        best = (final, score) if before is None or score > before.score else (before.best, before.score)
-        doubted = [at for at, logprob in enumerate(logprobs) if logprob < math.log(params.doubt)]
-        if doubted and rounds < params.repair:
-            one.repair = Repair(rounds + 1, steps, *best)
-            one.canvas = one.soft_1LD = None
-            # What follows a wrong token was written to suit it (measured against redoing doubted tokens alone, docs/lab-log.md).
-            self.runner.begin(one, [*final[: doubted[0]], *[-1] * (len(final) - doubted[0])])
+        rounds, steps = (0, 0) if repair is None else (repair.rounds, repair.steps)
+        best, score = form, sum(logprobs) / len(logprobs)
+        if repair is not None and repair.score >= score:
+            best, score = repair.best, repair.score
+        least = math.log(params.doubt)
+        doubted = next((at for at, each in enumerate(logprobs) if each < least and at not in form.held), None)
+        done = doubted is None or rounds == params.repair
+        if not done or best is not form or one.constraint is not None or one.request.logprobs is not None:
+            one.cache, one.last_1D = before, last_1D
+        if done:
+            yield from self._settle(one, form, best)
             return
-        one.repair = None
-        yield from self._commit(one, steps, best[0])
+        one.repair, one.phase = Repair(rounds + 1, steps + form.steps, best, score), Phase.DENOISE
+        # What follows a wrong token was written to suit it (measured against redoing doubted tokens alone, docs/lab-log.md).
+        self.runner.begin(one, [*tokens[:doubted], *(one.pins or [-1] * one.unit)[doubted:]])
 
     def _verify(self, one: SequenceState, steps: int, final: list[int]) -> Events:
         """Say the part of a draft that the causal role would have said, and its own token after it."""
         assert one.cache is not None
         answer, before, kept = one.answer, len(one.answer.ids), one.cache.fork()
-        end = next((at + 1 for at, token in enumerate(final) if token in one.request.stop_ids), len(final))
-        draft = final[: min(end, one.request.params.max_tokens - before)]
+        draft = final[: answer.share(final)]
         chosen, finite, hidden_TD = self.runner.verify(one, draft)
         same = next((at for at, token in enumerate(draft) if token != chosen[at]), len(draft))
         if not all(finite[: same + 1]):

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from diffusiongemma.diffusion import COLDEST, BatchParams, Canvas, SamplingParams, committed, new_canvas, step, temperature
 from diffusiongemma.engine.constraint import BestOf, Reading, applied
-from diffusiongemma.engine.logprobs import alternatives
 from diffusiongemma.engine.sequence import SequenceState, canvas_slice
 from diffusiongemma.kernels import RngPurpose, SoftPositions, Statistics, draw, draw_top, position_keys
 from diffusiongemma.model.cache import RowCache
@@ -174,23 +173,12 @@ class ModelRunner:
             chosen_B = torch.where(temperature_B > 0, drawn_B, chosen_B)
         return chosen_B.tolist(), finite_B
 
-    def judge(self, one: SequenceState, tokens: Sequence[int]) -> list[float]:
-        """The log-probability that the causal role gives each of some tokens after what the sequence has, in nats.
-
-        Nothing of them stays in its cache.
-        """
-        assert one.cache is not None
-        last_1D, kept = cast(Tensor, one.last_1D), one.cache.fork()
-        [hidden_TD] = self.encode([(one, list(tokens))])
-        one.cache, one.last_1D = kept, last_1D
-        return [each.logprob for each in alternatives(self.model, torch.cat((last_1D, hidden_TD[:-1])), tokens, 0)]
-
     def begin(self, one: SequenceState, pins: Sequence[int] | None) -> None:
         """A sequence's next canvas: noise, but for what is pinned and what there is to start from.
 
         Args:
             one: the sequence.
-            pins: of the canvas, -1 where open; None: none.
+            pins: of the canvas, -1 where open, and in a round of repair what stays of its form; None: none.
         """
         device, request = self.model.device, one.request
         rounds = 0 if one.repair is None else one.repair.rounds

@@ -112,7 +112,8 @@ class Scheduler:
                     continue
                 tokens = one.segment(self._chunk)
                 encode.append((one, tokens))
-                if one.encoded + len(tokens) == one.length and one.answer.finish is None and one.drafts:
+                ready = one.encoded + len(tokens) == one.length and one.form is None
+                if one.judging or (ready and one.answer.finish is None and one.drafts):
                     denoise.append(one)
         return Batch(encode, denoise)
 

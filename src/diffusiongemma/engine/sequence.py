@@ -13,13 +13,13 @@ from torch import Tensor
 
 from diffusiongemma.diffusion import Canvas
 from diffusiongemma.engine.answer import Answer
-from diffusiongemma.engine.constraint import GuardedState
+from diffusiongemma.engine.constraint import BestOf, GuardedState
 from diffusiongemma.engine.events import Commit, Event
 from diffusiongemma.engine.request import REST, Request
 from diffusiongemma.model.cache import RowCache
 from diffusiongemma.model.transformer import PassMetadata
 
-__all__ = ["Asked", "Phase", "Repair", "SequenceState", "canvas_slice"]
+__all__ = ["Asked", "Form", "Phase", "Repair", "SequenceState", "canvas_slice"]
 
 
 class Phase(Enum):
@@ -49,19 +49,38 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Form:
+    """What denoising made of a canvas.
+
+    Attributes:
+        tokens: of the whole canvas.
+        share: how many of them the answer would take.
+        steps: that it took.
+        held: positions that no other round could change.
+        best_of: where the answer is constrained: what chooses among allowed tokens.
+    """
+
+    tokens: list[int]
+    share: int
+    steps: int
+    held: frozenset[int]
+    best_of: BestOf | None = None
+
+
+@dataclass(frozen=True)
 class Repair:
     """A canvas that the causal role has judged.
 
     Attributes:
         rounds: of repair that led to the last of its forms.
         steps: that all forms took.
-        best: tokens of the form that it found most probable.
+        best: the form that it found most probable.
         score: of that, the mean log-probability of a token, in nats.
     """
 
     rounds: int
     steps: int
-    best: list[int]
+    best: Form
     score: float
 
 
@@ -84,6 +103,8 @@ class SequenceState:
         last_1D: hidden state of the last token encoded.
         index: which canvas.
         canvas: on which it stands, its only row.
+        pins: of the canvas, -1 where it is open; None: none.
+        form: of the canvas, which the causal role reads next.
         soft_1LD: expected embedding of the last step.
         metadata: of the canvas.
         began: when the canvas began.
@@ -110,6 +131,8 @@ class SequenceState:
     last_1D: Tensor | None = None
     index: int = 0
     canvas: Canvas | None = None
+    pins: list[int] | None = None
+    form: Form | None = None
     soft_1LD: Tensor | None = None
     metadata: PassMetadata | None = None
     began: float = 0.0
@@ -117,7 +140,7 @@ class SequenceState:
     asked: Asked | None = None
     rest: int = 0
     setback: int = 0
-    repair: "Repair | None" = None
+    repair: Repair | None = None
     placed: float = 0.0
     error: Exception | None = None
 
@@ -147,17 +170,25 @@ class SequenceState:
         return 0 if self.cache is None else self.cache.length
 
     @property
+    def judging(self) -> bool:
+        """Whether a form of its canvas is what it encodes next."""
+        return self.form is not None and self.encoded == self.length
+
+    @property
     def in_prompt(self) -> bool:
         """Whether the next token to encode is one of the prompt."""
         return self.encoded < len(self.request.prompt)
 
     def segment(self, chunk: int) -> list[int]:
-        """The tokens to encode next: at most a chunk of the prompt, or what was committed at a time; empty: there are none.
+        """The tokens to encode next: at most a chunk of the prompt, what was committed at a time, or a form that is to be judged.
 
         A sequence that lost its cache encodes the same segments again, so that it has the same bits.
         """
         if self.in_prompt:
             return self.request.prompt[self.encoded : self.encoded + chunk]
+        if self.judging:
+            assert self.form is not None
+            return self.form.tokens[: self.form.share]
         begin = self.encoded - len(self.request.prompt)
         return self.answer.ids[begin : begin + self.unit]
 
