@@ -81,7 +81,7 @@ def test_what_is_found_has_the_bits_of_what_is_computed(window: int, layer_types
     prefix, none = prefix_of(model, blocks * sum(part_sizes(model))), prefix_of(model, 0)
     draw = random.Random(window * blocks)
     roots = [[draw.randrange(64) for _ in range(60)] for _ in range(2)]
-    for _ in range(25):
+    for _ in range(18):
         root = draw.choice(roots)
         prompt = root[: draw.randrange(1, 60)] + [draw.randrange(64) for _ in range(draw.randrange(6))]
         _, hidden, canvas = prefill(model, prompt, prefix)

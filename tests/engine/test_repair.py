@@ -137,7 +137,7 @@ def test_judging_keeps_the_log_probabilities(model: DiffusionGemmaModel) -> None
 def test_it_mends_answers_of_a_trained_model() -> None:
     nano = DiffusionGemmaModel.from_pretrained("nano")
     task = task_named("json-extract")
-    examples = task.examples(40, 1_000_000)
+    examples = task.examples(20, 1_000_000)
     plain, mended = (evaluate(nano, task, examples, repair=rounds).total for rounds in (0, 2))
     assert mended.score > plain.score + 0.02 or plain.score > 0.97
     assert mended.mean_steps < 2 * plain.mean_steps

@@ -42,11 +42,11 @@ def numbers(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 def test_a_short_fuzz(tmp_path: Path) -> None:
     """All kinds of attack, in all manners of sending; how long others wait is measured where nothing else runs."""
     out = tmp_path / "out.json"
-    command = [sys.executable, str(TOOLS / "fuzz.py"), "--requests", "150", "--seed", "6", "--json", str(out)]
+    command = [sys.executable, str(TOOLS / "fuzz.py"), "--requests", "70", "--seed", "6", "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert out.is_file(), done.stderr
     result = json.loads(out.read_text())
-    assert result["requests"] == 150 and len(result["kinds"]) > 20 and result["said_stop"] > 30
+    assert result["requests"] == 70 and len(result["kinds"]) > 20 and result["said_stop"] > 10
     for name in ("5xx", "unanswered", "broken", "tracebacks", "left_over", "ended"):
         assert not result[name], (name, result[name])
     assert not result["second_client"]["wrong"] and result["second_client"]["chat"]["asked"] > 0

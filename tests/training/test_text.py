@@ -121,7 +121,10 @@ def test_any_text_goes_through_the_vocabulary_and_back(mixture: TextMixture) -> 
     assert len(backend.encode("1234", add_special_tokens=False).ids) == 4, "digits stand alone"
 
 
-def test_a_run_on_text_goes_on_exactly(tmp_path: Path) -> None:
+def test_a_run_on_text_goes_on_exactly(tmp_path: Path, mixture: TextMixture) -> None:
+    for name in ("straight", "half"):  # it need not be learnt again
+        (tmp_path / name).mkdir()
+        mixture.tokenizer.save(str(tmp_path / name / "tokenizer.json"))
     sudoku = small(steps=4, checkpoint_every=2)
     recipe = nano().model_copy(update={"model": sudoku.model, "train": sudoku.train})
     straight = TrainRun(recipe, tmp_path / "straight")
@@ -138,8 +141,9 @@ def test_a_run_on_text_goes_on_exactly(tmp_path: Path) -> None:
         assert torch.equal(tensor, weights(resumed)[name]), name
 
 
-def test_declared_functions_stand_in_the_prompt_and_calls_in_the_answer(folder: Path) -> None:
+def test_declared_functions_stand_in_the_prompt_and_calls_in_the_answer(folder: Path, mixture: TextMixture) -> None:
     (folder / "tools").mkdir()
+    mixture.tokenizer.save(str(folder / "tools" / "tokenizer.json"))
     bucket = Bucket(prompt=200, answer=60, share=1, sources={"tool-call": 1})
     mixture = TextMixture(nano().data.model_copy(update={"buckets": (bucket,)}), 1, folder / "tools", quiet)
     write_tokenizer(folder / "tools", mixture.tokenizer, mixture.chat_template, SPECIALS)

@@ -64,10 +64,10 @@ def test_every_example_is_a_puzzle_with_its_solution_in_the_tokenizers_ids(data:
 
 def test_symmetries_keep_the_single_solution(data: SudokuData) -> None:
     """A varied puzzle has the number of clues asked for, and its clues are a relabelling of its base's and more."""
-    base = data._base
+    base = data.base
     rng = np.random.Generator(np.random.Philox(key=[1, 2]))
     for pair in base.astype(np.int64):
-        clues, solution = data._vary(pair.copy(), rng)
+        clues, solution = data.vary(pair.copy(), rng)
         given = clues > 0
         assert (clues[given] == solution[given]).all()
         assert given.sum() >= (pair[0] > 0).sum()
@@ -81,7 +81,7 @@ def test_kept_puzzles_of_another_size_are_refused(folder: Path, tmp_path: Path) 
 
 def test_the_base_puzzles_are_the_generators(data: SudokuData) -> None:
     expected = [p.clues for p in reasoning_gym_puzzles(3, 7, (50, 50))]
-    assert ["".join(map(str, clues)).replace("0", ".") for clues in data._base[:, 0]] == expected
+    assert ["".join(map(str, clues)).replace("0", ".") for clues in data.base[:, 0]] == expected
 
 
 def test_cell_tokens_begin_as_sums_of_their_parts(data: SudokuData) -> None:

@@ -75,7 +75,7 @@ class SudokuData:
     def __init__(self, recipe: SudokuPuzzles, seed: int, folder: Path, progress: Callable[[int, int], None]) -> None:
         self._recipe = recipe
         self._seed = seed
-        self._base = _base_puzzles(recipe, folder, progress)
+        self.base = _base_puzzles(recipe, folder, progress)
         self.tokenizer = build_tokenizer()
         self.canvas_length = ANSWER_LENGTH
         ids = vocabulary()
@@ -89,8 +89,8 @@ class SudokuData:
         rng = np.random.Generator(np.random.Philox(key=[self._seed, step]))
         clues = np.empty((prompts, 81), np.int64)
         solution = np.empty((prompts, 81), np.int64)
-        for i, base in enumerate(rng.integers(0, len(self._base), prompts)):
-            clues[i], solution[i] = self._vary(self._base[base].astype(np.int64), rng)
+        for i, base in enumerate(rng.integers(0, len(self.base), prompts)):
+            clues[i], solution[i] = self.vary(self.base[base].astype(np.int64), rng)
         cells = self._first_cell + 10 * np.arange(81) + clues
         digits = self._first_digit + solution - 1
         prompt = np.concatenate(
@@ -118,7 +118,7 @@ class SudokuData:
         ends[:, 8] = last
         return np.concatenate((grid, ends), axis=2).reshape(len(grid), 90)
 
-    def _vary(self, pair: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def vary(self, pair: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A puzzle and its solution ``[2, 81]`` under a random symmetry, with a random number of clues given back."""
         grid = pair.reshape(2, 9, 9)
         if rng.random() < 0.5:
