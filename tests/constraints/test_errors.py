@@ -81,7 +81,9 @@ def test_requests() -> None:
     schema = record("*", a=TEXT)
     wrapped = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
     assert Constraint.of(response_format=wrapped) == Constraint.json_schema(schema)
-    assert Constraint.of(response_format={"type": "json_schema", "json_schema": schema}) == Constraint.json_schema(schema)
+    loose = Constraint.json_schema(schema, strict=False)
+    assert Constraint.of(response_format={"type": "json_schema", "json_schema": schema}) == loose
+    assert Constraint.of(response_format={"type": "json_schema", "json_schema": {"schema": schema}}) == loose
     assert Constraint.of(response_format={"type": "json_object"}) == Constraint.json_object()
     assert Constraint.of(response_format={"type": "text"}) is None
     assert Constraint.of() is None

@@ -42,12 +42,14 @@ class Reading:
         source: for the engine; its own form.
         guide: what is known of the texts besides.
         cost: what compiling and following it may take.
+        left_out: of a schema what the grammar does not express.
     """
 
     constraint: Constraint
     source: str
     guide: SearchGuide
     cost: Cost
+    left_out: tuple[str, ...] = ()
 
 
 def read(constraint: Constraint) -> Reading:
@@ -131,21 +133,21 @@ def _matcher(engine: LLTokenizer, source: str, constraint: Constraint) -> LLMatc
 
 
 def _schema(constraint: Constraint) -> Reading:
-    ready = prepare(constraint.source)
+    ready = prepare(constraint.source, constraint.strict)
     hints = CompletionHints.of(ready.names, ready.required, map(Automaton, ready.patterns))
     item, key = _SEPARATORS[constraint.spacing]
     options: Any = {
         "item_separator": item,
         "key_separator": key,
         "whitespace_flexible": False,
-        "lenient": False,
-        "coerce_one_of": False,
+        "lenient": not constraint.strict,
+        "coerce_one_of": not constraint.strict,
     }
     try:
         source = LLMatcher.grammar_from_json_schema(ready.text, overrides=options)
     except ValueError as error:  # the engine's reader of JSON stops at 128 levels
         raise ConstraintError(f"the schema cannot be expressed: {error}") from error
-    return Reading(constraint, source, _json_guide(hints), _cost(ready))
+    return Reading(constraint, source, _json_guide(hints), _cost(ready), ready.left_out)
 
 
 def _cost(ready: Prepared) -> Cost:

@@ -26,11 +26,14 @@ class Constraint:
         kind: what the source is.
         source: JSON of a schema, of a list of choices or of tools, a pattern, or the text of a grammar.
         spacing: of JSON: one blank after each ``:`` and ``,`` as ``json.dumps`` writes it, none, or either of the two.
+        strict: whether a schema that no grammar can express is refused; else the nearest grammar is taken, and the finished text
+            is validated.
     """
 
     kind: Kind
     source: str
     spacing: Spacing = "spaced"
+    strict: bool = True
 
     def __post_init__(self) -> None:
         if self.spacing not in ("spaced", "compact", "either"):
@@ -43,7 +46,7 @@ class Constraint:
             raise ConstraintError(f"the {self.kind} has half of a surrogate pair, which no text can hold") from error
 
     @classmethod
-    def json_schema(cls, schema: Mapping[str, Any] | bool | str, spacing: Spacing = "spaced") -> "Constraint":
+    def json_schema(cls, schema: Mapping[str, Any] | bool | str, spacing: Spacing = "spaced", strict: bool = True) -> "Constraint":
         """JSON that a schema describes; the schema as an object or as JSON. Properties are written in the schema's order."""
         try:
             given = json.loads(schema) if isinstance(schema, str) else schema
@@ -52,7 +55,7 @@ class Constraint:
             raise ConstraintError(f"the schema is not JSON: {error}") from error
         if not isinstance(given, Mapping | bool):
             raise ConstraintError(f"a JSON schema is an object or a boolean, this is {type(given).__name__}")
-        return cls("json_schema", source, spacing)
+        return cls("json_schema", source, spacing, strict)
 
     @classmethod
     def json_object(cls, spacing: Spacing = "spaced") -> "Constraint":
@@ -136,7 +139,7 @@ class Constraint:
 
 def _response_format(given: Any) -> Constraint | None:
     if isinstance(given, type) and callable(describe := getattr(given, "model_json_schema", None)):
-        return Constraint.json_schema(describe())
+        return Constraint.json_schema(describe(), strict=False)
     if isinstance(given, bool):
         return Constraint.json_schema(given)
     kind = given.get("type") if isinstance(given, Mapping) else None
@@ -147,9 +150,10 @@ def _response_format(given: Any) -> Constraint | None:
     if kind == "json_schema" and "json_schema" in given:
         schema = given["json_schema"]
         inner = isinstance(schema, Mapping) and isinstance(schema.get("schema"), Mapping | bool)
-        return Constraint.json_schema(schema["schema"] if inner else schema)
+        strict = inner and schema.get("strict") is True
+        return Constraint.json_schema(schema["schema"] if inner else schema, strict=strict)
     if isinstance(given, Mapping) and _is_schema(given):
-        return Constraint.json_schema(given)
+        return Constraint.json_schema(given, strict=False)
     raise ConstraintError(
         f'response_format is {given!r:.200}; it is {{"type": "json_schema", "json_schema": {{"schema": ...}}}}, the schema itself, '
         'a pydantic class, {"type": "json_object"} or {"type": "text"}'

@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from diffusiongemma.constraints.compiled import Compiled, read
 from diffusiongemma.constraints.constraint import Constraint
 from diffusiongemma.constraints.pinned_search import PinnedPath
 from diffusiongemma.constraints.process import Gone, Home, Process, why_not
 from diffusiongemma.constraints.remote import AnyCursor, RemoteCursor
+from diffusiongemma.constraints.validity import Validator
 from diffusiongemma.constraints.vocabulary import Vocabulary
-from diffusiongemma.errors import OverloadedError
+from diffusiongemma.errors import ConstraintError, OverloadedError
 
 __all__ = ["Grammar", "compile_grammar"]
 
@@ -32,6 +34,7 @@ class Grammar:
         size: bytes of memory that it holds, about.
         start: makes a cursor at the beginning of a text.
         process: that it is in; None: it is in this one.
+        left_out: of a schema what the grammar does not express: a finished text is validated.
 
     Attributes:
         paths: through pins that were asked for, with what was asked.
@@ -45,7 +48,10 @@ class Grammar:
         size: int,
         start: Callable[[], AnyCursor],
         process: Process | None = None,
+        left_out: tuple[str, ...] = (),
     ) -> None:
+        self.left_out = left_out
+        self._validator = Validator(constraint.source) if left_out else None
         self.constraint, self.vocabulary, self.shortest, self.size = constraint, vocabulary, shortest, size
         self.start = start
         self._process = process
@@ -55,6 +61,10 @@ class Grammar:
     def usable(self) -> bool:
         """It can be followed: its process, if it has one, is there."""
         return self._process is None or self._process.usable
+
+    def takes(self, text: str) -> bool | None:
+        """Whether a finished text is valid for the schema; None: whatever the grammar writes is."""
+        return None if self._validator is None else self._validator.takes(text)
 
     @property
     def confined(self) -> bool:
@@ -81,7 +91,12 @@ def compile_grammar(constraint: Constraint, vocabulary: Vocabulary, gone: Gone |
         if known is not None and known.usable:
             cache[constraint] = known
             return known
-    grammar = _compiled(constraint, vocabulary, gone)
+    try:
+        grammar = _compiled(replace(constraint, strict=True), vocabulary, gone)
+    except ConstraintError:
+        if constraint.strict:
+            raise
+        grammar = _compiled(constraint, vocabulary, gone)
     with vocabulary.lock:
         cache[constraint] = grammar
         while len(cache) > _KEPT or (len(cache) > 1 and sum(one.size for one in cache.values()) > _BYTES):
@@ -91,14 +106,16 @@ def compile_grammar(constraint: Constraint, vocabulary: Vocabulary, gone: Gone |
 
 def _compiled(constraint: Constraint, vocabulary: Vocabulary, gone: Gone | None) -> Grammar:
     reading = read(constraint)
+    # What else the strict reading was refused for: alternatives that are exclusive, and overlap.
+    left_out = () if constraint.strict else reading.left_out or ("oneOf",)
     home = None if reading.cost.cheap else _home(vocabulary)
     if home is None:
         here = Compiled(reading, vocabulary)
-        return Grammar(constraint, vocabulary, here.shortest, reading.cost.bytes, here.start)
+        return Grammar(constraint, vocabulary, here.shortest, reading.cost.bytes, here.start, left_out=left_out)
     del reading
     process = _forked(home, vocabulary)
-    shortest = process.compile((constraint.kind, constraint.source, constraint.spacing), gone)
-    return Grammar(constraint, vocabulary, shortest, _PROCESS, lambda: RemoteCursor(process, vocabulary), process)
+    shortest = process.compile((constraint.kind, constraint.source, constraint.spacing, constraint.strict), gone)
+    return Grammar(constraint, vocabulary, shortest, _PROCESS, lambda: RemoteCursor(process, vocabulary), process, left_out)
 
 
 def _forked(home: Home, vocabulary: Vocabulary) -> Process:

@@ -6,9 +6,25 @@ from typing import Any
 from diffusiongemma.constraints.shape import check_shape
 from diffusiongemma.errors import ConstraintError
 
-__all__ = ["ANNOTATIONS", "REWRITES", "Schema", "without_tens"]
+__all__ = ["ANNOTATIONS", "REWRITES", "InexpressibleError", "Schema", "without_tens"]
 
 Schema = dict[str, Any]
+
+
+class InexpressibleError(ConstraintError):
+    """A grammar cannot say what a keyword does.
+
+    Args:
+        where: the schema's place.
+        words: the keyword, and those that mean nothing without it.
+        reason: why not, or what to say instead; goes on after them.
+    """
+
+    def __init__(self, where: str, words: tuple[str, ...], reason: str) -> None:
+        super().__init__(f"{where}: {words[0]!r} {reason}")
+        self.where, self.words = where, words
+
+
 ANNOTATIONS = ("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$comment", "title", "description",
                 "default", "examples", "deprecated", "readOnly", "writeOnly", "x-guidance", "$defs", "definitions")  # fmt: skip
 """What says nothing about a text. ``x-guidance`` would set the engine's options; ours are the ones that count."""
@@ -45,14 +61,18 @@ def numbers(node: Schema, where: str) -> None:
             node[word] = int(count)
     step = node.get("multipleOf")
     if isinstance(step, float) and not (step * 2**10).is_integer():
-        raise ConstraintError(
-            f"{where}: 'multipleOf' {step} cannot be expressed: {step} has no exact binary value, and validators that divide "
-            "floating-point numbers refuse some of its multiples; use whole numbers or a string with a pattern"
+        raise InexpressibleError(
+            where,
+            ("multipleOf",),
+            f"{step} cannot be expressed: {step} has no exact binary value, and validators that divide floating-point numbers "
+            "refuse some of its multiples; use whole numbers or a string with a pattern",
         )
     if isinstance(step, int | float) and without_tens(int(step)) > MAX_STEP:
-        raise ConstraintError(
-            f"{where}: 'multipleOf' {step} is too large: {MAX_STEP:,} is the most, powers of ten aside, since a grammar needs a "
-            "state for each remainder; leave it out, and check the number afterwards"
+        raise InexpressibleError(
+            where,
+            ("multipleOf",),
+            f"{step} is too large: {MAX_STEP:,} is the most, powers of ten aside, since a grammar needs a state for each "
+            "remainder; leave it out, and check the number afterwards",
         )
 
 
@@ -64,16 +84,18 @@ def large_numbers(node: Schema, where: str) -> None:
     """Values that would come out as others refused; bounds that lie further out than numbers are exact drawn in to there."""
     for word in ("const", "enum"):
         if word in node and (odd := _inexact(node[word])) is not None:
-            raise ConstraintError(
-                f"{where}: {word!r} has the number {odd}, which would not come out as it is: numbers may have {EXACT_DIGITS} "
-                f"significant digits, whole ones be up to {EXACT:,}; write it as a string"
+            raise InexpressibleError(
+                where,
+                (word,),
+                f"has the number {odd}, which would not come out as it is: numbers may have {EXACT_DIGITS} significant digits, "
+                f"whole ones be up to {EXACT:,}; write it as a string",
             )
     for word, sign in (("minimum", 1), ("exclusiveMinimum", 1), ("maximum", -1), ("exclusiveMaximum", -1)):
         bound = node.get(word)
         if not isinstance(bound, int | float) or isinstance(bound, bool) or abs(bound) <= EXACT:
             continue
         if sign * bound > 0:
-            raise ConstraintError(f"{where}: {word!r} is {bound}; beyond {EXACT:,} numbers cannot be told apart here")
+            raise InexpressibleError(where, (word,), f"is {bound}; beyond {EXACT:,} numbers cannot be told apart here")
         node[word] = -sign * EXACT
 
 
@@ -96,7 +118,7 @@ def arrays(node: Schema, where: str) -> None:
             node["items"] = node["additionalItems"]
     node.pop("additionalItems", None)
     if node.pop("uniqueItems", False) is True and node.get("maxItems") not in (0, 1):
-        raise ConstraintError(f"{where}: 'uniqueItems' cannot be expressed: a grammar does not remember the items before")
+        raise InexpressibleError(where, ("uniqueItems",), "cannot be expressed: a grammar does not remember the items before")
     if "contains" not in node or (node.get("minContains") == 0 and "maxContains" not in node):
         for word in ("contains", "minContains", "maxContains"):
             node.pop(word, None)
@@ -132,8 +154,8 @@ def property_names(node: Schema, where: str) -> None:
     value = node.get("additionalProperties", True)
     asked = {word: what for word, what in names.items() if word not in (*ANNOTATIONS, "type")} if isinstance(names, dict) else {}
     if set(asked) not in ({"pattern"}, {"enum"}) or {"properties", "patternProperties", "required"} & node.keys():
-        raise ConstraintError(
-            f"{where}: 'propertyNames' cannot be expressed: only a pattern or an enum, and no properties beside it"
+        raise InexpressibleError(
+            where, ("propertyNames",), "cannot be expressed: only a pattern or an enum, and no properties beside it"
         )
     if "enum" in asked:
         node["properties"] = {name: value for name in asked["enum"] if isinstance(name, str)}

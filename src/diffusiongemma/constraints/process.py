@@ -163,7 +163,7 @@ class Process:
         """It can be asked."""
         return not self._ended and self._owner == os.getpid()
 
-    def compile(self, constraint: tuple[str, str, str], gone: Gone | None) -> list[int]:
+    def compile(self, constraint: tuple[str, str, str, bool], gone: Gone | None) -> list[int]:
         """Compile a constraint; returns its shortest text.
 
         Args:

@@ -9,13 +9,14 @@ rewritten here keeps its meaning, except that patterns and formats may write few
 import copy
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from diffusiongemma.constraints.automaton import Automaton
 from diffusiongemma.constraints.formats import FORMATS, LONGEST
-from diffusiongemma.constraints.keywords import REWRITES, Schema
+from diffusiongemma.constraints.keywords import REWRITES, InexpressibleError, Schema
 from diffusiongemma.constraints.regex import Node, emit, parse, size
 from diffusiongemma.constraints.shape import check_shape
 from diffusiongemma.errors import ConstraintError
@@ -38,6 +39,8 @@ _REFUSED = {
     "extends": "it is of draft 3; say it with allOf",
     "divisibleBy": "it is of draft 3; say it with multipleOf",
 }
+_BESIDE = {"if": ("then", "else"), "contains": ("minContains", "maxContains")}
+"""What means nothing without them."""
 _MAX = 20_000
 """Schemas in a schema, those counted again that references lead to: a second of work at the most."""
 _MAX_PATTERNS = 50_000
@@ -56,23 +59,27 @@ class Prepared:
         names: property names in the order of the schema.
         required: names that are required somewhere.
         patterns: patterns of strings.
+        left_out: keywords that a grammar cannot express, with their places.
     """
 
     text: str
     names: tuple[str, ...]
     required: frozenset[str]
     patterns: tuple[Node, ...]
+    left_out: tuple[str, ...] = ()
 
 
-def prepare(source: str) -> Prepared:
+def prepare(source: str, strict: bool = True) -> Prepared:
     """Check and rewrite a schema.
 
     Args:
         source: the schema as JSON.
+        strict: whether a keyword that cannot be expressed is refused; else it is left out, and the texts are more than the
+            schema allows.
 
     Raises:
         ConstraintError: a keyword that cannot be expressed, with its place and the reason; a pattern that does not compile;
-            a reference that leads nowhere or outside.
+            a reference that leads nowhere or outside. But for the first: whatever ``strict`` is.
     """
     root = json.loads(source)
     if isinstance(root, bool):
@@ -80,17 +87,19 @@ def prepare(source: str) -> Prepared:
             raise ConstraintError("the schema is false: no text can satisfy it; give an object")
         root = {}
     try:
-        work = _Rewriter(root)
+        work = _Rewriter(root, strict)
         text = json.dumps(root | {"$defs": work.defs}, ensure_ascii=False)
     except RecursionError as error:
         raise ConstraintError("the schema is nested too deeply") from error
-    return Prepared(text, tuple(work.names), frozenset(work.required), tuple(work.patterns.values()))
+    return Prepared(
+        text, tuple(work.names), frozenset(work.required), tuple(work.patterns.values()), tuple(dict.fromkeys(work.left_out))
+    )
 
 
 class _Rewriter:
     """Visits what can be reached from the root, once each, and changes it in place."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, strict: bool) -> None:
         if not isinstance(root, dict):
             raise ConstraintError(f"a JSON schema is an object or a boolean, this is {type(root).__name__}")
         self._origin = copy.deepcopy(root)  # references are looked up here, where nothing has been rewritten
@@ -100,10 +109,13 @@ class _Rewriter:
         self._defs: dict[str, str] = {}  # pointer -> our name
         self._named: dict[str, tuple[Any, str]] | None = None  # where a subschema is that has a name of its own
         self._steps = self._size = 0
+        self._strict = strict
+        self.left_out: list[str] = []
         self.defs: Schema = {}
         self.names: dict[str, None] = {}
         self.required: set[str] = set()
         self.patterns: dict[str, Node] = {}
+        self._rewrites = (self._strings, self._names, self._least, self._objects)
         self.visit(root, "#")
 
     def visit(self, node: Any, where: str) -> None:
@@ -115,19 +127,25 @@ class _Rewriter:
         self._kept.append(node)
         if len(self._kept) > _MAX:
             raise ConstraintError(f"the schema is too large: more than {_MAX:,} schemas in it, with those that references lead to")
-        if "$ref" in node:
-            self._reference(node, where)
-        check_shape(node, where)
-        for rewrite in REWRITES:
-            rewrite(node, where)
-        for word, reason in _REFUSED.items():
-            if word in node:
-                raise ConstraintError(f"{where}: {word!r} cannot be expressed: {reason}")
-        self._strings(node, where)
-        self._objects(node, where)
+        for rewrite in (self._reference, check_shape, *REWRITES, _beyond_a_grammar, *self._rewrites):
+            self._done(rewrite, node, where)
         self._inner(node, where)
 
+    def _done(self, rewrite: Callable[[Schema, str], None], node: Schema, where: str) -> None:
+        """Rewrite a schema, where need be without the keywords that cannot be expressed."""
+        while True:
+            try:
+                return rewrite(node, where)
+            except InexpressibleError as error:
+                if self._strict:
+                    raise
+                for word in error.words:
+                    node.pop(word, None)
+                self.left_out.append(f"{error.words[0]} at {error.where}")
+
     def _reference(self, node: Schema, where: str) -> None:
+        if "$ref" not in node:
+            return
         target = node["$ref"]
         if not isinstance(target, str):
             raise ConstraintError(f"{where}/$ref is {target!r}; it must be a string")
@@ -154,7 +172,9 @@ class _Rewriter:
                 self._named = {}
                 _note_names(self._origin, "#", self._named)
             if local not in self._named:
-                raise ConstraintError(f"{where}: $ref {target!r} is outside the schema; only references inside it are followed")
+                raise InexpressibleError(
+                    where, ("$ref",), f"{target!r} is outside the schema; only references inside it are followed"
+                )
             return self._named[local]
         node: Any = self._origin
         for part in local[2:].split("/"):
@@ -170,7 +190,12 @@ class _Rewriter:
     def _strings(self, node: Schema, where: str) -> None:
         """Patterns in the engine's syntax; formats as patterns."""
         if isinstance(pattern := node.get("pattern"), str):
-            node["pattern"] = self._pattern(pattern, f"{where}/pattern")
+            try:
+                node["pattern"] = self._pattern(pattern, f"{where}/pattern")
+            except ConstraintError as error:
+                if self._strict:
+                    raise
+                raise InexpressibleError(where, ("pattern",), str(error)) from error
         name = node.pop("format", None)
         if isinstance(name, str) and name in FORMATS:  # others are notes, as the standard has it
             spelled = self._pattern(f"^(?:{FORMATS[name]})$", f"format {name}")
@@ -218,6 +243,18 @@ class _Rewriter:
                 )
         return self.patterns[pattern]
 
+    def _names(self, node: Schema, where: str) -> None:
+        """Patterns of names that a grammar cannot express: the schema of such names is then that of all other names."""
+        given = node.get("patternProperties", {})
+        for pattern in [] if self._strict else list(given):
+            try:
+                self._parsed(pattern, where)
+            except ConstraintError:
+                schema = given.pop(pattern)
+                if node.get("additionalProperties", True) is False:
+                    node["additionalProperties"] = schema
+                self.left_out.append(f"patternProperties at {where}")
+
     def _objects(self, node: Schema, where: str) -> None:
         """Property names noted; a property that a pattern speaks of too gets both schemas."""
         required = node.get("required", [])
@@ -237,11 +274,19 @@ class _Rewriter:
                 key = f"^(?:{emit(pattern)})$"
                 spelled[key] = {"allOf": [spelled[key], sub]} if key in spelled else sub
             node["patternProperties"] = spelled
-        free = node.get("additionalProperties", True) is not False or given
+
+    def _least(self, node: Schema, where: str) -> None:
+        """A count of properties that required ones do not reach."""
+        required = node.get("required", [])
+        counted = [word for word in ("minProperties", "maxProperties") if word in node]
+        if counted and not self._strict and set(node.get("properties", {})) - set(required):  # the engine says so else
+            raise InexpressibleError(where, tuple(counted), "is only known where all properties are required")
+        free = node.get("additionalProperties", True) is not False or node.get("patternProperties")
         if free and isinstance(least := node.get("minProperties", 0), int) and least - len(set(required)) > 1:
-            raise ConstraintError(
-                f"{where}: 'minProperties' {least} cannot be expressed: names that are not required could repeat; "
-                f"require {least - 1} or more names"
+            raise InexpressibleError(
+                where,
+                ("minProperties",),
+                f"{least} cannot be expressed: names that are not required could repeat; require {least - 1} or more names",
             )
 
     def _inner(self, node: Schema, where: str) -> None:
@@ -260,6 +305,12 @@ class _Rewriter:
         for word in _SINGLE:
             if word in node:
                 self.visit(node[word], f"{where}/{word}")
+
+
+def _beyond_a_grammar(node: Schema, where: str) -> None:
+    for word, reason in _REFUSED.items():
+        if word in node:
+            raise InexpressibleError(where, (word, *_BESIDE.get(word, ())), f"cannot be expressed: {reason}")
 
 
 def _weight(node: Any) -> int:

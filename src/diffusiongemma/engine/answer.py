@@ -53,7 +53,7 @@ class Answer:
         self._calls: list[ToolCall] = []
         self.ids: list[int] = []
         self.canvases: list[CanvasReport] = []
-        self.commit_passes = 0
+        self.commit_passes = self._earlier_steps = 0
         self.logprobs: list[TokenLogprob] = []
         self.finish: FinishReason | None = None
 
@@ -110,14 +110,24 @@ class Answer:
             self.finish = "stop"
         return replace(commit, text="".join(text), thinking="".join(thinking), tool_calls=calls)
 
-    def report(self, steps: int, tokens: int, seconds: float) -> None:
-        """Note a finished canvas."""
-        self.canvases.append(CanvasReport(steps, tokens, tokens / steps, seconds))
+    def after(self, other: "Answer") -> None:
+        """Count what an attempt before this one took."""
+        self.began, self.commit_passes = other.began, other.commit_passes
+        self._earlier_steps = other.steps
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of all canvases, those of earlier attempts too."""
+        return self._earlier_steps + sum(canvas.steps for canvas in self.canvases)
+
+    def report(self, steps: int, tokens: int, seconds: float, halted: bool) -> None:
+        """Note a finished canvas; see ``CanvasReport``."""
+        self.canvases.append(CanvasReport(steps, tokens, tokens / steps, seconds, halted))
 
     def result(self) -> Result:
         """The finished answer."""
         assert self.finish is not None and self.began is not None
-        tokens, steps = len(self.ids), sum(canvas.steps for canvas in self.canvases)
+        tokens, steps = len(self.ids), self.steps
         return Result(
             text="".join(self._text),
             token_ids=self.ids,
@@ -132,6 +142,7 @@ class Answer:
                 tokens_per_forward_with_commits=tokens / max(steps + self.commit_passes, 1),
                 seconds=time.perf_counter() - self.began,
                 thinking_tokens=self._parts.thinking_tokens,
+                halting_rate=sum(canvas.halted for canvas in self.canvases) / len(self.canvases) if self.canvases else None,
             ),
             canvases=self.canvases,
             thinking="".join(self._thinking) or None,

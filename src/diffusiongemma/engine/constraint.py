@@ -104,6 +104,12 @@ def confined(grammar: Grammar | ReplyGrammar | Rules | None) -> bool:
     return isinstance(grammar, Grammar) and grammar.confined
 
 
+def approximated(grammar: Grammar | ReplyGrammar | Rules | None) -> Grammar | None:
+    """The grammar of a constraint's text, where a finished text may still not be valid for its schema."""
+    body = grammar.body if isinstance(grammar, ReplyGrammar) else grammar
+    return body if isinstance(body, Grammar) and body.left_out else None
+
+
 class GuardedState:
     """A constraint whose failure ends one request and not the step of all: from then on its answer is free.
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from diffusiongemma.engine.answer import Answer
-from diffusiongemma.engine.constraint import GuardedState, Reading, confined
+from diffusiongemma.engine.constraint import GuardedState, Reading, approximated, confined
 from diffusiongemma.engine.events import Commit, Done, Draft, Event, Failed, TokenLogprob
 from diffusiongemma.engine.logprobs import alternatives
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.engine.prefix import PrefixCache
-from diffusiongemma.engine.request import Request, check, unit_of
+from diffusiongemma.engine.request import ATTEMPTS, Request, check, later_seed, unit_of
 from diffusiongemma.engine.runner import CanvasBatch, ModelRunner, Stepped
 from diffusiongemma.engine.scheduler import Scheduler
 from diffusiongemma.engine.sequence import Asked, Form, Phase, Repair, SequenceState, canvas_slice
@@ -40,6 +40,8 @@ T = TypeVar("T")
 Events = Iterator[tuple[SequenceState, Event]]
 _IDLE = 0.02
 """Seconds that a step waits for another process where there is nothing else to do."""
+_ATTEMPT = 1_000_000_007
+"""Between the seeds of attempts at a valid answer."""
 _ASKED_AT_ONCE = 16
 """Processes of grammars that there may be (``constraints.process``)."""
 
@@ -53,12 +55,15 @@ class Counts:
         completion_tokens: of finished answers.
         denoising_steps: of rows.
         passes: of the stack, of any number of rows.
+        canvases, canvases_halted: that were finished, and those of them that settled before their most steps were taken.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     denoising_steps: int = 0
     passes: int = 0
+    canvases: int = 0
+    canvases_halted: int = 0
 
 
 class Engine:
@@ -127,23 +132,24 @@ class Engine:
         Raises:
             InputError, PromptTooLongError, OptionError: see ``request.check``.
         """
+        self.scheduler.add(self._sequence(request, key, number))
+
+    def _sequence(self, request: Request, key: object, number: int) -> SequenceState:
         checked = check(self.model, request, number)
         pinned = 0 if request.pins is None else last_set(request.pins)
         opening = self._tokenizer.markup.opening(request.prompt)
         answer = Answer(self._tokenizer, request.params, request.stop_ids, len(request.prompt), pinned, opening)
         state = checked.take_state(request, number)
-        self.scheduler.add(
-            SequenceState(
-                key,
-                number,
-                request,
-                checked.slots,
-                unit_of(self.model, request),
-                answer,
-                None if state is None else GuardedState(state),
-                confined(request.grammar),
-                self.prefix.names(request.prompt),
-            )
+        return SequenceState(
+            key,
+            number,
+            request,
+            checked.slots,
+            unit_of(self.model, request),
+            answer,
+            None if state is None else GuardedState(state),
+            confined(request.grammar),
+            self.prefix.names(request.prompt),
         )
 
     def cancel(self, key: object) -> None:
@@ -322,18 +328,21 @@ class Engine:
         """Commit the best form of a canvas, which took its steps up to the last one."""
         steps = last.steps + (0 if one.repair is None else one.repair.steps)
         one.repair = None
+        halted = last.steps < one.request.params.num_diffusion_steps
+        self.counts.canvases += 1
+        self.counts.canvases_halted += halted
         if one.constraint is None or best.best_of is None:
-            yield from self._commit(one, steps, best.tokens)
+            yield from self._commit(one, steps, halted, best.tokens)
         else:
             work = partial(one.constraint.commit, best.tokens, best.best_of)
-            yield from self._ask(one, work, partial(self._commit, one, steps))
+            yield from self._ask(one, work, partial(self._commit, one, steps, halted))
 
-    def _commit(self, one: SequenceState, steps: int, final: list[int]) -> Events:
+    def _commit(self, one: SequenceState, steps: int, halted: bool, final: list[int]) -> Events:
         if one.failed is not None:
             return
         answer, before = one.answer, len(one.answer.ids)
         commit = answer.add(one.number, final, one.constraint)
-        answer.report(steps, len(answer.ids) - before, time.perf_counter() - one.began)
+        answer.report(steps, len(answer.ids) - before, time.perf_counter() - one.began, halted)
         one.index, one.phase = one.index + 1, Phase.ENCODE
         wanted = one.request.logprobs is not None
         answer.commit_passes += wanted or (answer.finish is None and one.encoded < one.length)
@@ -393,18 +402,43 @@ class Engine:
         if one.request.logprobs is not None:
             commit.logprobs.extend(self._logprobs(one, commit.token_ids, hidden_TD[:said]))
         answer.commit_passes += 2
-        answer.report(steps, said, time.perf_counter() - one.began)
+        answer.report(steps, said, time.perf_counter() - one.began, steps < one.request.params.num_diffusion_steps)
         one.judged(said, steps + 2)
         one.index, one.phase = one.index + 1, Phase.ENCODE
         yield from self._emitted(one, commit)
 
     def _emitted(self, one: SequenceState, commit: Commit) -> Events:
         one.answer.logprobs.extend(commit.logprobs)
-        yield one, commit
-        if one.answer.finish is not None:
-            one.phase = Phase.DONE
-            self.counts.completion_tokens += len(one.answer.ids)
-            yield one, Done(one.number, one.answer.result())
+        grammar = approximated(one.request.grammar)
+        if grammar is None:
+            yield one, commit
+        else:
+            one.withheld.append(commit)
+        if one.answer.finish is None:
+            return
+        result = one.answer.result()
+        if grammar is not None:
+            valid = result.finish_reason != "stop" or bool(result.tool_calls) or grammar.takes(result.text)
+            if not valid and one.attempts < ATTEMPTS:
+                self._again(one)
+                return
+            reason = result.finish_reason if valid else "invalid"
+            result = replace(result, finish_reason=reason, attempts=one.attempts, approximated=grammar.left_out)
+            yield from ((one, each) for each in one.withheld)
+        one.phase = Phase.DONE
+        self.counts.completion_tokens += len(one.answer.ids)
+        yield one, Done(one.number, result)
+
+    def _again(self, one: SequenceState) -> None:
+        """Another sequence in the place of one whose answer is not valid for its schema."""
+        params = one.request.params
+        other = self._sequence(
+            replace(one.request, params=params.replaced(seed=later_seed(params.seed, _ATTEMPT))), one.key, one.number
+        )
+        other.answer.after(one.answer)
+        other.attempts, other.placed = one.attempts + 1, one.placed
+        one.phase = Phase.DONE
+        self.scheduler.running.append(other)
 
     def _drafts(self, sequences: Sequence[SequenceState], stepped: Stepped) -> Events:
         wanted = [at for at, one in enumerate(sequences) if one.request.drafts and one.error is None]

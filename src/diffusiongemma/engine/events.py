@@ -21,7 +21,7 @@ __all__ = [
     "Usage",
 ]
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "invalid"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class CanvasReport:
         tokens: tokens of it that belong to the answer (padding and what follows a stop token do not).
         tokens_per_forward: tokens / steps.
         seconds: wall time from its first pass to its commit, shared with the rest of the batch.
+        halted: whether it settled before its most steps were taken.
     """
 
     steps: int
     tokens: int
     tokens_per_forward: float
     seconds: float
+    halted: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Usage:
         tokens_per_forward_with_commits: completion tokens / all passes after the prompt.
         seconds: wall time, prompt included.
         thinking_tokens: completion tokens that are thoughts, with their marks.
+        halting_rate: share of the canvases that settled before their most steps were taken; None: there is no canvas.
     """
 
     prompt_tokens: int
@@ -66,6 +69,7 @@ class Usage:
     tokens_per_forward_with_commits: float
     seconds: float
     thinking_tokens: int = 0
+    halting_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,16 @@ class Result:
         text: the answer's content, without thoughts, calls, special tokens and the stop string. A call that was cut, or that is
             none, stands in it as it was written.
         token_ids: the answer's tokens up to and with the first stop token.
-        finish_reason: ``stop``: a stop token or stop string; ``length``: max_tokens.
+        finish_reason: ``stop``: a stop token or stop string; ``length``: max_tokens; ``invalid``: the schema says more than a
+            grammar can express, and no attempt came to a text that is valid for it.
         usage: counts.
         canvases: one report a canvas, in order (causal mode: none).
         thinking: the thoughts, where the checkpoint marks them; None where there are none.
         tool_calls: the calls, where the checkpoint marks them.
         logprobs: what the causal role thinks of each token, where ``logprobs`` or ``best_of`` asked for it.
         stop_string: the one of ``stop`` that ended it; None: none did.
+        attempts: answers that were written until one was valid for its schema; 1 where a grammar holds it.
+        approximated: keywords of the schema that no grammar expresses, with their places: the finished text was validated.
     """
 
     text: str
@@ -109,6 +116,8 @@ class Result:
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     stop_string: str | None = None
+    attempts: int = 1
+    approximated: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.text

@@ -6,15 +6,29 @@ from typing import Literal
 
 from diffusiongemma.constraints import Grammar, ReplyGrammar
 from diffusiongemma.diffusion import SamplingParams
-from diffusiongemma.engine.constraint import ConstraintState, Rules
+from diffusiongemma.engine.constraint import ConstraintState, Rules, approximated
 from diffusiongemma.engine.pinned import constraint_state
 from diffusiongemma.engine.pins import last_set
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
 from diffusiongemma.model.config import ModelConfig
 from diffusiongemma.model.transformer import Transformer
 
-__all__ = ["MAX_LOGPROBS", "REST", "Checked", "Mode", "Request", "canvas_length", "check", "max_steps", "unit_of"]
+__all__ = [
+    "ATTEMPTS",
+    "MAX_LOGPROBS",
+    "REST",
+    "Checked",
+    "Mode",
+    "Request",
+    "canvas_length",
+    "check",
+    "later_seed",
+    "max_steps",
+    "unit_of",
+]
 
+ATTEMPTS = 4
+"""Answers that are written at most until one is valid for a schema that its grammar could not express."""
 REST = 16
 """Tokens that an exact answer writes token by token after a draft that cost more passes than it gave tokens."""
 Mode = Literal["diffusion", "causal", "exact"]
@@ -81,6 +95,11 @@ class Request:
         return other
 
 
+def later_seed(seed: int, steps: int) -> int:
+    """A seed so many steps later; after the largest they go on from 0."""
+    return (seed + steps) & (2**63 - 1)
+
+
 def unit_of(model: Transformer, request: Request) -> int:
     """Tokens of an answer that are committed at a time: a canvas's, or one in the causal mode."""
     return 1 if request.mode == "causal" else canvas_length(model, request.params)
@@ -105,7 +124,8 @@ def max_steps(model: Transformer, request: Request) -> int:
         return params.max_tokens + (params.max_tokens // REST + 1) * (params.num_diffusion_steps + 1)
     rounds = 1 + (params.repair if request.mode == "diffusion" else 0)
     steps = 1 if request.mode == "causal" else params.num_diffusion_steps * rounds + (rounds if rounds > 1 else 0)
-    return -(-params.max_tokens // unit_of(model, request)) * steps
+    attempts = 1 if approximated(request.grammar) is None else ATTEMPTS
+    return -(-params.max_tokens // unit_of(model, request)) * steps * attempts
 
 
 def check(model: Transformer, request: Request, row: int = 0) -> Checked:

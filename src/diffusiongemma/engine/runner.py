@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffusiongemma.diffusion import COLDEST, BatchParams, Canvas, SamplingParams, committed, new_canvas, step, temperature
 from diffusiongemma.engine.constraint import BestOf, Reading, applied
+from diffusiongemma.engine.request import later_seed
 from diffusiongemma.engine.sequence import SequenceState, canvas_slice
 from diffusiongemma.kernels import RngPurpose, SoftPositions, Statistics, draw, draw_top, position_keys
 from diffusiongemma.model.cache import RowCache
@@ -24,8 +25,8 @@ from diffusiongemma.options import MOST_DRAWN
 
 __all__ = ["CanvasBatch", "ModelRunner", "Stepped"]
 
-_ROUND, _LARGEST = 1_000_003, 2**63 - 1
-"""Between the seeds of a canvas's rounds of repair; the largest seed, after which they go on from 0."""
+_ROUND = 1_000_003
+"""Between the seeds of a canvas's rounds of repair."""
 CANDIDATES = 8
 """Most probable tokens of each position of a constrained canvas that the head's own pass keeps: where one of them is allowed, a
 token is replaced without another product. Where none is, few are allowed, and few rows of the table are read."""
@@ -184,7 +185,7 @@ class ModelRunner:
         rounds = 0 if one.repair is None else one.repair.rounds
         init_tokens = None if rounds else canvas_slice(request.init_tokens, one.index, one.unit)
         one.canvas = new_canvas(
-            torch.tensor([(request.params.seed + _ROUND * rounds) & _LARGEST], device=device),
+            torch.tensor([later_seed(request.params.seed, _ROUND * rounds)], device=device),
             torch.tensor([one.index], device=device),
             one.unit,
             self.model.process,

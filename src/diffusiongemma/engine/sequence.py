@@ -5,7 +5,7 @@ Shapes: L canvas, D hidden.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -113,6 +113,8 @@ class SequenceState:
         rest: tokens that an exact answer writes token by token before its next draft.
         setback: how many those were the last time.
         repair: what its canvas came to in earlier rounds; None: it is the first.
+        attempts: at an answer that is valid for its schema, with this one.
+        withheld: commits of an answer that may have to be written again.
         placed: since when it has a place among those that step.
         error: what it failed with, its grammar or rules aside.
     """
@@ -141,6 +143,8 @@ class SequenceState:
     rest: int = 0
     setback: int = 0
     repair: Repair | None = None
+    attempts: int = 1
+    withheld: list[Commit] = field(default_factory=list)
     placed: float = 0.0
     error: Exception | None = None
 

@@ -49,7 +49,7 @@ class EngineStats:
         client_steps: most steps that the requests of a client may take together.
         prefix_bytes: memory of the prefix cache.
         prefix_tokens_reused: prompt tokens that were found there.
-        prompt_tokens, completion_tokens, denoising_steps, passes: see ``engine.Counts``.
+        prompt_tokens, completion_tokens, denoising_steps, passes, canvases, canvases_halted: see ``engine.Counts``.
         seconds_busy: time spent in steps.
         failure: why the engine cannot go on; None: it can.
     """
@@ -64,6 +64,8 @@ class EngineStats:
     completion_tokens: int
     denoising_steps: int
     passes: int
+    canvases: int
+    canvases_halted: int
     seconds_busy: float
     failure: str | None = None
     max_rows: int = 0

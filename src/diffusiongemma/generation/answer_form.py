@@ -67,6 +67,11 @@ class AnswerForm:
 
 def _read(result: Result, schema: type[Any]) -> Any:
     """The object that an answer says."""
+    if result.finish_reason == "invalid":
+        raise ConstraintError(
+            f"none of {result.attempts} answers was valid for the schema of {schema.__name__}, of which no grammar expresses "
+            f"{', '.join(result.approximated)}: {result.text!r:.200}"
+        )
     if result.finish_reason != "stop":
         raise ConstraintError(
             f"the answer was cut after {len(result.token_ids)} tokens, and is no {schema.__name__} yet: {result.text!r:.200}; give "

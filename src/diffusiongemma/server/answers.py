@@ -29,6 +29,8 @@ def usage(results: Sequence[Result], each: int = 1) -> dict[str, Any]:
     completion = sum(result.usage.completion_tokens for result in results)
     steps = sum(result.usage.denoising_steps for result in results)
     commits = sum(result.usage.commit_passes for result in results)
+    halted = [canvas.halted for result in results for canvas in result.canvases]
+    halting = sum(halted) / len(halted) if halted else None
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -39,8 +41,14 @@ def usage(results: Sequence[Result], each: int = 1) -> dict[str, Any]:
             "commit_passes": commits,
             "tokens_per_forward": round(completion / max(steps or commits, 1), 3),
             "canvases": _canvases(results),
+            **({} if halting is None else {"halting_rate": round(halting, 3)}),
         },
     }
+
+
+def checked(result: Result) -> dict[str, Any]:
+    """What an answer says of a schema that no grammar expresses; nothing where one does."""
+    return {"attempts": result.attempts, "approximated": list(result.approximated)} if result.approximated else {}
 
 
 def _canvases(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from diffusiongemma.server.sse import frame
 
 __all__ = ["CountRequest", "MessagesRequest", "count_tokens", "messages"]
 
-_STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "invalid": "end_turn", "tool_calls": "tool_use"}
 
 
 class TextBlock(Body):

@@ -12,7 +12,7 @@ from diffusiongemma.engine.events import Commit, Result, TokenLogprob, ToolCall
 from diffusiongemma.engine.request import Request
 from diffusiongemma.options import REASONING_EFFORTS, PromptOptions
 from diffusiongemma.server.answering import answer, answer_options, naming, prepared
-from diffusiongemma.server.answers import chat_logprobs, head
+from diffusiongemma.server.answers import chat_logprobs, checked, head
 from diffusiongemma.server.dialects import Dialect
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
@@ -128,7 +128,7 @@ class ChatFormatter:
         before = [_chunk(index, {"content": held})] if held and not calls else []
         if calls:
             before = [_chunk(index, {"tool_calls": [{"index": place} | call for place, call in enumerate(calls)]})]
-        return [*before, _chunk(index, {}, finish=_finish(result, calls)) | {"stop_reason": result.stop_string}]
+        return [*before, _chunk(index, {}, finish=_finish(result, calls)) | {"stop_reason": result.stop_string} | checked(result)]
 
     def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         """A whole answer; ``token_ids``, ``reasoning_content`` and ``stop_reason`` (the stop string) are extensions."""
@@ -147,6 +147,7 @@ class ChatFormatter:
             "finish_reason": _finish(result, read),
             "stop_reason": result.stop_string,
             "token_ids": result.token_ids,
+            **checked(result),
         }
 
     def _call_chunks(self, index: int, calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from diffusiongemma.constraints import Gone
 from diffusiongemma.engine.events import Commit, Result, TokenLogprob
 from diffusiongemma.engine.request import Request
 from diffusiongemma.server.answering import answer, answer_options, naming, prepared
-from diffusiongemma.server.answers import TextLogprobs, head
+from diffusiongemma.server.answers import TextLogprobs, checked, head
 from diffusiongemma.server.dialects import Dialect
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
@@ -94,7 +94,7 @@ class TextFormatter:
 
     def closing(self, index: int, result: Result) -> list[dict[str, Any]]:
         """The reason why it ended."""
-        ended = {"finish_reason": result.finish_reason, "stop_reason": result.stop_string}
+        ended = {"finish_reason": result.finish_reason, "stop_reason": result.stop_string, **checked(result)}
         return [{"index": index, "text": "", "logprobs": None, **ended}]
 
     def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -106,4 +106,5 @@ class TextFormatter:
             "finish_reason": result.finish_reason,
             "stop_reason": result.stop_string,
             "token_ids": result.token_ids,
+            **checked(result),
         }

@@ -273,7 +273,8 @@ class OllamaDialect:
         total = time.perf_counter_ns() - self._began
         prompt = min(self._prompt_ns or 0, total)
         return {
-            "done": True, "done_reason": "length" if self._pieces.finish == "length" else "stop", "total_duration": total,
+            "done": True, "done_reason": "stop" if self._pieces.finish == "tool_calls" else self._pieces.finish or "stop",
+            "total_duration": total,
             "load_duration": 0, "prompt_eval_count": usage["prompt_tokens"], "prompt_eval_duration": prompt,
             "eval_count": usage["completion_tokens"], "eval_duration": total - prompt, "diffusion": usage["diffusion"],
         }  # fmt: skip

@@ -302,11 +302,11 @@ class ResponsesDialect:
         return {"type": "message", "id": f"msg_{name}", "role": "assistant", "content": content, "status": status}
 
     def _ended(self, usage: dict[str, Any]) -> dict[str, Any]:
-        cut = self._pieces.finish == "length"
+        cut = {"length": "max_output_tokens", "invalid": "invalid"}.get(self._pieces.finish or "stop")
         reasoning = usage.get("completion_tokens_details", {}).get("reasoning_tokens", 0)
         return self._first | {
             "status": "incomplete" if cut else "completed",
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "incomplete_details": {"reason": cut} if cut else None,
             "output": [self._item(at) for at in range(len(self._pieces.kinds))],
             "usage": {
                 "input_tokens": usage["prompt_tokens"], "input_tokens_details": {"cached_tokens": 0},
