@@ -197,6 +197,9 @@ class _Rewriter:
                     raise
                 raise InexpressibleError(where, ("pattern",), str(error)) from error
         name = node.pop("format", None)
+        if not self._strict and "pattern" in node and name in FORMATS:  # ours are narrower than they may be, and could exclude it
+            self.left_out.append(f"format at {where}")
+            return
         if isinstance(name, str) and name in FORMATS:  # others are notes, as the standard has it
             spelled = self._pattern(f"^(?:{FORMATS[name]})$", f"format {name}")
             if "pattern" in node:

@@ -28,7 +28,10 @@ class Validator:
         try:
             schema = json.loads(source)
             schema = _without_outside(schema, _names(schema))
-            self._validator = jsonschema_rs.validator_for(schema, pattern_options=patterns, retriever=_anything)
+            try:
+                self._validator: Any = jsonschema_rs.validator_for(schema, pattern_options=patterns, retriever=_anything)
+            except jsonschema_rs.ValidationError:  # many schemas are of another draft than they say
+                self._validator = jsonschema_rs.Draft7Validator(schema, pattern_options=patterns, retriever=_anything)
         except Exception as error:  # of several kinds
             raise ConstraintError(f"the schema cannot be read by the validator: {str(error)[:500]}") from error
 
