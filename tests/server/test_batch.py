@@ -15,6 +15,7 @@ from diffusiongemma.cli.main import app
 from diffusiongemma.errors import InputError
 from diffusiongemma.generation import DiffusionGemmaModel
 from diffusiongemma.server.batch import _seed, read_requests
+from diffusiongemma.server.keeping import Conditions, keep
 from tests.server.test_chat import ASKED, QUESTION
 
 QUICK = ["--steps", "4", "--max-tokens", "24"]
@@ -140,3 +141,46 @@ def test_a_template_names_its_fields(tmp_path: Path) -> None:
     assert asked.body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 'x: {"c": [1]}'}]
     with pytest.raises(InputError, match="no field 'd'"):
         read_requests(source, "{d}")
+
+
+def test_what_is_kept_is_valid_believed_and_new(tmp_path: Path, nano: DiffusionGemmaModel) -> None:
+    source, target, schema = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "schema.json"
+    ages = [31, 31, 44, 7]
+    said = [{"prompt": f"Extract as JSON: age (integer)\nKalrin is {age}."} for age in ages]
+    source.write_text("".join(json.dumps(row) + "\n" for row in said))
+    shape = {
+        "type": "object",
+        "properties": {"age": {"type": "integer"}},
+        "required": ["age"],
+        "not": {"properties": {"age": {"const": 7}}},
+    }
+    schema.write_text(json.dumps(shape))
+    options = ["-o", str(target), "--json-schema", str(schema), "--temperature", "0.3"]
+    conditions = ["--keep-if", "valid", "--keep-if", "judge>0.01", "--keep-if", "new"]
+    done = run(str(source), *options, *conditions)
+    counts, kept = done["kept"], lines(Path(done["kept"]["file"]))
+    assert done["kept"]["file"] == str(tmp_path / "out.kept.jsonl") and len(lines(target)) == 4
+    assert sum(count for reason, count in counts.items() if reason != "file") == 4 and counts["kept"] == len(kept)
+    assert [line["row"] for line in kept] == sorted(line["row"] for line in kept)
+    assert all(
+        line["finish_reason"] == "stop" and json.loads(line["text"])["age"] != 7 and line["confidence"] > 0.01 for line in kept
+    )
+    assert len({line["text"] for line in kept}) == len(kept) and counts["near-duplicate"] >= 1
+    before = Path(counts["file"]).read_bytes()
+    again = run(str(source), *options, *conditions)
+    assert again["resumed"] == 4 and again["kept"] == counts and Path(counts["file"]).read_bytes() == before
+    doubted = keep(target, tmp_path / "none.jsonl", Conditions(judge=1.0))
+    assert doubted["doubted"] + doubted["kept"] == 4 and doubted["doubted"]
+    for wrong in ("judge>2", "judge>x", "good"):
+        result = CliRunner().invoke(app, ["batch", str(source), *options, "--keep-if", wrong])
+        assert result.exit_code == 2 and "allowed: valid, new" in " ".join(result.output.split())
+
+
+def test_near_duplicates(tmp_path: Path) -> None:
+    fox = "The quick brown fox jumps over the lazy dog near the river bank."
+    texts = [fox, fox.lower().replace("fox ", "fox  ")[:-1] + "!", "Something else, with other words in it.", "", "ab", "AB"]
+    source, target = tmp_path / "out.jsonl", tmp_path / "kept.jsonl"
+    rows = [{"row": at, "text": text, "finish_reason": "stop", "error": None} for at, text in enumerate(texts)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    assert keep(source, target, Conditions(new=True)) == {"kept": 4, "near-duplicate": 2}
+    assert [line["row"] for line in lines(target)] == [0, 2, 3, 4]

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,13 @@ def batch(
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message for rows.")] = None,
     json_schema: Annotated[Path | None, typer.Option(help="File with the JSON schema that every answer to a row obeys.")] = None,
+    keep_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also write the answers to rows that are worth keeping, in order, to OUT with .kept before its ending: valid, "
+            "judge>0.5 (the causal role's probability by token), new (no near-duplicate); several: all of them.",
+        ),
+    ] = None,
     mode: common.AnyModeOption = "diffusion",
     max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Answers that are written at the same time.")] = 8,
     retry_failed: Annotated[
@@ -50,6 +58,7 @@ def batch(
     be answered is kept with the reason, and the exit status is 1.
     """
     from diffusiongemma.server.batch import read_requests, without_failures
+    from diffusiongemma.server.keeping import Conditions, keep
 
     if out.exists() and file.exists() and out.samefile(file):
         raise OptionError(f"--out is {out}, the input itself; name another file")
@@ -57,17 +66,29 @@ def batch(
         raise InputError(f"there is no folder {out.parent} for --out; make it first")
     seed = sampling.pop("seed", 0)
     defaults = sampling | ({} if mode == "diffusion" else {"mode": mode})
+    schema = None
     if json_schema is not None:
         schema = common.parse_json(common.read_text(json_schema), str(json_schema))
         defaults["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+    conditions = Conditions.of(keep_if or (), None if schema is None else dumps(schema))
+    if conditions.judge is not None:
+        defaults["logprobs"] = True
     requests = read_requests(file, template, system, defaults)
+    if keep_if and requests[0].custom_id is not None:
+        raise OptionError("--keep-if is for rows; of requests in OpenAI's format the caller's names decide")
     if retry_failed:
         without_failures(out)
     done = _run(requests, out, seed, max_batch, load, json)
+    kept = out.with_name(f"{out.stem}.kept{out.suffix}")
+    counts = keep(out, kept, conditions) if keep_if else None
     if json:
-        common.print_json({"rows": done.of, "resumed": done.resumed, "failed": done.failed, "tokens": done.tokens, "out": str(out)})
+        told = {"rows": done.of, "resumed": done.resumed, "failed": done.failed, "tokens": done.tokens, "out": str(out)}
+        common.print_json(told | ({} if counts is None else {"kept": {**counts, "file": str(kept)}}))
     else:
         common.out.print(f"{_told(done)}, in {out}", markup=False, soft_wrap=True)
+        if counts is not None:
+            others = "".join(f", {count} {reason}" for reason, count in counts.items() if reason != "kept")
+            common.out.print(f"{counts['kept']} kept{others}, in {kept}", markup=False, soft_wrap=True)
     if done.failed:
         raise typer.Exit(1)
 

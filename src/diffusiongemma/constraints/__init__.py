@@ -10,6 +10,7 @@ from diffusiongemma.constraints.grammar import Grammar, compile_grammar
 from diffusiongemma.constraints.process import Gone
 from diffusiongemma.constraints.remote import AnyCursor, RemoteCursor
 from diffusiongemma.constraints.reply import ReplyCursor, ReplyGrammar
+from diffusiongemma.constraints.validity import Validator
 from diffusiongemma.constraints.vocabulary import Vocabulary
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ReplyGrammar",
     "ResponseFormat",
     "Spacing",
+    "Validator",
     "Vocabulary",
     "compile_grammar",
 ]

@@ -10,6 +10,7 @@ import asyncio
 import csv
 import hashlib
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -300,9 +301,12 @@ def _line(one: Asked, at: int, run: str, status: int, answer: dict[str, Any]) ->
     if status >= 400:
         return {"id": name, "row": at, "input": one.row, "error": answer.get("error", answer)}
     [choice] = answer["choices"][:1]
+    judged = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or ()]
+    confidence = {"confidence": math.exp(sum(judged) / len(judged)) if judged else None} if "logprobs" in one.body else {}
     return {
         "id": name, "row": at, "input": one.row, "text": choice["message"]["content"], "finish_reason": choice["finish_reason"],
-        "usage": answer["usage"], "error": None, **({"choices": answer["choices"]} if len(answer["choices"]) > 1 else {}),
+        "usage": answer["usage"], **confidence, "error": None,
+        **({"choices": answer["choices"]} if len(answer["choices"]) > 1 else {}),
     }  # fmt: skip
 
 
