@@ -2,6 +2,8 @@
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 from diffusiongemma import DiffusionGemmaModel
 from diffusiongemma.cli.main import app
 from diffusiongemma.errors import InputError, OptionError, PromptTooLongError
+from tests.tiny import tiny_model, tiny_transformer
 
 PROMPT = "Say it."
 
@@ -59,6 +62,26 @@ def test_the_best_of_some_is_the_most_probable(nano: DiffusionGemmaModel) -> Non
         nano.generate(PROMPT, best_of=2, n=2)  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="n is 0"):
         nano.generate(PROMPT, best_of=0)
+
+
+def test_another_model_chooses_the_best_of_some(nano: DiffusionGemmaModel, tmp_path: Path) -> None:
+    other = tiny_model(tmp_path, tiny_transformer(seed=4, scale=0.4), stop_ids=(1,))
+    options: dict[str, Any] = {"seed": 3, "max_tokens": 8, "num_diffusion_steps": 2}
+    prompts = ["hello", "xyzzy"]
+    (tmp_path / "judge").mkdir()
+    judge = tiny_model(tmp_path / "judge", tiny_transformer(seed=9, scale=0.4), stop_ids=(1,))
+    differs = 0
+    for prompt, best in zip(prompts, other.generate(prompts, best_of=5, judge=judge, **options), strict=True):
+        several = [one for one in other.generate(prompt, n=5, **options) if one.text]
+        scores = [judge.score(prompt, one.text, end=one.finish_reason == "stop").confidence for one in several]
+        assert best.token_ids == several[scores.index(max(scores))].token_ids
+        differs += best.token_ids != other.generate(prompt, best_of=5, **options).token_ids
+    assert differs
+    said = [{"role": "user", "content": PROMPT}]
+    own, same = (nano.generate(messages=said, best_of=3, temperature=1.5, judge=one, seed=3, max_tokens=24) for one in (None, nano))
+    assert own.text == same.text
+    with pytest.raises(OptionError, match="how many answers there are"):
+        nano.generate(PROMPT, judge=nano)  # type: ignore[call-overload]
 
 
 def test_texts_that_cannot_be_scored(nano: DiffusionGemmaModel) -> None:

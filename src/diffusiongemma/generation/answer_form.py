@@ -27,7 +27,9 @@ class AnswerForm:
     options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, n: int | None, best_of: int | None, schema: type[Any] | None, options: Mapping[str, Any]) -> "AnswerForm":
+    def of(
+        cls, n: int | None, best_of: int | None, schema: type[Any] | None, options: Mapping[str, Any], judged: bool = False
+    ) -> "AnswerForm":
         """What the arguments of ``generate`` ask for.
 
         Raises:
@@ -35,6 +37,8 @@ class AnswerForm:
         """
         if best_of is not None and n is not None:
             raise OptionError("n and best_of are given; take n answers, or the best of some", "best_of")
+        if judged and best_of is None:
+            raise OptionError("a judge is given, and nothing to choose from; say with best_of how many answers there are", "judge")
         more: dict[str, Any] = {} if best_of is None else {"logprobs": options.get("logprobs") or 0}
         if schema is not None:
             if not (isinstance(schema, type) and hasattr(schema, "model_validate_json")):
@@ -47,19 +51,21 @@ class AnswerForm:
         given = next((count for count in (n, best_of) if count is not None), 1)
         return cls(given, n is not None, schema, {**options, **more})
 
-    def arranged(self, results: Mapping[int, Result], many: bool) -> Any:
+    def arranged(self, results: Mapping[int, Result], many: bool, judged: Mapping[int, float] | None = None) -> Any:
         """The answers to prompts.
 
         Args:
             results: of each request by its number, ``prompt * each + answer``.
             many: whether the prompts were a list.
+            judged: how good each is; None: what the causal role of the same weights thinks.
 
         Raises:
             ConstraintError: an answer that is no object of the class.
         """
-        rows = [[results[first + answer] for answer in range(self.each)] for first in range(0, len(results), self.each)]
-        if not self.listed:
-            rows = [[max(one, key=lambda result: result.confidence or 0.0)] for one in rows]
+        score = {row: result.confidence or 0.0 for row, result in results.items()} if judged is None else judged
+        places = [range(first, first + self.each) for first in range(0, len(results), self.each)]
+        best = places if self.listed else [[max(place, key=score.__getitem__)] for place in places]
+        rows = [[results[row] for row in chosen] for chosen in best]
         answers: list[list[Any]] = rows if self.schema is None else [[_read(one, self.schema) for one in row] for row in rows]
         chosen = answers if self.listed else [one for [one] in answers]
         return chosen if many else chosen[0]

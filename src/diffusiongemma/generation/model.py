@@ -335,6 +335,7 @@ class DiffusionGemmaModel:
         messages: Sequence[Message] | None = None,
         n: None = None,
         best_of: int | None = None,
+        judge: "DiffusionGemmaModel | None" = None,
         on_result: OnResult | None = None,
         **options: Unpack[ReplyOptions],
     ) -> Result: ...
@@ -355,6 +356,7 @@ class DiffusionGemmaModel:
         *,
         n: None = None,
         best_of: int | None = None,
+        judge: "DiffusionGemmaModel | None" = None,
         on_result: OnResult | None = None,
         **options: Unpack[ReplyOptions],
     ) -> list[Result]: ...
@@ -372,11 +374,19 @@ class DiffusionGemmaModel:
         messages: Sequence[Message] | None = None,
         n: None = None,
         best_of: int | None = None,
+        judge: "DiffusionGemmaModel | None" = None,
         **options: Unpack[ReplyOptions],
     ) -> M: ...
     @overload
     def generate(
-        self, prompt: Prompts, *, schema: type[M], n: None = None, best_of: int | None = None, **options: Unpack[ReplyOptions]
+        self,
+        prompt: Prompts,
+        *,
+        schema: type[M],
+        n: None = None,
+        best_of: int | None = None,
+        judge: "DiffusionGemmaModel | None" = None,
+        **options: Unpack[ReplyOptions],
     ) -> list[M]: ...
 
     def generate(
@@ -386,6 +396,7 @@ class DiffusionGemmaModel:
         messages: Any = None,
         n: int | None = None,
         best_of: int | None = None,
+        judge: "DiffusionGemmaModel | None" = None,
         schema: type[Any] | None = None,
         on_result: OnResult | None = None,
         **options: Any,
@@ -398,6 +409,7 @@ class DiffusionGemmaModel:
             n: answers to each prompt, from seed, seed + 1, ...; given, 1 too, a prompt's answers are a list.
             best_of: answers to each prompt, from seed, seed + 1, ..., of which the one is returned that the causal role finds most
                 probable by token (``Result.confidence``); not together with ``n``.
+            judge: another model whose causal role chooses the best instead; its tokenizer and template may be others.
             schema: a pydantic class: the answer is an object of it. It stands for ``response_format``.
             on_result: called with each answer's number (``prompt * n + answer``) and its Result as it is there.
             **options: see ``ReplyOptions``.
@@ -410,7 +422,7 @@ class DiffusionGemmaModel:
             InputError, PromptTooLongError, OptionError: see ``stream``.
             ConstraintError: with ``schema``: an answer that was cut by ``max_tokens``, or that the class's own checks refuse.
         """
-        form, many = AnswerForm.of(n, best_of, schema, options), isinstance(prompt, list | tuple)
+        form, many = AnswerForm.of(n, best_of, schema, options, judge is not None), isinstance(prompt, list | tuple)
         asked = conversations(prompt, messages, bool(options.get("raw")))
         plan = ReplyPlan(self.checkpoint, self.roles, form.options, rows=len(asked), n=form.each)
         texts = asked if prompt is None else [prompt] if isinstance(prompt, str) else prompt
@@ -419,7 +431,16 @@ class DiffusionGemmaModel:
             results[row] = result
             if on_result is not None:
                 on_result(row, result)
-        return form.arranged(results, many)
+        if judge is None:
+            return form.arranged(results, many)
+
+        def confidence(row: int, text: str) -> float:
+            given: Any = texts[row // form.each]
+            said = {"prompt": given} if isinstance(given, str) else {"prompt": None, "messages": given}
+            said |= {"raw": True} if options.get("raw") else {}
+            return judge.score(text=text, end=results[row].finish_reason == "stop", **said).confidence if text else 0.0
+
+        return form.arranged(results, many, {row: confidence(row, result.text) for row, result in results.items()})
 
     async def agenerate(
         self,
