@@ -7,7 +7,9 @@ import pytest
 from diffusiongemma.engine import runner
 from diffusiongemma.engine.engine import Engine
 from diffusiongemma.engine.events import Done
+from diffusiongemma.evals.run import evaluate
 from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.tasks.registry import task_named
 from tests.tiny import tiny_model, tiny_transformer
 
 OPTIONS = {"num_diffusion_steps": 4, "max_tokens": 20, "seed": 3, "early_stop": False}
@@ -28,6 +30,18 @@ def test_one_token_is_the_most_probable(model: DiffusionGemmaModel) -> None:
         assert best == accepted
     best, accepted = by_rule(model)
     assert best != accepted
+
+
+def test_at_temperature_0_the_most_probable_tokens_are_accepted_and_no_sooner(model: DiffusionGemmaModel) -> None:
+    plain, cold = by_rule(model), by_rule(model, temperature=0)
+    assert cold[0] == cold[1] and plain[0] != plain[1]
+    nano = DiffusionGemmaModel.from_pretrained("nano")
+    task = task_named("json-extract")
+    examples = task.examples(16, 1_000_000)
+    usual, greedy = (evaluate(nano, task, examples, temperature=temperature).total for temperature in (None, 0.0))
+    assert greedy.score > usual.score - 0.1 and greedy.mean_steps > 0.8 * usual.mean_steps
+    halfway = model.generate(["abc", "xyz"], temperature=0.5, **OPTIONS)
+    assert halfway[0].token_ids == model.generate("abc", temperature=0.5, **OPTIONS).token_ids
 
 
 def by_rule(model: DiffusionGemmaModel, **options: Any) -> list[list[int]]:

@@ -67,15 +67,17 @@ def test_it_says_what_it_is(model: DiffusionGemmaModel) -> None:
 
 
 def test_temperature_means_the_same_through_every_door(model: DiffusionGemmaModel) -> None:
-    """On a canvas it scales the schedule; token by token it is the temperature, and 0 where it is not given."""
-    warm = {"t_min": model.defaults.t_min * 0.5, "t_max": model.defaults.t_max * 0.5}
-    (asked,), (scaled,) = model.requests("abc", temperature=0.5, seed=1), model.requests("abc", seed=1, **warm)
+    """On a canvas it scales the draws, above 1 the schedule; token by token it is the temperature, and 0 where it is not given."""
+    warm = {"t_min": model.defaults.t_min * 1.5, "t_max": model.defaults.t_max * 1.5}
+    (asked,), (scaled,) = model.requests("abc", temperature=1.5, seed=1), model.requests("abc", seed=1, **warm)
     assert asked == scaled
     tokens = [
-        model.generate("abc", seed=1, **options).token_ids for options in ({"temperature": 0.5}, warm, {}, {"temperature": 1})
+        model.generate("abc", seed=1, **options).token_ids for options in ({"temperature": 1.5}, warm, {}, {"temperature": 1})
     ]
     assert tokens[0] == tokens[1] and tokens[2] == tokens[3]
-    assert model._context(None, None, {"temperature": 0.5, "seed": 1}).params.t_max == warm["t_max"]
+    assert model._context(None, None, {"temperature": 1.5, "seed": 1}).params.t_max == warm["t_max"]
+    (cold,) = model.requests("abc", temperature=0.5, seed=1)
+    assert (cold.params.noise, cold.params.t_min, cold.params.t_max) == (0.5, model.defaults.t_min, model.defaults.t_max)
     (causal,) = model.requests("abc", mode="causal", temperature=0.5, seed=1)
     assert (causal.params.temperature, causal.params.t_max) == (0.5, model.defaults.t_max)
     greedy = [model.generate("abc", mode="causal", seed=seed).token_ids for seed in (1, 2)]

@@ -13,13 +13,15 @@ from diffusiongemma.kernels import draw_top
 NO_K, NO_P, NO_MIN = 256, math.inf, 0.0
 
 
-def drawn(logits: Tensor, keys: Tensor, top_k: int = NO_K, top_p: float = NO_P, min_p: float = NO_MIN) -> Tensor:
+def drawn(
+    logits: Tensor, keys: Tensor, top_k: int = NO_K, top_p: float = NO_P, min_p: float = NO_MIN, noise: float = 1.0
+) -> Tensor:
     """A draw for each key, all of one distribution ``[V]``."""
     z, ids = logits.topk(min(256, len(logits)))
     count = len(keys)
     cut_off = (torch.tensor([value] * count) for value in (top_k, top_p, min_p))
     best = logits.softmax(-1).max().expand(count)
-    return draw_top(z.expand(count, -1), ids.expand(count, -1), best, keys, *cut_off)
+    return draw_top(z.expand(count, -1), ids.expand(count, -1), best, keys, torch.full((count,), noise), *cut_off)
 
 
 def plainly_kept(logits: Tensor, top_k: int, top_p: float, min_p: float) -> set[int]:
@@ -57,3 +59,14 @@ def test_what_is_left_keeps_its_proportions(top_k: int, top_p: float, min_p: flo
     assert seen.sum() == count
     # The 99.99% quantile of chi-square with up to 9 degrees of freedom is below 34.
     assert float(((seen - expected) ** 2 / expected).sum()) < 34
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 0.7, 1.0])
+def test_less_noise_is_a_lower_temperature(noise: float) -> None:
+    logits, count = torch.tensor([2.0, 1.7, 1.2, 0.9, 0.4]), 20_000
+    tokens = drawn(logits, torch.arange(count) * 104_729 + 5, noise=noise)
+    if noise == 0:
+        assert set(tokens.tolist()) == {0}
+        return
+    seen, expected = torch.bincount(tokens, minlength=5).double(), (logits.double() / noise).softmax(-1) * count
+    assert float(((seen - expected) ** 2 / expected.clamp(min=1e-9)).sum()) < 34

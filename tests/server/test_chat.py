@@ -115,16 +115,16 @@ def test_a_format_holds(client: openai.OpenAI) -> None:
         assert answer.choices[0].message.content in ("yes", "no")
 
 
-def test_temperature_scales_the_schedule(client: openai.OpenAI, nano: DiffusionGemmaModel) -> None:
+def test_temperature_scales_the_draws_and_above_1_the_schedule(client: openai.OpenAI, nano: DiffusionGemmaModel) -> None:
     def text(seed: int, **more: object) -> str:
         answer = client.chat.completions.create(model="nano", messages=FREE, seed=seed, max_tokens=12, **more)
         return answer.choices[0].message.content
 
     assert text(1, temperature=1) == text(1)
-    warm = nano.generate(messages=FREE, seed=1, max_tokens=12, t_min=nano.defaults.t_min / 2, t_max=nano.defaults.t_max / 2)
-    assert text(1, temperature=0.5) == warm.text
-    cold = nano.generate(messages=FREE, seed=1, max_tokens=12, t_min=0.0, t_max=1e-4)
-    assert text(1, temperature=0) == cold.text
+    warm = nano.generate(messages=FREE, seed=1, max_tokens=12, t_min=nano.defaults.t_min * 1.5, t_max=nano.defaults.t_max * 1.5)
+    assert text(1, temperature=1.5) == warm.text
+    for cold in (0, 0.5):
+        assert text(1, temperature=cold) == nano.generate(messages=FREE, seed=1, max_tokens=12, temperature=cold).text
 
 
 def test_the_causal_role(client: openai.OpenAI, nano: DiffusionGemmaModel) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from diffusiongemma import Choice, Predicate
 from diffusiongemma.generation import DiffusionGemmaModel
+from diffusiongemma.generation.score import log_probs, prompt_logprobs
 from tests.server.running import Running
 from tests.server.test_chat import QUESTION
 
@@ -146,3 +147,35 @@ def test_a_decision_below_the_threshold_is_a_refusal(client: openai.OpenAI) -> N
     said = [{"role": "user", "content": [{"type": "input_text", "text": "a or b?"}]}]
     answer = client.decisions.create(model="nano", input=said, questions=[question], extra_body={"threshold": 1.0})
     assert (answer.answers[0].type, answer.answers[0].name) == ("refusal", "q")
+
+
+def test_echo_gives_the_prompt_and_what_the_causal_role_thinks_of_it(
+    client: openai.OpenAI, server: Running, nano: DiffusionGemmaModel
+) -> None:
+    """As evaluation harnesses ask for it: the log-probabilities of a text that is there."""
+    options = {"model": "nano", "seed": 1, "max_tokens": 1, "extra_body": {"num_diffusion_steps": 2}}
+    ids = server.state.models["nano"].plain("def area(")
+    for prompt in ("def area(", ids):
+        [choice] = client.completions.create(prompt=prompt, echo=True, logprobs=2, **options).choices
+        entries = choice.logprobs
+        assert choice.text.startswith("def area(") and len(entries.tokens) == len(ids) + 1
+        assert entries.token_logprobs[0] is None and entries.top_logprobs[0] is None
+        scored = nano.score(None, "def area(", end=False)
+        assert entries.token_logprobs[1 : len(ids)] == pytest.approx(scored.logprobs, abs=1e-4)
+        assert all(len(top) == 2 for top in entries.top_logprobs[1:])
+        assert "".join(entries.tokens[1:]).startswith("def area(") and entries.text_offset[:2] == [0, 0]
+    both = client.completions.create(prompt=["a = ", "b = "], echo=True, n=2, **options).choices
+    assert [choice.text[:4] for choice in both] == ["a = ", "a = ", "b = ", "b = "] and both[0].logprobs is None
+    refused = post(server, "completions", prompt="a", echo=True, stream=True)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "echo"
+    plain = post(server, "completions", prompt="a = ", echo=False, max_tokens=1, seed=1)
+    assert plain.status_code == 200 and not plain.json()["choices"][0]["text"].startswith("a = ")
+
+
+def test_the_log_probabilities_of_a_long_prompt_come_in_pieces(nano: DiffusionGemmaModel) -> None:
+    ids = nano.tokenizer.encode("x = 1\n" * 300)
+    calls: list[None] = []
+    told = prompt_logprobs(nano.transformer, ids, 0, lambda work: (calls.append(None), work()))
+    assert len(told) == len(ids) and len(calls) > 1
+    [whole] = log_probs(nano.transformer, ids[:1], [ids[1:]])
+    assert [one.logprob for one in told[1:]] == pytest.approx(whole, abs=1e-4)

@@ -62,7 +62,7 @@ class Answer:
 
         An answer that fills its last token and is a whole text of its grammar has stopped, not been cut.
         """
-        taken = list(ids[: self.share(ids)])
+        taken = list(ids[: self.taken(ids)])
         if self._ends(taken[-1], len(taken)):
             self.finish = "stop"
         elif len(self.ids) + len(taken) >= self._params.max_tokens:
@@ -82,7 +82,7 @@ class Answer:
         self._calls.extend(commit.tool_calls)
         return commit
 
-    def share(self, ids: Sequence[int]) -> int:
+    def taken(self, ids: Sequence[int]) -> int:
         """How many of some tokens, at least one, the answer would take: those up to its end."""
         most = min(len(ids), self._params.max_tokens - len(self.ids))
         return next((count for count, token in enumerate(ids[:most], 1) if self._ends(token, count)), most)

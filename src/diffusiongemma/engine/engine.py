@@ -315,16 +315,17 @@ class Engine:
             if one.request.mode == "exact":
                 yield from _alone(one, self._verify(one, steps, final))
                 continue
-            held = {place for place, pin in enumerate(one.pins or ()) if pin >= 0} | set(reading.positions if reading else ())
+            constrained = {place for place, pin in enumerate(one.pins or ()) if pin >= 0}
+            constrained.update(reading.positions if reading else ())
             best_of = None if reading is None else self.runner.best_of(batch, at)
-            form = Form(final, one.answer.share(final), steps, frozenset(held), best_of)
+            form = Form(final, one.answer.taken(final), steps, frozenset(constrained), best_of)
             # A canvas that its grammar does not take is mended by that first: the causal role knows nothing of it.
             if one.request.params.repair and (reading is None or (reading.complete and reading.tokens[: one.unit] == final)):
                 one.form, one.phase = form, Phase.ENCODE
             else:
-                yield from _alone(one, self._settle(one, form, form if one.repair is None else one.repair.best))
+                yield from _alone(one, self._commit_best(one, form, form if one.repair is None else one.repair.best))
 
-    def _settle(self, one: SequenceState, last: Form, best: Form) -> Events:
+    def _commit_best(self, one: SequenceState, last: Form, best: Form) -> Events:
         """Commit the best form of a canvas, which took its steps up to the last one."""
         steps = last.steps + (0 if one.repair is None else one.repair.steps)
         one.repair = None
@@ -363,7 +364,7 @@ class Engine:
         params, form, repair = one.request.params, one.form, one.repair
         assert form is not None
         one.form = None
-        tokens = form.tokens[: form.share]
+        tokens = form.tokens[: form.taken]
         logprobs = [each.logprob for each in alternatives(self.model, torch.cat((last_1D, hidden_TD[:-1])), tokens, 0)]
         if not all(map(math.isfinite, logprobs)):
             one.error = _not_finite(f"canvas {one.index}, read by the causal role")
@@ -374,12 +375,12 @@ class Engine:
         if repair is not None and repair.score >= score:
             best, score = repair.best, repair.score
         least = math.log(params.doubt)
-        doubted = next((at for at, each in enumerate(logprobs) if each < least and at not in form.held), None)
+        doubted = next((at for at, each in enumerate(logprobs) if each < least and at not in form.constrained), None)
         done = doubted is None or rounds == params.repair
         if not done or best is not form or one.constraint is not None or one.request.logprobs is not None:
             one.cache, one.last_1D = before, last_1D
         if done:
-            yield from self._settle(one, form, best)
+            yield from self._commit_best(one, form, best)
             return
         one.repair, one.phase = Repair(rounds + 1, steps + form.steps, best, score), Phase.DENOISE
         # What follows a wrong token was written to suit it (measured against redoing doubted tokens alone, docs/lab-log.md).
@@ -389,7 +390,7 @@ class Engine:
         """Say the part of a draft that the causal role would have said, and its own token after it."""
         assert one.cache is not None
         answer, before, kept = one.answer, len(one.answer.ids), one.cache.fork()
-        draft = final[: answer.share(final)]
+        draft = final[: answer.taken(final)]
         chosen, finite, hidden_TD = self.runner.verify(one, draft)
         same = next((at for at, token in enumerate(draft) if token != chosen[at]), len(draft))
         if not all(finite[: same + 1]):

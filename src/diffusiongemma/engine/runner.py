@@ -168,7 +168,7 @@ class ModelRunner:
                 best_B = (z_BK[:, 0] - shaped_BV.logsumexp(-1)).exp()
                 drawn_B = torch.where(
                     torch.tensor([one.shapes_draws for one in params], device=drawn_B.device),
-                    draw_top(z_BK, ids_BK, best_B, keys[:, 0], *_cut_off(params, drawn_B.device)),
+                    draw_top(z_BK, ids_BK, best_B, keys[:, 0], torch.ones_like(best_B), *_cut_off(params, drawn_B.device)),
                     drawn_B,
                 )
             chosen_B = torch.where(temperature_B > 0, drawn_B, chosen_B)
@@ -207,7 +207,9 @@ class ModelRunner:
         canvas, params, lengths = Canvas.cat(canvases), self._params_of(sequences), [one.unit for one in sequences]
         places = _Places(lengths, canvas.length, self.model.device)
         constrained = [at for at, one in enumerate(sequences) if one.constraint is not None]
-        shaped = [at for at, one in enumerate(sequences) if one.request.params.shapes_draws]
+        noise = [one.request.params.noise if one.request.mode == "diffusion" else 1.0 for one in sequences]
+        greedy = [at for at, factor in enumerate(noise) if factor == 0]
+        shaped = [at for at, one in enumerate(sequences) if at not in greedy and (one.request.params.shapes_draws or noise[at] < 1)]
         text = self.model.config.text
         large = text.vocab_size * text.hidden_size >= LARGE_TABLE
         kept = [at for at in range(len(sequences)) if at in shaped or (large and at in constrained)]
@@ -230,7 +232,11 @@ class ModelRunner:
             chosen = {at: ids_LK for at, ids_LK in zip(kept, tops, strict=True) if at in candidates}
             candidates |= {at: ids_LK[:, :CANDIDATES].tolist() for at, ids_LK in chosen.items()}
         if shaped:
-            statistics = _shaped_draws(statistics, keys_N, [sequences[at] for at in kept], places.of(kept))
+            statistics = _shaped_draws(statistics, keys_N, [(sequences[at], noise[at]) for at in kept], places.of(kept))
+        if greedy:
+            drawn_BL, at_M = statistics.drawn_BL.clone(), places.of(greedy)
+            drawn_BL[at_M] = statistics.argmax_ids_BL[at_M]
+            statistics = statistics._replace(drawn_BL=drawn_BL)
         return CanvasBatch(
             sequences,
             canvas,
@@ -332,22 +338,29 @@ def _cut_off(params: Sequence[SamplingParams], device: torch.device) -> tuple[Te
     return top_k_B, top_p_B, torch.tensor([one.min_p or 0.0 for one in params], device=device)
 
 
-def _shaped_draws(statistics: Statistics, keys_N: Tensor, kept: Sequence[SequenceState], at_M: Tensor) -> Statistics:
-    """The statistics ``[N, 1]`` with the draws of the sequences that cut tokens off made among the others.
+def _shaped_draws(statistics: Statistics, keys_N: Tensor, kept: Sequence[tuple[SequenceState, float]], at_M: Tensor) -> Statistics:
+    """The statistics ``[N, 1]`` with colder draws, and those of sequences that cut tokens off made among the others.
 
     Args:
         statistics: of the head, with the most probable tokens at ``at_M``.
         keys_N: of the draws.
-        kept: sequences whose most probable tokens were kept.
+        kept: sequences whose most probable tokens were kept, and how much of the random numbers counts.
         at_M: their positions, one sequence after another.
     """
     assert statistics.top_z_MK is not None
     assert statistics.top_ids_MK is not None
-    params = [one.request.params for one in kept for _ in range(one.unit)]
+    params = [one.request.params for one, _ in kept for _ in range(one.unit)]
+    noise = [factor for one, factor in kept for _ in range(one.unit)]
     drawn_M = draw_top(
-        statistics.top_z_MK, statistics.top_ids_MK, statistics.probability_BL[at_M, 0], keys_N[at_M], *_cut_off(params, at_M.device)
+        statistics.top_z_MK,
+        statistics.top_ids_MK,
+        statistics.probability_BL[at_M, 0],
+        keys_N[at_M],
+        torch.tensor(noise, device=at_M.device),
+        *_cut_off(params, at_M.device),
     )
-    mine_M = torch.tensor([one.shapes_draws for one in params], device=at_M.device)
+    shaped = [one.shapes_draws or factor < 1 for one, factor in zip(params, noise, strict=True)]
+    mine_M = torch.tensor(shaped, device=at_M.device)
     drawn_BL = statistics.drawn_BL.clone()
     drawn_BL[at_M, 0] = torch.where(mine_M, drawn_M, drawn_BL[at_M, 0])
     return statistics._replace(drawn_BL=drawn_BL)

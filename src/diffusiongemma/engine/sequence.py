@@ -54,16 +54,16 @@ class Form:
 
     Attributes:
         tokens: of the whole canvas.
-        share: how many of them the answer would take.
+        taken: how many of them the answer would take.
         steps: that it took.
-        held: positions that no other round could change.
+        constrained: positions that no other round could change.
         best_of: where the answer is constrained: what chooses among allowed tokens.
     """
 
     tokens: list[int]
-    share: int
+    taken: int
     steps: int
-    held: frozenset[int]
+    constrained: frozenset[int]
     best_of: BestOf | None = None
 
 
@@ -192,7 +192,7 @@ class SequenceState:
             return self.request.prompt[self.encoded : self.encoded + chunk]
         if self.judging:
             assert self.form is not None
-            return self.form.tokens[: self.form.share]
+            return self.form.tokens[: self.form.taken]
         begin = self.encoded - len(self.request.prompt)
         return self.answer.ids[begin : begin + self.unit]
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffusiongemma.engine.logprobs import LOGITS_BYTES
+from diffusiongemma.engine.events import TokenLogprob
+from diffusiongemma.engine.logprobs import LOGITS_BYTES, alternatives
 from diffusiongemma.engine.prefill import prefill
 from diffusiongemma.errors import InputError, PromptTooLongError
 from diffusiongemma.model.cache import KVCache, RowCache, prefill_chunk
@@ -21,7 +22,7 @@ from diffusiongemma.model.transformer import Transformer
 if TYPE_CHECKING:
     from diffusiongemma.generation.context import EditContext
 
-__all__ = ["Scored", "log_probs", "score_texts"]
+__all__ = ["Scored", "log_probs", "prompt_logprobs", "score_texts"]
 
 PASS_ROWS = 4
 """Rows of a prefill chunk's length that one pass may have as many tokens as: others may wait for it on an engine that is shared."""
@@ -74,6 +75,32 @@ def log_probs(
         call(partial(read, encode))
     for start in range(0, longest, chunk):
         call(partial(score, start))
+    return result
+
+
+def prompt_logprobs(model: Transformer, ids: Sequence[int], top: int, call: Call = lambda work: work()) -> list[TokenLogprob]:
+    """What the causal role thinks of each token of a text, given all before it; nothing (NaN) of the first.
+
+    Args:
+        model: the stack.
+        ids: token ids, not empty.
+        top: alternatives a token.
+        call: makes each of the passes.
+    """
+    [row] = KVCache(model.config.text, 1, len(ids), model.cache_dtype, model.device).rows
+    chunk, result = PASS_ROWS * prefill_chunk(model.device), [TokenLogprob(ids[0], math.nan, [])]
+    last: list[Tensor] = []
+
+    @torch.inference_mode()
+    def read(start: int) -> None:
+        here = list(ids[start : start + chunk])
+        [hidden_TD] = model.encode_rows([here], [row])
+        before_TD = torch.cat((*last, hidden_TD[:-1]))
+        last[:] = [hidden_TD[-1:]]
+        result.extend(alternatives(model, before_TD, here if start else here[1:], top))
+
+    for start in range(0, len(ids), chunk):
+        call(partial(read, start))
     return result
 
 

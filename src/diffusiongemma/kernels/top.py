@@ -35,7 +35,14 @@ def mix_top(z_NK: Tensor, ids_NK: Tensor, table: Table, dtype: torch.dtype) -> T
 
 
 def draw_top(
-    z_MK: Tensor, ids_MK: Tensor, best_M: Tensor, keys_M: Tensor, top_k_M: Tensor, top_p_M: Tensor, min_p_M: Tensor
+    z_MK: Tensor,
+    ids_MK: Tensor,
+    best_M: Tensor,
+    keys_M: Tensor,
+    noise_M: Tensor,
+    top_k_M: Tensor,
+    top_p_M: Tensor,
+    min_p_M: Tensor,
 ) -> Tensor:
     """A token of each distribution, drawn among its most probable ones; the most probable is never cut off.
 
@@ -44,6 +51,7 @@ def draw_top(
         ids_MK: ``[M, K]`` int64, their tokens.
         best_M: ``[M]`` float32, probability of the most probable token among all tokens.
         keys_M: ``[M]`` int64, of the draw.
+        noise_M: ``[M]`` float32, factor of the random numbers: the draw's temperature over that of the logits.
         top_k_M: ``[M]`` int64, so many tokens at most.
         top_p_M: ``[M]`` float32, the fewest tokens that are together so probable.
         min_p_M: ``[M]`` float32, tokens at least so many times as probable as the most probable one.
@@ -56,7 +64,7 @@ def draw_top(
     place_K = torch.arange(z_MK.shape[1], device=z_MK.device)
     kept_MK = (place_K < top_k_M[:, None]) & (before_MK < top_p_M[:, None]) & (times_MK >= min_p_M[:, None])
     kept_MK[:, 0] = True
-    noisy_MK = (z_MK + gumbel_at(keys_M[:, None], ids_MK + 1)).masked_fill(~kept_MK, -torch.inf)
+    noisy_MK = (z_MK + gumbel_at(keys_M[:, None], ids_MK + 1) * noise_M[:, None]).masked_fill(~kept_MK, -torch.inf)
     return ids_MK.gather(1, noisy_MK.argmax(-1, keepdim=True)).squeeze(1)
 
 

@@ -103,8 +103,9 @@ class SamplingParams:
     t_max: float = option(0.8, "Temperature at the first step, at least t_min.", gt=0)
     temperature: float | None = option(
         None,
-        "Scales t_min and t_max, so that 1 changes nothing and 0 takes the most probable tokens. Token by token (mode causal) it "
-        "is the temperature itself, and unset it is 0.",
+        "On a canvas 1 changes nothing. Below, draws are colder, and 0 takes the most probable tokens; how sure a position is, "
+        "and so what is accepted, stays the schedule's. Above, t_min and t_max are multiplied by it. Token by token (mode causal) "
+        "it is the temperature itself, and unset it is 0.",
         ge=0,
         le=2,
     )
@@ -191,11 +192,18 @@ class SamplingParams:
         return self.top_k is not None or (self.top_p is not None and self.top_p < 1) or bool(self.min_p)
 
     def on_canvas(self) -> "SamplingParams":
-        """The same for denoising: ``temperature`` is worked into ``t_min`` and ``t_max``."""
-        if self.temperature is None:
+        """The same for denoising: a ``temperature`` above 1 is worked into ``t_min`` and ``t_max``."""
+        if self.temperature is None or self.temperature < 1:
             return self
-        t_max = max(self.t_max * self.temperature, COLDEST)
-        return replace(self, t_min=self.t_min * self.temperature, t_max=t_max, temperature=None)
+        return replace(self, t_min=self.t_min * self.temperature, t_max=self.t_max * self.temperature, temperature=None)
+
+    @property
+    def noise(self) -> float:
+        """How much of the random numbers of a draw counts on a canvas, 0 to 1.
+
+        A colder schedule would be sure of everything at once (temperature 0, nano, json-extract: half of the answers wrong).
+        """
+        return 1.0 if self.temperature is None else min(self.temperature, 1.0)
 
     @classmethod
     def from_generation_config(cls, data: Mapping[str, Any]) -> "SamplingParams":

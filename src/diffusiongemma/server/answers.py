@@ -106,6 +106,23 @@ class TextLogprobs:
             "source": "causal",
         }
 
+    def of_all(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """The entries of a prompt's tokens and an answer's: all, those that are no text too; null where there is none (NaN)."""
+        tokenizer, offsets = self._endpoint.model.tokenizer, []
+        for token in tokens:
+            offsets.append(self._offset)
+            if token.token_id not in tokenizer.special_ids:
+                self._offset += len(self._decoder.decode(tokenizer.token_bytes(token.token_id)))
+        known = [token.logprob == token.logprob for token in tokens]
+        tops = [{self._text(other): logprob for other, logprob in token.top} for token in tokens]
+        return {
+            "tokens": [self._text(token.token_id) for token in tokens],
+            "token_logprobs": [token.logprob if there else None for token, there in zip(tokens, known, strict=True)],
+            "top_logprobs": [top if there else None for top, there in zip(tops, known, strict=True)],
+            "text_offset": offsets,
+            "source": "causal",
+        }
+
     def _text(self, token: int) -> str:
         text, broken = _token_text(self._endpoint, token)
         return f"bytes:{text}" if broken else text

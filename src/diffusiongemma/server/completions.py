@@ -9,8 +9,10 @@ from starlette.responses import Response
 from diffusiongemma.constraints import Gone
 from diffusiongemma.engine.events import Commit, Result, TokenLogprob
 from diffusiongemma.engine.request import Request
+from diffusiongemma.generation.score import prompt_logprobs
 from diffusiongemma.server.answering import answer, answer_options, naming, prepared
 from diffusiongemma.server.answers import TextLogprobs, checked, head
+from diffusiongemma.server.bridge import unless_gone
 from diffusiongemma.server.dialects import Dialect
 from diffusiongemma.server.endpoint import ModelEndpoint
 from diffusiongemma.server.errors import ApiError
@@ -33,8 +35,11 @@ async def complete(
         if not isinstance(body.prompt, str):
             raise ApiError(400, "prompt is a list; with a suffix it is one string", "prompt")
         return await infill(http, endpoint, body, body.prompt, body.suffix, dialect)
+    if body.echo and body.stream:
+        raise ApiError(400, "echo gives a whole answer; leave it out, or stream", "echo")
     requests = await prepared(http, endpoint, body, _requests, endpoint, body, settings)
-    formatter = TextFormatter(endpoint, body.logprobs is not None)
+    echoes = [await _echo(http, endpoint, body, one.prompt) for one in requests[:: body.n or 1]] if body.echo else []
+    formatter = TextFormatter(endpoint, body.logprobs is not None, echoes, body.n or 1)
     return await answer(http, endpoint, body, requests, formatter, each=body.n or 1, dialect=dialect)
 
 
@@ -66,17 +71,35 @@ def _prompts(prompt: Prompt) -> tuple[list[str], list[list[int]]]:
     return [one for one in several if isinstance(one, str)], [one for one in several if isinstance(one, list)]
 
 
+Echo = tuple[str, list[TokenLogprob]]
+"""A prompt's text, and what the causal role thinks of each of its tokens where that is asked for: nothing (NaN) of the first."""
+
+
+async def _echo(http: HttpRequest, endpoint: ModelEndpoint, body: CompletionRequest, ids: list[int]) -> Echo:
+    text = endpoint.model.tokenizer.decode(ids)
+    if body.logprobs is None:
+        return text, []
+    return text, await unless_gone(http, endpoint.prepare(_prompt_logprobs, endpoint, ids, body.logprobs))
+
+
+def _prompt_logprobs(endpoint: ModelEndpoint, ids: list[int], top: int) -> list[TokenLogprob]:
+    return prompt_logprobs(endpoint.model.transformer, ids, top, lambda work: endpoint.engine.call(work).result())
+
+
 class TextFormatter:
     """OpenAI's ``text_completion``.
 
     Args:
         endpoint: the model.
         logprobs: whether they were asked for.
+        echoes: what stands before the answers to each prompt; empty: nothing is echoed.
+        each: answers a prompt.
     """
 
-    def __init__(self, endpoint: ModelEndpoint, logprobs: bool) -> None:
+    def __init__(self, endpoint: ModelEndpoint, logprobs: bool, echoes: Sequence[Echo] = (), each: int = 1) -> None:
         self._endpoint = endpoint
         self._logprobs = logprobs
+        self._echoes, self._each = echoes, each
         self._streamed: dict[int, TextLogprobs] = {}
         self.head = self.chunk = head("text_completion", "cmpl", endpoint)
 
@@ -99,10 +122,15 @@ class TextFormatter:
 
     def choice(self, index: int, result: Result, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         """A whole answer; ``token_ids`` is an extension."""
+        before, read = self._echoes[index // self._each] if self._echoes else ("", [])
+        told = None
+        if self._logprobs:
+            entries = TextLogprobs(self._endpoint)
+            told = entries.of_all([*read, *logprobs]) if self._echoes else entries.push(logprobs, result.text)
         return {
             "index": index,
-            "text": result.text,
-            "logprobs": TextLogprobs(self._endpoint).push(logprobs, result.text) if self._logprobs else None,
+            "text": before + result.text,
+            "logprobs": told,
             "finish_reason": result.finish_reason,
             "stop_reason": result.stop_string,
             "token_ids": result.token_ids,

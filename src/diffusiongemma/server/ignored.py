@@ -16,7 +16,7 @@ IGNORED = "X-Diffusiongemma-Ignored"
 """Header of an answer with the names of fields of the request that were not followed."""
 _NEUTRAL: dict[str, Any] = {
     "frequency_penalty": 0, "presence_penalty": 0, "repetition_penalty": 1, "repeat_penalty": 1, "store": False, "best_of": 1,
-    "echo": False, "service_tier": "auto", "ignore_eos": False, "skip_special_tokens": True, "min_tokens": 0,
+    "service_tier": "auto", "ignore_eos": False, "skip_special_tokens": True, "min_tokens": 0,
     "use_beam_search": False,
 }  # fmt: skip
 """Values of fields of others that ask for what is done anyway."""

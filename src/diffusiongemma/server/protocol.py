@@ -304,6 +304,7 @@ class CompletionRequest(Answering):
     prompt: Prompt
     suffix: Text | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    echo: Flag | None = None
 
 
 class FimRequest(Generation):
