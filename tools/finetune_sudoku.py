@@ -1,9 +1,9 @@
 """Sudoku for a base that has never seen one: the base, the rows, and the run of ``docs/finetuning.md``.
 
-    python tools/finetune_sudoku.py base BASE                 # nano with a token for each cell and value, on canvases of 96
-    python tools/finetune_sudoku.py rows ROWS.jsonl           # {"prompt", "completion"}
-    python tools/finetune_sudoku.py run BASE ROWS.jsonl OUT   # the same command goes on
-    diffusiongemma eval sudoku --model OUT/model -n 500
+python tools/finetune_sudoku.py base BASE                 # nano with a token for each cell and value, on canvases of 96
+python tools/finetune_sudoku.py rows ROWS.jsonl           # {"prompt", "completion"}
+diffusiongemma finetune BASE --data ROWS.jsonl --preset small --full --train-router --compile -o OUT
+diffusiongemma eval sudoku --model OUT/model -n 500
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer
 
-from diffusiongemma import DiffusionGemmaModel, finetune
+from diffusiongemma import DiffusionGemmaModel
 from diffusiongemma.examples.sudoku.data import SudokuData, SudokuPuzzles
 from diffusiongemma.examples.sudoku.puzzles import ROWS, Sudoku, answer_text, prompt_text
 from diffusiongemma.model.transformer import Transformer
@@ -66,18 +66,6 @@ def rows(out: Path, count: int, fewest: int, most: int, puzzles: int, seed: int)
             file.write(json.dumps({"prompt": prompt_text(puzzle), "completion": answer_text(puzzle.solution)}) + "\n")
 
 
-def run(base: Path, rows: Path, out: Path, *, steps: int, lora: bool, lr: float, muon_lr: float, compiled: bool) -> None:
-    """Both losses, the causal one at every fourth step; half of the canvases see the belief of a first pass."""
-    train = {
-        "steps": steps, "prompts": 16, "canvases": 4, "optimiser": "adamw" if lora else "muon", "adamw_lr": lr, "muon_lr": muon_lr,
-        "warmup": 50, "schedule": "linear", "floor": 0.0, "decay": 0.4, "causal_every": 4, "high_noise": 0.5, "freeze_router": False,
-        "checkpoint_every": 100,
-    }  # fmt: skip
-    settings = {"evaluation": {"every": 250, "examples": 64}, "rows": {"eval_share": 0.005}}
-    adapters = {"rank": 32, "alpha": 64, "targets": ("attention", "mlp", "self_conditioning")} if lora else False
-    finetune(base, rows, out, compile_model=compiled, lora=adapters, train=train, **settings)
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,17 +79,9 @@ def main() -> None:
     one.add_argument("--most", type=int, default=51)
     one.add_argument("--puzzles", type=int, default=10_000)
     one.add_argument("--seed", type=int, default=2)
-    one = commands.add_parser("run")
-    for name in ("base", "rows", "out"):
-        one.add_argument(name, type=Path)
-    one.add_argument("--steps", type=int, default=3000)
-    one.add_argument("--lora", action="store_true")
-    one.add_argument("--lr", type=float, default=2e-3)
-    one.add_argument("--muon-lr", type=float, default=3e-3)
-    one.add_argument("--compile", dest="compiled", action="store_true")
     given = vars(parser.parse_args())
     command = given.pop("command")
-    {"base": base, "rows": rows, "run": run}[command](**given)
+    {"base": base, "rows": rows}[command](**given)
 
 
 if __name__ == "__main__":

@@ -295,10 +295,19 @@ def test_presets_are_recipes(preset: str) -> None:
     assert recipe.train.min_noise == {"default": 0.0, "google": 1e-4, "nemo": 1e-3}[preset]
 
 
+def test_the_preset_of_small_models() -> None:
+    full = finetune_recipe("nano", "rows.jsonl", preset="small", lora=False)
+    assert (full.train.optimiser, full.train.adamw_lr, full.train.muon_lr, full.train.causal_every) == ("muon", 2e-3, 3e-3, 4)
+    slower = finetune_recipe("nano", "rows.jsonl", preset="small", lora=False, train={"adamw_lr": 1e-3})
+    assert (slower.train.adamw_lr, slower.train.muon_lr) == (1e-3, pytest.approx(1.5e-3))
+    adapters = finetune_recipe("nano", "rows.jsonl", preset="small")
+    assert adapters.lora is not None and (adapters.lora.rank, adapters.train.optimiser) == (32, "adamw")
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"preset": "unsloth"}, OptionError, "default, google, nemo"),
+        ({"preset": "unsloth"}, OptionError, "default, google, nemo, small"),
         ({"train": {"stepz": 3}}, ConfigError, "stepz"),
         ({"lora": {"rank": 0}}, ConfigError, "lora.rank"),
         ({"lora": {"targets": ["experts"]}}, ConfigError, "attention"),

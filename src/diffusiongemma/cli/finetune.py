@@ -29,7 +29,10 @@ def finetune(
         str | None, typer.Option("--eval-data", help="Rows that are not learnt; unset: one in twenty of --data.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="default, google (its Sudoku adapter's settings) or nemo.", show_default=True)
+        str,
+        typer.Option(
+            help="default, google (its Sudoku adapter's settings), nemo, or small: for some million parameters.", show_default=True
+        ),
     ] = "default",
     lora: Annotated[
         str | None,

@@ -42,9 +42,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora": {"rank": 16, "alpha": 32, "targets": ("attention", "mlp")},
         "data": {"pad_weight": 1.0},
     },
+    "small": {
+        "train": {
+            **_COMMON, "steps": 3000, "prompts": 16, "canvases": 4, "adamw_lr": 2e-3, "betas": (0.9, 0.99), "warmup": 50,
+            "schedule": "linear", "decay": 0.4, "causal_every": 4, "high_noise": 0.5, "checkpoint_every": 100,
+        },
+        "lora": {"rank": 32, "alpha": 64, "targets": ("attention", "mlp", "self_conditioning")},
+        "full": {"optimiser": "muon", "muon_lr": 3e-3},
+        "data": {},
+    },
 }  # fmt: skip
 """Settings by name; ``google`` and ``nemo`` are the published recipes' (Google's Sudoku adapter, NeMo's LoRA), as far as they are
-known. Source: shared facts of both, docs/finetuning.md."""
+known; ``small`` is that of the built-in models, for some million parameters (``full``: where all weights are trained). Source:
+shared facts of both, docs/finetuning.md."""
 
 
 def finetune_recipe(
@@ -79,6 +89,9 @@ def finetune_recipe(
     if preset not in PRESETS:
         raise OptionError(f"preset is {preset!r}; allowed: {', '.join(PRESETS)}", "preset")
     chosen = PRESETS[preset]
+    tuned = {**chosen["train"], **({} if lora else chosen.get("full", {}))}
+    if "adamw_lr" in train and "muon_lr" in tuned:  # one rate is meant: the other goes along
+        tuned["muon_lr"] *= train["adamw_lr"] / tuned["adamw_lr"]
     adapters = {**chosen["lora"], **(lora if isinstance(lora, Mapping) else {})} if lora else None
     try:
         return Recipe(
@@ -90,7 +103,7 @@ def finetune_recipe(
                 "kind": "rows", "base": os.fspath(model), "path": os.fspath(data),
                 "eval_path": "" if eval_data is None else os.fspath(eval_data), **chosen["data"], **rows,
             },
-            train={**chosen["train"], **train},  # type: ignore[arg-type]
+            train={**tuned, **train},  # type: ignore[arg-type]
             eval={"every": 100, "examples": 32, **evaluation},  # type: ignore[arg-type]
         )  # fmt: skip
     except ValidationError as error:
