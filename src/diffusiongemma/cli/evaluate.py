@@ -16,6 +16,7 @@ from diffusiongemma.cli.command import command
 from diffusiongemma.errors import InputError, OptionError
 from diffusiongemma.options import SamplingParams, options_of
 from diffusiongemma.tasks.base import EVAL_SEED, CountedTask, Example, PinnedTask, SchemaTask, Task
+from diffusiongemma.tasks.local_rows import LocalRows
 
 if TYPE_CHECKING:
     from diffusiongemma.evals.judging import JudgeReport
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
+_EXAMPLES = 100
+"""Of a task, where nobody says how many; a file of rows is evaluated whole."""
 _QUIET_SECONDS = 10.0
 """Between two lines of progress where nobody looks."""
 
@@ -34,7 +37,10 @@ def evaluate(
     *,
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(help="What to evaluate on: names of tasks, or all; none lists them.", metavar="[TASK...|all]"),
+        typer.Argument(
+            help="What to evaluate on: names of tasks, files of rows (.jsonl), or all; none lists the tasks.",
+            metavar="[TASK|FILE...|all]",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -44,7 +50,9 @@ def evaluate(
             help="A built-in name, a checkpoint folder, or a hub id; unset: nano, or the one that belongs to the only task.",
         ),
     ] = None,
-    n: Annotated[int, typer.Option("--n", help="Number of examples of each task.", min=1)] = 100,
+    n: Annotated[
+        int | None, typer.Option("--n", help="Number of examples of each task; unset: 100, or all that there are.", min=1)
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", "-s", help="Seed of the examples and of the sampler; from 1000000 on never trained on.", min=0)
     ] = EVAL_SEED,
@@ -142,7 +150,7 @@ def evaluate(
     if json:
         rows = [{**({name: value} if name else {}), **report.to_dict()} for value, report in reports]
         told = {"judges": [one.to_dict() for one in judges]} if judge else {}
-        head = {"model": model, "mode": mode, "seed": seed, "n": n, "results": str(file.path)}
+        head = {"model": model, "mode": mode, "seed": seed, "n": n or _EXAMPLES, "results": str(file.path)}
         common.print_json({**head, **({"sweep": name} if name else {}), "tasks": rows, "skipped": skipped, **told})
     else:
         _print(name, reports, skipped, file)
@@ -172,7 +180,7 @@ def _chosen(names: Sequence[str]) -> list[Task]:
     return [task_named(name) for name in dict.fromkeys(names)]
 
 
-def _available(tasks: Sequence[Task], n: int, seed: int, every: bool) -> tuple[list[Task], dict[str, str]]:
+def _available(tasks: Sequence[Task], n: int | None, seed: int, every: bool) -> tuple[list[Task], dict[str, str]]:
     """Tasks whose packages are here, and why the others are not; asked for by name, that is an error, and said at once."""
     result, skipped = [], {}
     for task in tasks:
@@ -183,7 +191,7 @@ def _available(tasks: Sequence[Task], n: int, seed: int, every: bool) -> tuple[l
             if not every:
                 raise
             skipped[task.name] = str(error)
-        if not every and isinstance(task, CountedTask) and n > task.count:
+        if not every and n is not None and isinstance(task, CountedTask) and n > task.count:
             raise OptionError(f"--n is {n}; {task.name} has {task.count} examples, ask for {task.count} at most")
     return result, skipped
 
@@ -210,7 +218,7 @@ _Reports = list[tuple[Any, "TaskReport"]]
 def _run(
     model: "DiffusionGemmaModel",
     tasks: Sequence[Task],
-    n: int,
+    n: int | None,
     settings: list[tuple[Any, dict[str, Any]]],
     name: str,
     how: dict[str, Any],
@@ -225,7 +233,8 @@ def _run(
     reports: _Reports = []
     with Progress(*columns, console=common.err, transient=True, disable=not common.err.is_terminal) as bar:
         for task in tasks:
-            count = min(n, task.count) if isinstance(task, CountedTask) else n
+            wanted = n or (task.count if isinstance(task, LocalRows) else _EXAMPLES)
+            count = min(wanted, task.count) if isinstance(task, CountedTask) else wanted
             examples: Sequence[Example] = []
             for value, options in settings:
                 view = _View(bar, f"{task.name} {name}={value}" if name else task.name, count)
