@@ -20,7 +20,7 @@ SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
     "unique": (PAIR | {"uniqueItems": True}, "uniqueItems at #"),
     "not": (PAIR | {"not": {"prefixItems": [{"enum": [1, 2, 3, 4, 5]}]}}, "not at #"),
     "if": ({**DIGIT, "if": {"minimum": 5}, "then": {"multipleOf": 2}}, "if at #"),
-    "exclusive": ({"oneOf": [DIGIT, {"type": "integer", "minimum": 5, "maximum": 12}]}, "oneOf"),
+    "exclusive": ({"oneOf": [DIGIT, {"type": "integer", "minimum": 5, "maximum": 12}]}, "oneOf at #"),
     "contains": (PAIR | {"contains": {"enum": [7]}}, "contains at #"),
     "remote": ({"type": "object", "properties": {"a": {"$ref": "https://example.org/s.json#/b"}}, "required": ["a"],
                 "additionalProperties": False, "maxProperties": 1}, "$ref at #/properties/a"),

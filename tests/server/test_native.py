@@ -64,6 +64,23 @@ def test_a_call_that_must_be_made(client: openai.OpenAI, thinking: bool) -> None
         assert (choice.message.reasoning_content is None) or thinking
 
 
+def test_parameters_that_say_more_than_a_grammar_are_approximated_and_reported(client: openai.OpenAI) -> None:
+    tags = {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2, "uniqueItems": True}
+    either = {"oneOf": [{"type": "integer", "minimum": 1, "maximum": 5}, {"type": "integer", "minimum": 3, "maximum": 9}]}
+    parameters = {"type": "object", "properties": {"tags": tags, "count": either}, "required": ["tags", "count"]}
+    tool = {"type": "function", "function": {"name": "tag", "parameters": parameters | {"additionalProperties": False}}}
+    raw = client.chat.completions.with_raw_response.create(
+        model="nano", messages=ASKED, max_tokens=96, seed=1, tools=[tool], tool_choice="required"
+    )
+    assert raw.headers["X-Diffusiongemma-Ignored"] == "tools.uniqueItems, tools.oneOf"
+    for call in raw.parse().choices[0].message.tool_calls:
+        arguments = json.loads(call.function.arguments)
+        assert set(arguments) == {"tags", "count"} and set(arguments["tags"]) <= {"a", "b"} and 1 <= arguments["count"] <= 9
+    tool["function"]["strict"] = True
+    with pytest.raises(openai.BadRequestError, match="a tool is strict, and no grammar expresses uniqueItems"):
+        ask(client, tools=[tool])
+
+
 def joined(stream: Any) -> tuple[dict[str, Any], list[Any]]:
     """What a client puts together of a stream, and its chunks."""
     said: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": []}
@@ -205,7 +222,17 @@ def test_stop_strings_beside_tools_are_of_the_content(client: openai.OpenAI) -> 
         ({"tools": TOOLS, "pins": [[0, 40]]}, "pins"),
         ({"tools": TOOLS, "mode": "causal"}, "mode"),
         ({"tools": TOOLS, "regex": "("}, "regex"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}]}, "tools"),
+        (
+            {
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "x"}}}},
+                    }
+                ]
+            },
+            "tools",
+        ),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a:b": {}}}}}]}, "tools"),
         ({"thinking_budget": 5, "mode": "causal"}, "thinking_budget"),
     ],

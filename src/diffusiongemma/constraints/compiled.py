@@ -141,7 +141,7 @@ def _schema(constraint: Constraint) -> Reading:
         "key_separator": key,
         "whitespace_flexible": False,
         "lenient": not constraint.strict,
-        "coerce_one_of": not constraint.strict,
+        "coerce_one_of": False,
     }
     try:
         source = LLMatcher.grammar_from_json_schema(ready.text, overrides=options)
@@ -192,13 +192,14 @@ def _choices(constraint: Constraint) -> Reading:
 
 def _calls(constraint: Constraint) -> Reading:
     tools = json.loads(constraint.source)
-    lark, ready = calls_grammar(tools)
+    lark, ready = calls_grammar(tools, constraint.strict)
     names = [*(f"call:{name}" for name, _ in tools), *(name for one in ready for name in one.names)]
     required = [name for one in ready for name in one.required]
     patterns = [Automaton(node) for one in ready for node in one.patterns]
     hints = CompletionHints.of(dict.fromkeys(names), required, patterns, lambda name: name.encode(errors="replace"))
     cost = together([*map(_cost, ready), of_texts(lark)])
-    return Reading(constraint, LLMatcher.grammar_from_lark(lark), _json_guide(hints), cost)
+    left_out = tuple(f"{word} of {name}" for (name, _), one in zip(tools, ready, strict=True) for word in one.left_out)
+    return Reading(constraint, LLMatcher.grammar_from_lark(lark), _json_guide(hints), cost, left_out)
 
 
 def _cfg(constraint: Constraint) -> Reading:

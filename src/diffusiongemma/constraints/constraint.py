@@ -26,8 +26,8 @@ class Constraint:
         kind: what the source is.
         source: JSON of a schema, of a list of choices or of tools, a pattern, or the text of a grammar.
         spacing: of JSON: one blank after each ``:`` and ``,`` as ``json.dumps`` writes it, none, or either of the two.
-        strict: whether a schema that no grammar can express is refused; else the nearest grammar is taken, and the finished text
-            is validated.
+        strict: whether a schema that no grammar can express is refused; else the nearest grammar is taken, and a finished text
+            is validated (arguments of calls are not).
     """
 
     kind: Kind
@@ -88,7 +88,7 @@ class Constraint:
         return cls("grammar", grammar)
 
     @classmethod
-    def calls(cls, tools: Sequence[tuple[str, Mapping[str, Any] | bool]]) -> "Constraint":
+    def calls(cls, tools: Sequence[tuple[str, Mapping[str, Any] | bool]], strict: bool = True) -> "Constraint":
         """A call of one of some tools in the native markup (``text.markup``), without the marks around it.
 
         Args:
@@ -97,7 +97,8 @@ class Constraint:
         if not tools:
             raise ConstraintError("there are no tools; give one at least")
         try:
-            return cls("calls", json.dumps([[name, parameters] for name, parameters in tools], allow_nan=False))
+            source = json.dumps([[name, parameters] for name, parameters in tools], allow_nan=False)
+            return cls("calls", source, strict=strict)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConstraintError(f"tools: their parameters are not JSON: {error}") from error
 

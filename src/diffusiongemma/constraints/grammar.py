@@ -51,7 +51,7 @@ class Grammar:
         left_out: tuple[str, ...] = (),
     ) -> None:
         self.left_out = left_out
-        self._validator = Validator(constraint.source) if left_out else None
+        self._validator = Validator(constraint.source) if left_out and constraint.kind == "json_schema" else None
         self.constraint, self.vocabulary, self.shortest, self.size = constraint, vocabulary, shortest, size
         self.start = start
         self._process = process
@@ -106,12 +106,11 @@ def compile_grammar(constraint: Constraint, vocabulary: Vocabulary, gone: Gone |
 
 def _compiled(constraint: Constraint, vocabulary: Vocabulary, gone: Gone | None) -> Grammar:
     reading = read(constraint)
-    # What else the strict reading was refused for: alternatives that are exclusive, and overlap.
-    left_out = () if constraint.strict else reading.left_out or ("oneOf",)
     home = None if reading.cost.cheap else _home(vocabulary)
     if home is None:
         here = Compiled(reading, vocabulary)
-        return Grammar(constraint, vocabulary, here.shortest, reading.cost.bytes, here.start, left_out=left_out)
+        return Grammar(constraint, vocabulary, here.shortest, reading.cost.bytes, here.start, left_out=reading.left_out)
+    left_out = reading.left_out
     del reading
     process = _forked(home, vocabulary)
     shortest = process.compile((constraint.kind, constraint.source, constraint.spacing, constraint.strict), gone)

@@ -47,11 +47,12 @@ def opened(schema: Any) -> Any:
     return made | {"additionalProperties": {}} if schema.get("additionalProperties") is True else made
 
 
-def calls_grammar(tools: Sequence[tuple[str, Any]]) -> tuple[str, list[Prepared]]:
+def calls_grammar(tools: Sequence[tuple[str, Any]], strict: bool = True) -> tuple[str, list[Prepared]]:
     """A Lark grammar of a call of any of some tools, without the marks around it, and what was found in the schemas.
 
     Args:
         tools: name and parameters (a JSON schema) of each.
+        strict: see ``schema.prepare``.
 
     Raises:
         ConstraintError: parameters that the markup or a grammar cannot hold.
@@ -60,7 +61,7 @@ def calls_grammar(tools: Sequence[tuple[str, Any]]) -> tuple[str, list[Prepared]
     ready, calls = [], []
     for place, (name, parameters) in enumerate(tools):
         try:
-            prepared = prepare(json.dumps(opened(parameters)))
+            prepared = prepare(json.dumps(opened(parameters)), strict)
             root = json.loads(prepared.text)
             writer = _Writer(Schemas(root), rules, f"t{place}")
             # Arguments are an object, whatever else their schema allows.

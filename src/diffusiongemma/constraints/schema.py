@@ -115,7 +115,7 @@ class _Rewriter:
         self.names: dict[str, None] = {}
         self.required: set[str] = set()
         self.patterns: dict[str, Node] = {}
-        self._rewrites = (self._strings, self._names, self._least, self._objects)
+        self._rewrites = (self._one_of, self._strings, self._names, self._least, self._objects)
         self.visit(root, "#")
 
     def visit(self, node: Any, where: str) -> None:
@@ -186,6 +186,16 @@ class _Rewriter:
             else:
                 raise ConstraintError(f"{where}: $ref {target!r} leads nowhere: there is no {key!r}")
         return node, local
+
+    def _one_of(self, node: Schema, where: str) -> None:
+        """Alternatives of which more than one may hold, where that may be."""
+        if not self._strict and "oneOf" in node:
+            either = node.pop("oneOf")
+            if "anyOf" in node:
+                node["allOf"] = [*node.get("allOf", []), {"anyOf": either}]
+            else:
+                node["anyOf"] = either
+            self.left_out.append(f"oneOf at {where}")
 
     def _strings(self, node: Schema, where: str) -> None:
         """Patterns in the engine's syntax; formats as patterns."""

@@ -110,7 +110,7 @@ class ReplyRules:
         must = tools is not None and tools.choice == "required"
         calls = None
         if tools is not None and tools.choice != "none":
-            calls = compile_grammar(Constraint.calls(tools.declared), self.vocabulary, self.gone)
+            calls = compile_grammar(Constraint.calls(tools.declared, strict=False), self.vocabulary, self.gone)
         free = not must and body is None
         return ReplyGrammar(
             self.vocabulary,

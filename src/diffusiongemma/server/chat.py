@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
-from diffusiongemma.constraints import Gone
+from diffusiongemma.constraints import Gone, ReplyGrammar
 from diffusiongemma.engine.events import Commit, Result, TokenLogprob, ToolCall
 from diffusiongemma.engine.request import Request
 from diffusiongemma.options import REASONING_EFFORTS, PromptOptions
@@ -31,6 +31,7 @@ async def chat(
     made = await prepared(http, endpoint, body, requests, endpoint, body, settings, tools)
     if _effort_means_nothing(endpoint, body):
         body.ignored.append("reasoning_effort")
+    _note_left_out(body, made[0])
     formatter = ChatFormatter(endpoint, bool(body.logprobs), None if _native(endpoint) else tools)
     return await answer(http, endpoint, body, made, formatter, each=len(made), dialect=dialect)
 
@@ -61,6 +62,19 @@ def requests(
             options["mode"] = "diffusion"
             options |= _called(tools, body) if native else tools.required_schema(endpoint.model.vocabulary, gone)
         return endpoint.model.requests(messages=messages, gone=gone, **options)
+
+
+def _note_left_out(body: ChatRequest, request: Request) -> None:
+    """Report what no grammar expresses of the parameters of tools.
+
+    Raises:
+        ApiError: a tool is strict.
+    """
+    calls = request.grammar.calls if isinstance(request.grammar, ReplyGrammar) else None
+    left_out = () if calls is None else calls.left_out
+    if left_out and any(tool.function.strict for tool in body.tools or ()):
+        raise ApiError(400, f"a tool is strict, and no grammar expresses {', '.join(left_out)}; leave one of them out", "tools")
+    body.ignored.extend(dict.fromkeys(f"tools.{each.split()[0]}" for each in left_out))
 
 
 def _native(endpoint: ModelEndpoint) -> bool:
