@@ -122,8 +122,11 @@ def test_clients_that_name_no_kind_of_content_are_answered(server: Running) -> N
         ("grammar", ""),
         ("choices", []),
         ("response_format", {"type": "xml"}),
-        ("response_format", {"type": "json_schema", "json_schema": {"schema": {"type": "object", "not": {}}}}),
-        ("response_format", {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://example.com/schema"}}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": {"type": "object", "not": {}}, "strict": True}}),
+        (
+            "response_format",
+            {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://example.com/schema"}, "strict": True}},
+        ),
         ("response_format", {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/nowhere"}}}),
         ("top_p", 1.1),
         ("top_k", -2),

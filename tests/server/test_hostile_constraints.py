@@ -11,8 +11,8 @@ CHAT = "/v1/chat/completions"
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "num_diffusion_steps": 2}
 
 
-def formatted(schema: Any) -> dict[str, Any]:
-    return HI | {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+def formatted(schema: Any, strict: bool = False) -> dict[str, Any]:
+    return HI | {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": strict}}}
 
 
 def tool(schema: Any, choice: str) -> dict[str, Any]:

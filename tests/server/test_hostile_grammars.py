@@ -18,7 +18,7 @@ from tests.server.running import Running, until
 from tests.server.test_hostile_constraints import CHAT, HI, formatted
 
 SCHEMAS = {
-    "multipleOf 99999989": formatted({"type": "integer", "multipleOf": 99_999_989}),
+    "multipleOf 99999989": formatted({"type": "integer", "multipleOf": 99_999_989}, strict=True),
     "multipleOf 9973 and 9967": formatted(TWO_STEPS),
     "alternatives that begin alike": formatted(
         {"anyOf": [{"type": "array", "items": {"$ref": "#"}, "maxItems": n} for n in range(600)]}

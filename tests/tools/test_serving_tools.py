@@ -46,7 +46,7 @@ def test_a_short_fuzz(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert out.is_file(), done.stderr
     result = json.loads(out.read_text())
-    assert result["requests"] == 70 and len(result["kinds"]) > 20 and result["said_stop"] > 10
+    assert result["requests"] == 70 and len(result["kinds"]) > 15 and result["said_stop"] > 10
     for name in ("5xx", "unanswered", "broken", "tracebacks", "left_over", "ended"):
         assert not result[name], (name, result[name])
     assert not result["second_client"]["wrong"] and result["second_client"]["chat"]["asked"] > 0

@@ -49,7 +49,7 @@ def test_a_hub_id_is_downloaded_without_anything_that_could_run(monkeypatch: pyt
     assert resolve("RedHatAI/x-FP8", config_only=True) == tmp_path
     assert asked == [
         ("RedHatAI/x-FP8", ["*.json", "*.safetensors", "*.jinja"]),
-        ("RedHatAI/x-FP8", ["config.json", "generation_config.json"]),
+        ("RedHatAI/x-FP8", ["config.json", "generation_config.json", "sampling.json"]),
     ]
 
 
