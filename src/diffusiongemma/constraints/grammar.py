@@ -51,7 +51,8 @@ class Grammar:
         left_out: tuple[str, ...] = (),
     ) -> None:
         self.left_out = left_out
-        self._validator = Validator(constraint.source) if left_out and constraint.kind == "json_schema" else None
+        checked = left_out and constraint.kind == "json_schema"
+        self._validator = Validator(constraint.source, vocabulary.text(shortest).decode(errors="replace")) if checked else None
         self.constraint, self.vocabulary, self.shortest, self.size = constraint, vocabulary, shortest, size
         self.start = start
         self._process = process

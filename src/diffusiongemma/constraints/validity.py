@@ -1,46 +1,74 @@
 """Whether a finished text is what a schema asks for, where the grammar could not express all of it."""
 
 import json
+import subprocess
+import sys
 from typing import Any
-
-import jsonschema_rs
 
 from diffusiongemma.errors import ConstraintError
 
 __all__ = ["Validator"]
 
-_TRIES = 100_000
-"""Steps that a pattern may go back: a text that takes more counts as not matching."""
+_SECONDS = 2.0
+"""For one text, with the start of a process. Schemas that double at each reference take for ever; native code holds the lock."""
+_CODE = """
+import sys
+sys.path[:] = sys.argv[1:]
+import json
+import jsonschema_rs
+from diffusiongemma.confined import limit_memory
+limit_memory(1 << 30)
+schema, text = json.load(sys.stdin)
+given = {"pattern_options": jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000), "retriever": lambda address: {}}
+try:
+    validator = jsonschema_rs.validator_for(schema, **given)
+except jsonschema_rs.ValidationError:  # many schemas are of another draft than they say
+    validator = jsonschema_rs.Draft7Validator(schema, **given)
+try:
+    print(json.dumps(validator.is_valid(json.loads(text))))
+except ValueError:
+    print("false")
+"""
+"""A pattern that goes back more often than that does not match."""
 
 
 class Validator:
-    """A schema that texts are held against; it reads no file and opens no connection.
+    """A schema that texts are held against, each in a process of its own; it reads no file and opens no connection.
 
     Args:
         source: the schema as JSON; references outside it are taken for schemas of anything.
+        sample: a text that is validated at once, to see that it can be.
 
     Raises:
-        ConstraintError: it is no schema.
+        ConstraintError: it is no schema, or validating takes too long.
     """
 
-    def __init__(self, source: str) -> None:
-        patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=_TRIES)
+    def __init__(self, source: str, sample: str = "null") -> None:
         try:
             schema = json.loads(source)
-            schema = _without_outside(schema, _names(schema))
-            try:
-                self._validator: Any = jsonschema_rs.validator_for(schema, pattern_options=patterns, retriever=_anything)
-            except jsonschema_rs.ValidationError:  # many schemas are of another draft than they say
-                self._validator = jsonschema_rs.Draft7Validator(schema, pattern_options=patterns, retriever=_anything)
-        except Exception as error:  # of several kinds
-            raise ConstraintError(f"the schema cannot be read by the validator: {str(error)[:500]}") from error
+            self._schema = _without_outside(schema, _names(schema))
+        except RecursionError as error:
+            raise ConstraintError("the schema is nested too deeply") from error
+        self._slow = False
+        said = self._asked(sample)
+        if self._slow:
+            raise ConstraintError(f"validating a text takes more than {_SECONDS:g} s with this schema; make it smaller")
+        if said not in ("true", "false"):
+            raise ConstraintError(f"the schema cannot be read by the validator: {said[-500:]}")
 
     def takes(self, text: str) -> bool:
-        """Whether a text is valid JSON of the schema."""
+        """Whether a text is valid JSON of the schema; one that takes too long is not, and after it no other is."""
+        return not self._slow and self._asked(text) == "true"
+
+    def _asked(self, text: str) -> str:
+        command = [sys.executable, "-I", "-S", "-c", _CODE, *(path for path in sys.path if isinstance(path, str))]
+        content = json.dumps([self._schema, text])
         try:
-            return bool(self._validator.is_valid(json.loads(text)))
-        except ValueError:
-            return False
+            done = subprocess.run(command, input=content, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            self._slow = True
+            return ""
+        return (done.stdout or done.stderr).strip()
 
 
 def _names(node: Any) -> set[str]:
@@ -59,7 +87,3 @@ def _without_outside(node: Any, names: set[str]) -> Any:
     target = node.get("$ref")
     outside = isinstance(target, str) and not target.startswith("#") and target.partition("#")[0] not in names
     return {word: _without_outside(value, names) for word, value in node.items() if word != "$ref" or not outside}
-
-
-def _anything(address: str) -> Any:
-    return {}
